@@ -1,0 +1,94 @@
+"""Progress of long work: rate and time left, readable in a terminal and in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TextIO, TypeVar
+
+T = TypeVar("T")
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """A line such as `train fold 0 120/500 24% 3.1 step/s 2:03 left loss 0.41` on stderr.
+
+    In a terminal the line is rewritten twice a second; in a log there is one line every `every` seconds and one
+    at the end. `start` is what a resumed piece of work had done before: it counts for the position, not the rate.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int | None = None,
+        unit: str = "",
+        *,
+        start: int = 0,
+        every: float = 10.0,
+        stream: TextIO | None = None,
+    ):
+        self.label, self.total, self.unit = label, total, unit
+        self.done, self.start = start, start
+        self.stream = stream if stream is not None else sys.stderr
+        self.terminal = self.stream.isatty()
+        self.every = 0.5 if self.terminal else every
+        self.values: dict[str, object] = {}
+        self.began = self.shown = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._show(last=True, stopped=kind is not None)
+
+    def update(self, n: int = 1, **values: object) -> None:
+        """Count `n` more; `values` (numbers or words) stand at the end of the line."""
+        self.done += n
+        self.values.update(values)
+        if time.monotonic() - self.shown >= self.every:
+            self._show()
+
+    def line(self, *, last: bool = False, stopped: bool = False) -> str:
+        """The line as it would be shown now."""
+        elapsed = max(time.monotonic() - self.began, 1e-9)
+        rate = (self.done - self.start) / elapsed
+        parts = [self.label, f"{self.done}/{self.total}" if self.total else f"{self.done}"]
+        if self.total:
+            parts.append(f"{100 * self.done // self.total}%")
+        if rate:
+            unit = self.unit or "it"
+            parts.append(f"{rate:.1f} {unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}")
+        if last:
+            parts.append(f"{'stopped after' if stopped else 'in'} {clock(elapsed)}")
+        elif self.total and rate:
+            parts.append(f"{clock(max(self.total - self.done, 0) / rate)} left")
+        parts += [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.values.items()]
+        return " ".join(parts)
+
+    def _show(self, *, last: bool = False, stopped: bool = False) -> None:
+        self.shown = time.monotonic()
+        text = self.line(last=last, stopped=stopped)
+        # \x1b[K clears what a longer line left behind
+        end = "\n" if last or not self.terminal else ""
+        self.stream.write(f"\r{text}\x1b[K{end}" if self.terminal else f"{text}\n")
+        self.stream.flush()
+
+
+def track(items: Iterable[T], label: str, total: int | None = None, unit: str = "") -> Iterator[T]:
+    """Walk `items` and show the progress."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # type: ignore[arg-type]
+    with Progress(label, total, unit) as progress:
+        for item in items:
+            yield item
+            progress.update()
