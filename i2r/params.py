@@ -1,0 +1,269 @@
+"""The schema of params.yaml: every number of an experiment, checked before anything runs.
+
+Unknown keys, wrong types and impossible combinations are refused with a sentence that names the key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+
+class ParamsError(ValueError):
+    """A params file that cannot be used; the message names the key and what would be right."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Fold = Annotated[int, Field(ge=0, le=3)]
+
+
+class Run(Section):
+    """What is trained and evaluated: every combination of these."""
+
+    folds: list[Fold] = Field(min_length=1)
+    shots: list[Positive] = Field(min_length=1)
+    seeds: list[Count] = Field(min_length=1)
+    methods: list[str] = Field(min_length=1)
+
+
+class Shapes(Section):
+    """The embedded data set (i2r/data/shapes.py)."""
+
+    train_images: Positive
+    val_images: Positive
+    seed: Count
+
+
+class Data(Section):
+    source: Literal["shapes", "voc"]
+    root: str | None
+    digest: str | None
+    size: Positive
+    train_list: str
+    val_list: str
+    novel: Literal["drop", "keep"]
+    min_area: Count
+    min_class_images: Positive
+    shapes: Shapes
+
+    @field_validator("size")
+    @classmethod
+    def _grid(cls, size: int) -> int:
+        if (size - 1) % 8:
+            raise ValueError(f"size - 1 must be a multiple of 8 (473, 321, 97 ...), got {size}")
+        return size
+
+    @model_validator(mode="after")
+    def _root(self) -> Data:
+        if self.source == "voc" and not self.root:
+            raise ValueError("root must name the folder with JPEGImages/ when source is voc")
+        return self
+
+
+class Schedule(Section):
+    """SGD with momentum and a polynomial decay by step."""
+
+    steps: Positive
+    batch: Positive
+    lr: Rate
+    momentum: Share
+    weight_decay: Annotated[float, Field(ge=0)]
+    power: Annotated[float, Field(ge=0)]
+
+
+class Backbone(Section):
+    name: Literal["small", "resnet50", "resnet101", "squeezenet1_1"]
+    weights: str | None
+    stride_at: Literal["3x3", "1x1"]
+    pretrain: Schedule
+
+
+class BaseLearner(Schedule):
+    trains: Literal["head", "all"]
+
+
+class CamHead(Schedule):
+    mode: Literal["pretrained", "retrained"]
+    temperature: Rate
+
+
+class Method(Section):
+    """One method: the network and every option of it (paper/method.md, sections 3 to 7)."""
+
+    network: Literal["i2r", "bam"]
+    cam: Literal["xgradcam", "hirescam", "gradcam", "gradcam++", "bagcam", "bagcam-original", "layercam", "cam"]
+    cam_layer: Literal["layer3", "layer4"]
+    delta: Share | Literal["adaptive"]
+    delta_compare: Literal[">=", ">"]
+    class_source: Literal["episode", "majority"]
+    prior: str
+    mask: Literal["none", "dicm", "column", "cyctr", "transposed", "random"]
+    mask_test: Literal["none", "cyctr"]
+    support_branch: bool
+    blocks: Positive
+    cross: Count
+    ensemble: bool
+    shot_weights: Literal["mean", "gram"]
+    embedding: bool
+    detach_merge_input: bool
+    ignore: Literal["255", "background"]
+    width: Positive
+    dropout: Share
+    reduce_dropout: Share
+
+    @field_validator("prior")
+    @classmethod
+    def _prior(cls, prior: str) -> str:
+        known = ("pmgm", "ordered", "bam", "mean")
+        parts = prior.split("+")
+        if len(parts) > 2 or len(set(parts)) < len(parts) or any(part not in known for part in parts):
+            raise ValueError(f"prior must be one of {', '.join(known)} or two of them joined by +, got {prior!r}")
+        return prior
+
+    @model_validator(mode="after")
+    def _blocks(self) -> Method:
+        if self.cross > self.blocks:
+            raise ValueError(f"cross ({self.cross}) cannot be larger than blocks ({self.blocks})")
+        return self
+
+
+class Augment(Section):
+    """Random changes of a training image; `views` > 0 fixes that many a picture so that features can be kept."""
+
+    views: Count
+    scale: tuple[float, float]
+    rotate: Annotated[float, Field(ge=0)]
+    rotate_p: Share
+    blur_p: Share
+    flip_p: Share
+
+
+class Train(Schedule):
+    sampling: Literal["image", "balanced"]
+    precision: Literal["fp32", "bf16"]
+    augment: Augment
+
+
+class Evaluate(Section):
+    episodes: Positive
+    seeds: list[Count] = Field(min_length=1)
+    scoring: Literal["original", "bam", "released", "size"]
+
+
+class Baselines(Section):
+    """Baselines without training: their thresholds are chosen on episodes of the training classes."""
+
+    threshold_episodes: Positive
+
+
+class Ablate(Section):
+    folds: list[Fold]
+    seeds: list[Count]
+    methods: list[str]
+
+
+class Report(Section):
+    pictures: Count
+    bootstrap: Positive
+    margin: Annotated[float, Field(ge=0)]
+
+
+class Runtime(Section):
+    """How to run, not what: none of these changes a number, none is part of a result's key."""
+
+    device: str
+    threads: Positive
+    workers: Count
+    save_every: Rate
+    cache_gb: Annotated[float, Field(ge=0)]
+
+
+class Params(Section):
+    experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    run: Run
+    data: Data
+    backbone: Backbone
+    base_learner: BaseLearner
+    cam_head: CamHead
+    method: Method
+    methods: dict[str, dict[str, Any]]
+    train: Train
+    evaluate: Evaluate
+    baselines: Baselines
+    ablate: Ablate
+    report: Report
+    runtime: Runtime
+
+    @model_validator(mode="after")
+    def _methods(self) -> Params:
+        for where, names in (("run.methods", self.run.methods), ("ablate.methods", self.ablate.methods)):
+            for name in names:
+                if name not in self.methods:
+                    raise ValueError(f"{where}: {name!r} is not among methods ({', '.join(self.methods)})")
+        for name in self.methods:
+            self.resolve(name)
+        if self.data.min_class_images < max(self.run.shots) + 1:
+            raise ValueError(
+                f"data.min_class_images must be at least shots + 1 = {max(self.run.shots) + 1}, "
+                f"got {self.data.min_class_images}"
+            )
+        return self
+
+    def resolve(self, name: str) -> Method:
+        """The options of method `name`: those of `method` with its own on top."""
+        try:
+            return Method(**{**self.method.model_dump(), **self.methods[name]})
+        except ValidationError as error:
+            raise ValueError(f"methods.{name}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """One line a problem: the key, what is wrong, and the value that was given."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "params"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{key}: unknown key")
+        elif item["type"] == "missing":
+            lines.append(f"{key}: missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+            lines.append(f"{key}: {message}{given if 'got' not in message else ''}")
+    return "; ".join(lines)
+
+
+def check(values: dict[str, Any], where: str = "params") -> Params:
+    """Validated params.
+
+    Raises:
+        ParamsError: naming each key that is unknown, missing or wrong.
+    """
+    try:
+        return Params(**values)
+    except ValidationError as error:
+        raise ParamsError(f"{where}: {describe(error)}") from None
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and check a params file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ParamsError(f"{path}: no such params file")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: expected a mapping of sections")
+    return check(values, str(path))
