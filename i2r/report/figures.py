@@ -1,0 +1,342 @@
+"""Figures of the report: scores with intervals, loss curves, quality of priors, and episodes in pictures.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; methods differ by position or line style too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from i2r.report.studies import MEASURES, PRIORS
+from i2r.report.tables import label
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+COLOURS = {"i2r": BLUE, "i2r-ordered": GREEN, "bam": RED}
+SPARE = (PURPLE, ORANGE, SKY, "#000000", "#8C6D31", "#F0E442")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+GREY, INK = "#A6A6A6", "#333333"
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "figure.dpi": 130,
+}
+ROWS = 12  # of pictures in one figure
+
+
+def colours(methods: Sequence[str]) -> dict[str, str]:
+    """A colour for each trained method, the same in every figure."""
+    spare = iter(SPARE * (1 + len(methods) // len(SPARE)))
+    return {m: COLOURS[m] if m in COLOURS else next(spare) for m in methods}
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG without date or version, so that the same numbers make the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, bbox_inches="tight", metadata={"Software": None}, facecolor="white")
+    plt.close(figure)
+    return path
+
+
+def gap(reason: str, path: Path) -> Path:
+    """A figure that says why there is none."""
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(7, 1.2))
+        figure.text(0.02, 0.5, f"No picture: {reason}", va="center", wrap=True)
+        return save(figure, path)
+
+
+# --- scores ----------------------------------------------------------------------------------------------
+
+
+def score_bars(
+    tables: dict[str, pd.DataFrame], methods: Sequence[str], trained: set[str], title: str, path: Path
+) -> Path:
+    """Bars of mIoU: a panel for each entry of `tables`, a row for each method.
+
+    tables: panel title -> columns value, low, high (percent) by method; a missing value is drawn as a dash.
+    """
+    colour = colours([m for m in methods if m in trained])
+    top = max((t[["value", "high"]].max().max() for t in tables.values()), default=0)
+    top = 100 if pd.isna(top) else min(100, 1.12 * top + 6)
+    with plt.rc_context(STYLE):
+        size = (1.6 + 1.75 * len(tables), 0.9 + 0.3 * len(methods))
+        figure, axes = plt.subplots(1, len(tables), figsize=size, sharey=True, squeeze=False)
+        rows = np.arange(len(methods))[::-1]
+        for at, (axis, (name, table)) in enumerate(zip(axes[0], tables.items(), strict=True)):
+            table = table.reindex(methods)
+            for row, method in zip(rows, methods, strict=True):
+                value, low, high = table.loc[method, ["value", "low", "high"]]
+                if pd.isna(value):
+                    axis.text(1, row, "–", va="center", color=GREY)
+                    continue
+                axis.barh(row, value, height=0.66, color=colour.get(method, GREY), zorder=2)
+                end = value
+                if pd.notna(low):
+                    axis.plot([low, high], [row, row], color="black", linewidth=1.1, zorder=3)
+                    end = high
+                axis.text(end + 0.015 * top, row, f"{value:.1f}", va="center", fontsize=8)
+            axis.set(xlim=(0, top), title=name, yticks=rows, yticklabels=[label(m) for m in methods])
+            axis.tick_params(axis="y", length=0)
+            axis.grid(axis="x", color="#E5E5E5", zorder=0)
+            if at == len(tables) - 1:
+                axis.set_facecolor("#F6F6F6")
+        figure.supxlabel(
+            "mIoU in percent; black line: 95 % of bootstrap samples of the episodes", fontsize=8.5, y=-0.02
+        )
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
+        figure.tight_layout(w_pad=0.6)
+        return save(figure, path)
+
+
+def prior_dots(table: pd.DataFrame, folds: Sequence[int], path: Path) -> Path:
+    """Table 4 as a figure: a panel a measure, a row a prior, light dots the folds, a dark mark their mean."""
+    names = [p for p in PRIORS if p in set(table["prior"])]
+    names += sorted(set(table["prior"]) - set(names))
+    marks = dict(zip(names, (RED, BLUE, GREEN, PURPLE, ORANGE, SKY), strict=False))
+    titles = {"bce": "Cross-entropy  (← better)", "ap": "Average precision, %  (better →)"}
+    titles["iou_best"] = "IoU at best threshold, %  (better →)"
+    with plt.rc_context(STYLE):
+        size = (9.6, 0.95 + 0.38 * len(names))
+        figure, axes = plt.subplots(1, len(MEASURES), figsize=size, sharey=True)
+        for axis, measure in zip(axes, MEASURES, strict=True):
+            own = table[table["measure"] == measure].set_index("prior")
+            for row, prior in zip(range(len(names))[::-1], names, strict=True):
+                if prior not in own.index:
+                    continue
+                cells = own.loc[prior, [f"fold-{f}" for f in folds]].astype(float)
+                axis.scatter(
+                    cells, [row] * len(cells), s=26, color=marks[prior], alpha=0.35, linewidth=0, zorder=2
+                )
+                mean = own.at[prior, "mean"]
+                if pd.notna(mean):
+                    axis.scatter(
+                        [mean], [row], s=150, marker="|", linewidth=2.6, color=marks[prior], zorder=3
+                    )
+                    text = f"{mean:.2f}" if measure == "bce" else f"{mean:.1f}"
+                    axis.annotate(
+                        text, (mean, row), (0, 8), textcoords="offset points", ha="center", fontsize=8
+                    )
+            axis.set(title=titles[measure], yticks=range(len(names))[::-1], ylim=(-0.5, len(names) - 0.3))
+            axis.set_yticklabels([PRIORS.get(p, p) for p in names])
+            axis.tick_params(axis="y", length=0)
+            axis.grid(axis="x", color="#E5E5E5", zorder=0)
+            axis.margins(x=0.12)
+        figure.supxlabel("dots: folds; bar and number: their mean", fontsize=8.5, y=-0.02)
+        figure.tight_layout(w_pad=1.2)
+        return save(figure, path)
+
+
+# --- training --------------------------------------------------------------------------------------------
+
+
+def loss_curves(curves: pd.DataFrame, methods: Sequence[str], path: Path) -> Path:
+    """Training loss against step: a panel a fold (and shot), a line a method (mean of its seeds), smoothed.
+
+    The main loss is drawn where it was written down, for the sums of methods with and without side outputs
+    cannot be compared.
+    """
+    column = "main" if "main" in curves and curves["main"].notna().all() else "loss"
+    colour, panels = colours(methods), list(curves.groupby(["shot", "fold"]))
+    style = dict(zip(methods, STYLES * (1 + len(methods) // len(STYLES)), strict=False))
+    several = curves["shot"].nunique() > 1
+    with plt.rc_context(STYLE):
+        wide = min(4, len(panels))
+        high = -(-len(panels) // wide)
+        figure, axes = plt.subplots(
+            high,
+            wide,
+            figsize=(max(2.9 * wide, 5), 2.6 * high + 0.5),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+        )
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        shown, low, top = {}, [], []
+        for axis, ((shot, fold), part) in zip(axes.flat, panels, strict=False):
+            for method in (m for m in methods if m in set(part["method"])):
+                line = part[part["method"] == method].groupby("step")[column].mean().astype(float)
+                smooth = line.rolling(max(1, len(line) // 20), min_periods=1, center=True).mean()
+                axis.plot(line.index, line, color=colour[method], alpha=0.13, linewidth=0.7)
+                (shown[method],) = axis.plot(
+                    smooth.index, smooth, color=colour[method], linestyle=style[method], linewidth=1.6
+                )
+                low.append(smooth.min())
+                top.append(smooth.iloc[min(len(smooth) - 1, len(smooth) // 20) :].max())
+            axis.set_title(f"{shot}-shot, fold {fold}" if several else f"Fold {fold}")
+            axis.grid(color="#EEEEEE")
+        room = 0.08 * (max(top) - min(low))
+        axes[0, 0].set_ylim(max(0, min(low) - 2 * room), max(top) + 2 * room)
+        figure.supxlabel("training step", fontsize=9, y=0.02)
+        figure.supylabel(
+            "main loss (smoothed)" if column == "main" else "loss (smoothed)", fontsize=9, x=0.01
+        )
+        names = [m for m in methods if m in shown]
+        figure.tight_layout()
+        figure.legend(
+            [shown[m] for m in names], [label(m) for m in names], loc="upper left", bbox_to_anchor=(0.01, 0.02),
+            ncols=min(4, len(names)), handlelength=3,
+        )  # fmt: skip
+        return save(figure, path)
+
+
+# --- episodes --------------------------------------------------------------------------------------------
+
+
+def read_pictures(path: Path) -> list[dict[str, Any]]:
+    """The episodes in a pictures.npz: query, support, support_mask, truth, prediction, prior, cam (or None), meta."""
+    names = ("query", "support", "support_mask", "truth", "prediction", "prior", "cam")
+    with np.load(path) as arrays:
+        numbers = sorted(int(name.removeprefix("meta_")) for name in arrays.files if name.startswith("meta_"))
+        return [
+            {name: arrays[f"{name}_{i}"] if f"{name}_{i}" in arrays.files else None for name in names}
+            | {"meta": json.loads(str(arrays[f"meta_{i}"]))}
+            for i in numbers
+        ]
+
+
+def first_shot(array: np.ndarray, dimensions: int) -> np.ndarray:
+    """The first of K supports where there are several: (K, ...) -> (...)."""
+    return array[0] if array.ndim > dimensions else array
+
+
+def outline(axis: Axes, mask: np.ndarray, colour: str) -> None:
+    """The border of a mask, dark underneath so that it stands out on any picture."""
+    if (mask == 1).any():
+        padded = np.pad((mask == 1).astype(float), 1)
+        x = np.arange(-1, mask.shape[1] + 1)
+        y = np.arange(-1, mask.shape[0] + 1)
+        axis.contour(x, y, padded, [0.5], colors="black", linewidths=2.4)
+        axis.contour(x, y, padded, [0.5], colors=colour, linewidths=1.3)
+
+
+def tint(image: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:
+    """The picture, darkened, with the mask's pixels (== 1) tinted, (H, W, 3) in 0..1."""
+    out = image / 255.0 * 0.55
+    on = mask == 1
+    out[on] = 0.45 * image[on] / 255.0 + 0.55 * np.array(to_rgb(colour))
+    return out
+
+
+def heat(axis: Axes, image: np.ndarray, values: np.ndarray) -> None:
+    """A map of values in 0..1 over the picture in grey."""
+    height, width = image.shape[:2]
+    axis.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255)
+    axis.imshow(
+        values.astype(np.float32), cmap="inferno", vmin=0, vmax=1, alpha=0.72, interpolation="bilinear",
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+    )  # fmt: skip
+
+
+def iou_text(axis: Axes, iou: float | None) -> None:
+    if iou is not None:
+        axis.text(
+            0.035, 0.035, f"IoU {iou:.1f}", transform=axis.transAxes, fontsize=8, color="white",
+            bbox={"facecolor": "black", "alpha": 0.65, "edgecolor": "none", "pad": 1.6},
+        )  # fmt: skip
+
+
+def grid(rows: int, columns: Sequence[str]) -> tuple[Figure, np.ndarray]:
+    figure, axes = plt.subplots(
+        rows, len(columns), figsize=(1.45 * len(columns) + 0.9, 1.45 * rows + 0.3), squeeze=False,
+        gridspec_kw={"wspace": 0.04, "hspace": 0.04},
+    )  # fmt: skip
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for axis, name in zip(axes[0], columns, strict=True):
+        axis.set_title(name, loc="center", fontweight="normal", fontsize=9.5)
+    return figure, axes
+
+
+def draw_support(axis: Axes, episode: dict[str, Any]) -> None:
+    axis.imshow(first_shot(episode["support"], 3))
+    outline(axis, first_shot(episode["support_mask"], 2), ORANGE)
+    axis.set_ylabel(
+        str(episode["meta"]["name"]).replace("_", " "),
+        rotation=0,
+        ha="right",
+        va="center",
+        fontsize=9.5,
+        labelpad=6,
+    )
+
+
+def episode_figure(pictures: Path, path: Path, title: str = "") -> Path:
+    """The paper's Figure 3 for one evaluation: a row an episode (one a class as far as they go), and as columns
+    support with its mask, query, CAM (methods that have one), prior, prediction with its IoU, ground truth."""
+    episodes = read_pictures(pictures)[:ROWS]
+    if not episodes:
+        return gap("no episode was kept", path)
+    has_cam = any(episode["cam"] is not None for episode in episodes)
+    columns = ["support", "query", *(["CAM"] if has_cam else []), "prior", "prediction", "ground truth"]
+    with plt.rc_context(STYLE):
+        figure, axes = grid(len(episodes), columns)
+        for row, episode in zip(axes, episodes, strict=True):
+            cells = dict(zip(columns, row, strict=True))
+            query = episode["query"]
+            draw_support(cells["support"], episode)
+            cells["query"].imshow(query)
+            if has_cam and episode["cam"] is not None:
+                heat(cells["CAM"], query, first_shot(episode["cam"], 2))
+            if episode["prior"] is not None:
+                heat(cells["prior"], query, first_shot(episode["prior"], 2))
+            cells["prediction"].imshow(tint(query, episode["prediction"], SKY))
+            iou_text(cells["prediction"], episode["meta"].get("iou"))
+            cells["ground truth"].imshow(tint(query, episode["truth"], ORANGE))
+        if title:
+            figure.suptitle(title, fontweight="bold", fontsize=11, y=0.88 + 0.13 * min(1, len(episodes) / 5))
+        return save(figure, path)
+
+
+def comparison_figure(pictures: dict[str, Path], path: Path) -> Path:
+    """The same episodes under several methods: support, query, each method's prediction with IoU, ground truth.
+
+    pictures: method -> its pictures.npz. Episodes that not every method kept are left out.
+    """
+    read = {m: {episode_id(e): e for e in read_pictures(file)} for m, file in pictures.items()}
+    first = next(iter(read.values()), {})
+    ids = [i for i in first if all(i in kept for kept in read.values())][:ROWS]
+    if not ids:
+        return gap("the methods kept no episode in common", path)
+    columns = ["support", "query", *(label(m).replace(", ", ",\n") for m in read), "ground truth"]
+    with plt.rc_context(STYLE):
+        figure, axes = grid(len(ids), columns)
+        for row, number in zip(axes, ids, strict=True):
+            draw_support(row[0], first[number])
+            row[1].imshow(first[number]["query"])
+            for axis, kept in zip(row[2:-1], read.values(), strict=True):
+                axis.imshow(tint(kept[number]["query"], kept[number]["prediction"], SKY))
+                iou_text(axis, kept[number]["meta"].get("iou"))
+            row[-1].imshow(tint(first[number]["query"], first[number]["truth"], ORANGE))
+        return save(figure, path)
+
+
+def episode_id(episode: dict[str, Any]) -> tuple[str, ...]:
+    """Class, query and supports: the same for the same episode under another method."""
+    meta = episode["meta"]
+    return (str(meta["class"]), str(meta["query"]), *map(str, meta["supports"]))
