@@ -114,6 +114,7 @@ class Method(Section):
     cross: Count
     ensemble: bool
     shot_weights: Literal["mean", "gram"]
+    shot_cam: Literal["all", "last"]
     embedding: bool
     detach_merge_input: bool
     ignore: Literal["255", "background"]
@@ -141,7 +142,8 @@ class Augment(Section):
     """Random changes of a training image; `views` > 0 fixes that many a picture so that features can be kept."""
 
     views: Count
-    scale: tuple[float, float]
+    scale: tuple[Rate, Rate]
+    fit: bool
     rotate: Annotated[float, Field(ge=0)]
     rotate_p: Share
     blur_p: Share

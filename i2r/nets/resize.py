@@ -1,0 +1,24 @@
+"""Resizing of maps with any leading dimensions; the two kinds that the method uses (method.md 3.3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def bilinear(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(..., h, w) -> (..., *size) float, corners aligned; returned as it is where the size is right already."""
+    maps = maps if maps.is_floating_point() else maps.float()
+    if maps.shape[-2:] == tuple(size):
+        return maps
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    return F.interpolate(flat, size, mode="bilinear", align_corners=True).view(*maps.shape[:-2], *size)
+
+
+def nearest(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(..., h, w) -> (..., *size) of the same dtype, by torch's `nearest` (floor), not `nearest-exact`."""
+    if maps.shape[-2:] == tuple(size):
+        return maps
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    flat = flat if flat.is_floating_point() else flat.to(torch.uint8)  # labels: 0, 1, 255
+    return F.interpolate(flat, size, mode="nearest").to(maps.dtype).view(*maps.shape[:-2], *size)
