@@ -257,8 +257,12 @@ def check(values: dict[str, Any], where: str = "params") -> Params:
         raise ParamsError(f"{where}: {describe(error)}") from None
 
 
-def load(path: str | Path = "params.yaml") -> Params:
-    """Read and check a params file."""
+def read(path: str | Path) -> dict[str, Any]:
+    """The values of a params file, not checked.
+
+    Raises:
+        ParamsError: if the file is missing or is no YAML mapping.
+    """
     path = Path(path)
     if not path.is_file():
         raise ParamsError(f"{path}: no such params file")
@@ -268,4 +272,9 @@ def load(path: str | Path = "params.yaml") -> Params:
         raise ParamsError(f"{path}: not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: expected a mapping of sections")
-    return check(values, str(path))
+    return values
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and check a params file."""
+    return check(read(path), str(path))
