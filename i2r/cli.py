@@ -7,11 +7,19 @@ import signal
 import sys
 from pathlib import Path
 
+from i2r import params
+from i2r.files import write_json, write_text
 from i2r.jobs import FUNCTIONS, JobError, run_job
 from i2r.params import ParamsError
+from i2r.plan import RESULTS, STAGES, make_plan
+
+PRESETS = Path("workflow/presets")
+CODE_VERSIONS = Path("tests/code_versions.json")
 
 
 def run(args: argparse.Namespace) -> None:
+    """Do one job."""
+
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -25,16 +33,117 @@ def run(args: argparse.Namespace) -> None:
         sys.exit(130)
 
 
+def stage(args: argparse.Namespace) -> None:
+    from i2r.stages import run_stage
+
+    run_stage(args.name, args.cores, args.configfile)
+
+
+def preset(args: argparse.Namespace) -> None:
+    """Make a preset the params.yaml."""
+    known = {path.stem: path.read_text() for path in sorted(PRESETS.glob("*.yaml"))}
+    if args.name not in known:
+        raise ParamsError(f"{args.name}: no such preset; there are {', '.join(known)}")
+    target = Path("params.yaml")
+    if target.is_file() and not args.force and target.read_text() not in known.values():
+        raise ParamsError(
+            "params.yaml: has changes that no preset has; keep a copy and call again with --force"
+        )
+    write_text(target, known[args.name])
+    print(f"params.yaml is now preset {args.name}")
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Print every job and how far it is."""
+    from i2r.stages import prepare, read_values, state
+
+    made = prepare(read_values(args.configfile))
+    counts: dict[str, int] = {}
+    for spec in made.jobs:
+        now = state(spec)
+        counts[now] = counts.get(now, 0) + 1
+        print(f"{now:8} {spec['stage']:12} {spec['step']:12} {spec['key']}  {spec['name']}")
+    print(", ".join(f"{count} {now}" for now, count in counts.items()))
+
+
+def show(args: argparse.Namespace) -> None:
+    """Print the table of results and where everything is."""
+    from i2r.stages import read_values
+
+    made = make_plan(params.check(read_values(args.configfile)))
+    home = RESULTS / made.params.experiment
+    if not (RESULTS / made.report["folder"] / made.report["manifest"]).is_file():
+        raise JobError(f"{home}: no report by the present params; `snakemake --cores` makes it")
+    print((home / "table.md").read_text())
+    page = home / "report.html"
+    print(f"report   {page}" if page.is_file() else f"report   {home}")
+    print("runs     i2r ui   (MLflow on http://127.0.0.1:5000)")
+
+
+def track(args: argparse.Namespace) -> None:
+    """Import all runs into MLflow, where it is installed."""
+    try:
+        from i2r.track import track as import_runs
+    except ModuleNotFoundError as error:
+        if error.name != "mlflow":
+            raise
+        print(
+            "i2r: mlflow is not installed: runs stay files that `i2r track` can import later", file=sys.stderr
+        )
+        imported = False
+    else:
+        import_runs(RESULTS)
+        imported = True
+    if args.mark:
+        write_json(args.mark, {"imported": imported})
+
+
+def record_code(_: argparse.Namespace) -> None:
+    from i2r import code
+
+    write_json(CODE_VERSIONS, code.record())
+    print(f"wrote {CODE_VERSIONS}")
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="i2r", description="Few-shot segmentation, reproducible from data to report."
     )
     verbs = top.add_subparsers(required=True, metavar="VERB")
+    values = argparse.ArgumentParser(add_help=False)
+    values.add_argument("--configfile", type=Path, help="laid over params.yaml, as Snakemake does")
 
     verb = verbs.add_parser("run", help="do one job: what a rule of the Snakefile runs")
     verb.add_argument("step", choices=FUNCTIONS)
-    verb.add_argument("--spec", type=Path, required=True, help="results/specs/<key>.json")
+    verb.add_argument("--spec", type=Path, required=True, help="results/specs/<step>/<key>.json")
     verb.set_defaults(function=run)
+
+    verb = verbs.add_parser("stage", help="run a stage: what dvc.yaml runs", parents=[values])
+    verb.add_argument("name", choices=[*STAGES, "all"])
+    verb.add_argument("--cores", default="all", help="how many Snakemake may use (default: all)")
+    verb.set_defaults(function=stage)
+
+    verb = verbs.add_parser(
+        "plan", help="print every job that the params ask for, and its state", parents=[values]
+    )
+    verb.set_defaults(function=plan)
+
+    verb = verbs.add_parser("show", help="print the results and where the report is", parents=[values])
+    verb.set_defaults(function=show)
+
+    verb = verbs.add_parser("preset", help="make a preset of workflow/presets the params.yaml")
+    verb.add_argument("name")
+    verb.add_argument("--force", action="store_true", help="even if params.yaml has changes of its own")
+    verb.set_defaults(function=preset)
+
+    verb = verbs.add_parser("track", help="import finished runs into MLflow")
+    verb.add_argument("--mark", type=Path, help="a file to leave when it is done")
+    verb.set_defaults(function=track)
+
+    verb = verbs.add_parser("dev", help="for those who change the code")
+    tasks = verb.add_subparsers(required=True, metavar="TASK")
+    task = tasks.add_parser("record-code", help="after a change of code that changes no numbers")
+    task.set_defaults(function=record_code)
     return top
 
 

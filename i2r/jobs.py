@@ -171,7 +171,7 @@ def run_job(spec_path: str | Path, step: str | None = None) -> dict[str, Any]:
     """
     spec_path = Path(spec_path)
     spec = read_spec(spec_path, step)
-    results = spec_path.parent.parent
+    results = next(folder for folder in spec_path.resolve().parents if folder.name == "specs").parent
     state = results / "state" / spec["key"]
     label = f"{spec['step']} {spec['name']}"
     with locked(state / "lock", label):
@@ -226,9 +226,11 @@ def _make(spec: dict[str, Any], results: Path, state: Path) -> None:
         "products": {path.name: sha256(path) for path in sorted(out.iterdir())},
         "metrics": metrics or {},
         "environment": environment(),
-        "started": started.isoformat(timespec="seconds"),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - clock, 3),
+        "times": {
+            "started": started.isoformat(timespec="seconds"),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - clock, 3),
+        },
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     _install(spec, manifest, out, results)
@@ -273,18 +275,18 @@ def _install(spec: dict[str, Any], manifest: dict[str, Any], out: Path, results:
 
 def environment() -> dict[str, Any]:
     """What a job ran with: versions, machine, device and git commit (None outside a repository)."""
-    versions = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "numpy", "opencv-python-headless"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     device = platform.processor() or platform.machine()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         device = torch.cuda.get_device_name()
+    found = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "numpy", "opencv-python-headless"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
     return {
-        "versions": versions,
+        **found,
         "platform": platform.platform(),
         "machine": platform.node(),
         "cores": os.cpu_count(),

@@ -1,0 +1,3 @@
+from i2r.cli import main
+
+main()

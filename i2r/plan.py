@@ -1,0 +1,223 @@
+"""The plan: which jobs the params ask for, what each is made with, and where its products lie.
+
+Pure and fast: it runs each time the Snakefile is read, so it imports neither torch nor mlflow. A job's key is a hash
+of its step, its arguments, the params it uses, the version of the step's code and the keys of its inputs; what
+changes no number (folders, devices, workers) is in its spec, but not in its key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from i2r.files import read_json, write_json
+from i2r.jobs import VERSIONS, key_of
+from i2r.params import Params, ParamsError
+
+Spec = dict[str, Any]
+
+RESULTS = Path("results")
+RESERVED = ("store", "specs", "state", "parked", "logs", "mlruns", "mlartifacts")  # other folders of results/
+
+# The steps of each stage, and where each keeps its products below results/store.
+STAGES = {
+    "data": ("data", "lists", "episodes"),
+    "backbone": ("backbone",),
+    "base_learner": ("base_learner",),
+    "cam_head": ("cam_head",),
+    "train": ("train",),
+    "evaluate": ("evaluate", "baselines"),
+    "ablate": ("ablate/train", "ablate/evaluate"),
+    "report": (),  # results/<experiment>
+}
+
+# What each step leaves beside its manifest; `data` also VOC/ where the data set is generated.
+PRODUCTS = {
+    "data": ["index.json"],
+    "lists": ["lists.json"],
+    "episodes": ["episodes.json"],
+    "backbone": ["weights.safetensors", "metrics.jsonl"],
+    "base_learner": ["weights.safetensors", "scores.json", "metrics.jsonl"],
+    "cam_head": ["weights.safetensors", "scores.json", "metrics.jsonl"],
+    "train": ["weights.safetensors", "metrics.jsonl"],
+    "evaluate": ["scores.json", "episodes.csv", "pictures.npz"],
+    "baselines": ["scores.json", "episodes.csv", "pictures.npz"],
+    "report": ["metrics.csv", "per_class.csv", "table.md", "table.csv"],
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs of one experiment, each after its inputs, the report last."""
+
+    params: Params
+    jobs: list[Spec]
+
+    def of(self, stage: str) -> list[Spec]:
+        return [spec for spec in self.jobs if spec["stage"] == stage]
+
+    @property
+    def report(self) -> Spec:
+        return self.jobs[-1]
+
+    def files(self, *stages: str) -> list[str]:
+        """Every file that the jobs of these stages (none: of all) leave."""
+        return [file for stage in stages or STAGES for spec in self.of(stage) for file in outputs(spec)]
+
+
+def outputs(spec: Spec, results: Path = RESULTS) -> list[str]:
+    """Manifest and declared products of a job."""
+    folder = results / spec["folder"]
+    return [str(folder / name) for name in (spec["manifest"], *spec["products"])]
+
+
+def spec_path(folder: str, results: Path = RESULTS) -> Path:
+    """Where the spec of the job with this folder below results lies: store/<place>/<name>/<key>."""
+    place, _, key = folder.removeprefix("store/").rsplit("/", 2)
+    return results / "specs" / place / f"{key}.json"
+
+
+def inputs(place: str, key: str, results: Path = RESULTS) -> list[str]:
+    """Every file that a job needs, by its spec: params edited meanwhile have no say."""
+    spec = read_json(results / "specs" / place / f"{key}.json")
+    return [
+        file
+        for folder in spec["inputs"].values()
+        for file in outputs(read_json(spec_path(folder, results)), results)
+    ]
+
+
+def write_specs(plan: Plan, results: Path = RESULTS) -> None:
+    """Write the spec of every job where it is not there as it should be."""
+    for spec in plan.jobs:
+        path = results / spec["spec"]
+        if not path.is_file() or read_json(path) != spec:
+            write_json(path, spec)
+
+
+def make_plan(params: Params) -> Plan:
+    """The jobs that the params ask for.
+
+    Raises:
+        ParamsError: if the experiment has the name of a folder that results/ needs.
+    """
+    if params.experiment in RESERVED:
+        raise ParamsError(
+            f"experiment: {params.experiment!r} is the name of a folder in results/; take another"
+        )
+    jobs: dict[str, Spec] = {}
+    sections = params.model_dump(mode="json")
+    data_root = sections["data"].pop("root")  # `digest` says which data it is; without one the folder has to
+    dataset, backbone = params.data.source, params.backbone.name
+
+    def pick(section: str, *names: str) -> dict[str, Any]:
+        return {name: sections[section][name] for name in names}
+
+    def add(
+        step: str, name: str, inputs: dict[str, Spec], place: str = "", /, args=None, **uses: Any
+    ) -> Spec:
+        """Plan a job, unless it is planned already; `uses` are the params that it depends on."""
+        spec = {
+            "step": step,
+            "name": name,
+            "args": args or {},
+            "params": uses,
+            "version": VERSIONS[step],
+            "inputs": {role: job["folder"] for role, job in inputs.items()},
+            "products": list(PRODUCTS[step]),
+            "manifest": "manifest.json",
+            "runtime": sections["runtime"],
+            "data_root": data_root,
+        }
+        place = place or step
+        spec["key"] = key = key_of(spec)
+        spec["stage"] = next((stage for stage, places in STAGES.items() if place in places), step)
+        spec["folder"] = f"store/{place}/{name}/{key}"
+        spec["spec"] = f"specs/{place}/{key}.json"
+        return jobs.setdefault(key, spec)
+
+    def in_fold(fold: int) -> dict[str, Spec]:
+        """What every job of a fold needs."""
+        name, args, shared = f"{dataset}-{backbone}-fold{fold}", {"fold": fold}, {"data": sections["data"]}
+        needs = {
+            "data": data,
+            "lists": add("lists", f"{dataset}-fold{fold}", {"data": data}, args=args, **shared),
+        }
+        needs["backbone"] = network
+        for step in ("base_learner", "cam_head"):
+            uses = {"backbone": sections["backbone"], step: sections[step]}
+            needs[step] = add(step, name, dict(needs), args=args, **shared, **uses)
+        return needs
+
+    def in_test(fold: int, shot: int, eval_seed: int) -> dict[str, Spec]:
+        """What every evaluation of a fold needs."""
+        needs, args = in_fold(fold), {"fold": fold, "shot": shot, "eval_seed": eval_seed}
+        name = f"{dataset}-{shot}shot-fold{fold}-eval{eval_seed}"
+        uses = {"evaluate": pick("evaluate", "episodes")}
+        return needs | {"episodes": add("episodes", name, {"lists": needs["lists"]}, args=args, **uses)}
+
+    def evaluate(method: str, fold: int, shot: int, seed: int, place: str = "") -> None:
+        """Plan a training and its evaluations."""
+        name = f"{dataset}-{backbone}-{method}-{shot}shot-fold{fold}-seed{seed}"
+        args = {"method": method, "fold": fold, "shot": shot, "seed": seed}
+        shared = {name: sections[name] for name in ("data", "backbone")}
+        shared["method"] = params.resolve(method).model_dump(mode="json")
+        trained = add(
+            "train",
+            name,
+            in_fold(fold),
+            place and f"{place}/train",
+            args=args,
+            **shared,
+            train=sections["train"],
+        )
+        for eval_seed in params.evaluate.seeds:
+            needs = in_test(fold, shot, eval_seed) | {"train": trained}
+            add(
+                "evaluate",
+                f"{name}-eval{eval_seed}",
+                needs,
+                place and f"{place}/evaluate",
+                args=args | {"eval_seed": eval_seed},
+                **shared,
+                **scoring,
+            )
+
+    scoring = {"evaluate": pick("evaluate", "scoring"), "report": pick("report", "pictures", "bootstrap")}
+    if dataset == "shapes":
+        data = add("data", dataset, {}, data=pick("data", "source", "shapes"))
+        data["products"] = [*PRODUCTS["data"], "VOC"]
+    else:
+        which = {"digest": params.data.digest} if params.data.digest else {"root": data_root}
+        data = add("data", dataset, {}, data=pick("data", "source", "train_list", "val_list") | which)
+    if backbone == "small":  # the one that is pretrained here, on crops of the data at the episodes' size
+        uses = {"backbone": sections["backbone"], "data": pick("data", "size")}
+        network = add("backbone", f"{dataset}-{backbone}", {"data": data}, **uses)
+    else:
+        network = add("backbone", backbone, {}, backbone=sections["backbone"])
+
+    run, ablate = params.run, params.ablate
+    for fold, shot in product(run.folds, run.shots):
+        for eval_seed in params.evaluate.seeds:
+            args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
+            uses = {name: sections[name] for name in ("data", "backbone", "method", "baselines")} | scoring
+            add(
+                "baselines",
+                f"{dataset}-{backbone}-{shot}shot-fold{fold}-eval{eval_seed}",
+                in_test(fold, shot, eval_seed),
+                args=args,
+                **uses,
+            )
+        for method, seed in product(run.methods, run.seeds):
+            evaluate(method, fold, shot, seed)
+    for method, shot, fold, seed in product(ablate.methods, run.shots, ablate.folds, ablate.seeds):
+        evaluate(method, fold, shot, seed, "ablate")
+
+    reported = {f"{spec['step']}/{spec['name']}": spec for spec in jobs.values()}
+    uses = {name: value for name, value in sections.items() if name != "runtime"}
+    uses["methods"] = {name: sections["methods"][name] for name in (*run.methods, *ablate.methods)}
+    report = add("report", params.experiment, reported, **uses)
+    report |= {"folder": params.experiment, "manifest": f"report-{report['key']}.json"}
+    return Plan(params, list(jobs.values()))
