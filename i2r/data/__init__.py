@@ -1,0 +1,1 @@
+"""Data: the embedded set, VOC folders, fold lists, episodes and views."""

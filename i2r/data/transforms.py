@@ -1,0 +1,153 @@
+"""From a photograph and its mask to a network input of S x S pixels, in training and in the test."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from i2r import params
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's images, RGB, for values 0..1
+STD = (0.229, 0.224, 0.225)
+UNKNOWN = 255
+CROP_DRAWS = 30
+CROP_INSIDE = 0.85
+
+_FILL = tuple(255 * value for value in MEAN)
+
+
+class Placement(NamedTuple):
+    """Where the test view has put an image: its own size, and the part of the square that it fills from top left."""
+
+    height: int
+    width: int
+    inner_h: int
+    inner_w: int
+
+
+def normalise(image: np.ndarray) -> Tensor:
+    """uint8 (H, W, 3) RGB to float32 (3, H, W) with ImageNet's mean and deviation."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)
+    return tensor.sub_(torch.tensor(MEAN)[:, None, None]).div_(torch.tensor(STD)[:, None, None])
+
+
+def to_picture(view: Tensor) -> np.ndarray:
+    """The inverse of normalise: (3, H, W) to uint8 (H, W, 3) RGB."""
+    image = view.detach().float().cpu() * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    return image.mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+
+def binary(mask: Tensor, cls: int) -> Tensor:
+    """A mask of class ids to that of one class: 1 the class, 0 all else, 255 where it is unknown."""
+    return torch.where(mask == UNKNOWN, mask, (mask == cls).to(mask.dtype))
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    # Bilinear as published; below half the size it would skip pixels
+    shrinks = 2 * height < image.shape[0] or 2 * width < image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def _check(image: np.ndarray, mask: np.ndarray | None) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"an image must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
+    if mask is not None and (mask.dtype != np.uint8 or mask.shape != image.shape[:2]):
+        raise ValueError(
+            f"a mask must be uint8 {image.shape[:2]} like its image, got {mask.dtype} {mask.shape}"
+        )
+
+
+def train_view(
+    image: np.ndarray,
+    mask: np.ndarray,
+    size: int,
+    augment: params.Augment,
+    rng: np.random.Generator,
+    cls: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A random view for training (method.md 8.1): scale, rotation, blur, flip, crop, in this order.
+
+    What the image does not cover is the mean colour, and unknown (255) in the mask. The scale is relative to the
+    image's own pixels, as published, or with `augment.fit` to the size at which its longer side is `size`, which
+    is what the test view shows.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        mask: uint8 (H, W), class ids and 255.
+        size: S.
+        rng: decides everything; the same state gives the same view.
+        cls: the crop is drawn anew, up to 30 times, until it holds 85 % of this class; None: the first crop.
+
+    Returns:
+        float32 (3, S, S), normalised, and uint8 (S, S), class ids and 255.
+    """
+    _check(image, mask)
+    scale = rng.uniform(*augment.scale) * (size / max(mask.shape) if augment.fit else 1.0)
+    height, width = (max(1, round(scale * side)) for side in mask.shape)
+    if (height, width) != mask.shape:
+        image, mask = _resize(image, height, width), _resize_mask(mask, height, width)
+    if rng.random() < augment.rotate_p:
+        angle = rng.uniform(-augment.rotate, augment.rotate)
+        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
+        image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=_FILL)
+        mask = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=UNKNOWN)
+    if rng.random() < augment.blur_p:
+        image = cv2.GaussianBlur(image, (5, 5), 0)
+    if rng.random() < augment.flip_p:
+        image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
+
+    missing_h, missing_w = max(size - height, 0), max(size - width, 0)
+    if missing_h or missing_w:
+        edges = (missing_h // 2, missing_h - missing_h // 2, missing_w // 2, missing_w - missing_w // 2)
+        image = cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=_FILL)
+        mask = cv2.copyMakeBorder(mask, *edges, cv2.BORDER_CONSTANT, value=UNKNOWN)
+    whole = 0 if cls is None else int((mask == cls).sum())
+    for _ in range(CROP_DRAWS):
+        top = int(rng.integers(mask.shape[0] - size + 1))
+        left = int(rng.integers(mask.shape[1] - size + 1))
+        window = np.s_[top : top + size, left : left + size]
+        if cls is None or (mask[window] == cls).sum() >= CROP_INSIDE * whole:
+            break
+    return normalise(image[window]), torch.from_numpy(np.ascontiguousarray(mask[window]))
+
+
+def placement(height: int, width: int, size: int) -> Placement:
+    """Where an image stands in its test view: longer side to `size`, both sides rounded down to a multiple of 8."""
+    longer = max(height, width)
+    inner = (max(8, side * size // longer // 8 * 8) for side in (height, width))
+    return Placement(height, width, *inner)
+
+
+def test_view(
+    image: np.ndarray, mask: np.ndarray | None, size: int
+) -> tuple[Tensor, Tensor | None, Placement]:
+    """The view for the test (method.md 8.2): the whole image, top left in a black square, unknown in the mask.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        mask: uint8 (H, W), class ids and 255, or None.
+        size: S.
+
+    Returns:
+        float32 (3, S, S), normalised; uint8 (S, S) or None; where the image stands.
+    """
+    _check(image, mask)
+    place = placement(*image.shape[:2], size)
+    square = np.zeros((size, size, 3), np.uint8)
+    square[: place.inner_h, : place.inner_w] = _resize(image, place.inner_h, place.inner_w)
+    if mask is None:
+        return normalise(square), None, place
+    labels = np.full((size, size), UNKNOWN, np.uint8)
+    labels[: place.inner_h, : place.inner_w] = _resize_mask(mask, place.inner_h, place.inner_w)
+    return normalise(square), torch.from_numpy(labels), place
+
+
+test_view.__test__ = False  # not a test, whatever pytest makes of its name

@@ -1,0 +1,175 @@
+"""Data sets in the layout of PASCAL VOC 2012, as users of BAM, PFENet and HSNet have them.
+
+root/JPEGImages/ID.jpg, root/SegmentationClassAug/ID.png (palette or grey: 0 background, 1..20, 255 unknown) and
+lists, one image a line: an id, or "JPEGImages/ID.jpg SegmentationClassAug/ID.png" with any folders before these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from i2r.progress import Progress
+
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle"),
+    *("bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person"),
+    *("pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+IMAGES, MASKS = "JPEGImages", "SegmentationClassAug"
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; the message names the file and what is wrong with it."""
+
+
+def image_path(root: Path, name: str) -> Path:
+    return root / IMAGES / f"{name}.jpg"
+
+
+def mask_path(root: Path, name: str) -> Path:
+    return root / MASKS / f"{name}.png"
+
+
+def read_list(path: Path) -> list[str]:
+    """The ids of a list file, in its order.
+
+    Raises:
+        DataError: no such file, an empty one, an id twice, a line in another form.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such list file")
+    names: dict[str, None] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        image = PurePosixPath(words[0])
+        if len(words) == 1 and len(image.parts) == 1:
+            name = image.name.removesuffix(".jpg")
+        elif len(words) == 2:
+            name, mask = image.stem, PurePosixPath(words[1])
+            if (image.parent.name, mask.parent.name, mask.stem) != (IMAGES, MASKS, name):
+                raise DataError(
+                    f"{path}:{number}: expected {IMAGES}/ID.jpg {MASKS}/ID.png with one ID, got {line!r}"
+                )
+        else:
+            raise DataError(f"{path}:{number}: expected an id or an image and a mask, got {line!r}")
+        if name in names:
+            raise DataError(f"{path}:{number}: {name} stands in the list twice")
+        names[name] = None
+    if not names:
+        raise DataError(f"{path}: the list is empty")
+    return list(names)
+
+
+def _open(path: Path, data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: not an image") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file, but a list names it") from None
+
+
+def _decode_mask(path: Path, data: bytes) -> np.ndarray:
+    # Pillow, for OpenCV turns palette indices into the luma of their colours
+    picture = _open(path, data)
+    if picture.mode not in ("P", "L"):
+        raise DataError(
+            f"{path}: a mask must be a palette or grey PNG of 8 bits, this one has mode {picture.mode}"
+        )
+    try:
+        return np.array(picture)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+
+
+def read_image(root: Path, name: str) -> np.ndarray:
+    """Image `name` as uint8 (H, W, 3) RGB.
+
+    Raises:
+        DataError: the file is missing or no image.
+    """
+    path = image_path(root, name)
+    # Masks know nothing of the camera's orientation tag, so it is ignored here too
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(_read_bytes(path), np.uint8), flags)
+    if image is None:
+        raise DataError(f"{path}: cannot be read as an image")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_mask(root: Path, name: str) -> np.ndarray:
+    """Mask `name` as uint8 (H, W): class ids, 255 unknown.
+
+    Raises:
+        DataError: the file is missing or no mask.
+    """
+    path = mask_path(root, name)
+    return _decode_mask(path, _read_bytes(path))
+
+
+def _inspect(root: Path, name: str, classes: int) -> tuple[dict[str, int], list[int], bytes]:
+    """Pixels a class, [height, width] and a digest of one checked image."""
+    image, mask = image_path(root, name), mask_path(root, name)
+    image_bytes, mask_bytes = _read_bytes(image), _read_bytes(mask)
+    width, height = _open(image, image_bytes).size
+    labels = _decode_mask(mask, mask_bytes)
+    if labels.shape != (height, width):
+        raise DataError(
+            f"{mask}: the mask is {labels.shape[1]} x {labels.shape[0]}, its image {width} x {height} pixels"
+        )
+    counts = np.bincount(labels.ravel(), minlength=256)
+    strange = [int(value) for value in np.flatnonzero(counts) if classes < value < 255]
+    if strange:
+        raise DataError(f"{mask}: values {strange} are neither classes 0..{classes} nor 255")
+    pixels = {str(cls): int(counts[cls]) for cls in range(1, classes + 1) if counts[cls]}
+    digest = hashlib.sha256(image_bytes).digest() + hashlib.sha256(mask_bytes).digest()
+    return pixels, [height, width], digest
+
+
+def index_voc(
+    root: Path, train_list: str, val_list: str, classes: tuple[str, ...] = VOC_CLASSES
+) -> dict[str, Any]:
+    """Read and check a data set once, so that nothing later has to open its masks to know what is in them.
+
+    Args:
+        train_list, val_list: list files, below `root`.
+
+    Returns:
+        {"classes": names, "train": {id: {class: pixels}}, "val": the same, "sizes": {id: [H, W]}, "digest": sha256
+        of lists, images and masks}. Ids stand in the order of the lists; classes are strings "1".."20".
+
+    Raises:
+        DataError: naming the file that is missing, or wrong in size, mode or values.
+    """
+    if not root.is_dir():
+        raise DataError(f"data.root: no such folder: {root}")
+    for folder in (IMAGES, MASKS):
+        if not (root / folder).is_dir():
+            raise DataError(f"data.root: {root} has no folder {folder}")
+    lists = {"train": read_list(root / train_list), "val": read_list(root / val_list)}
+    names = list(dict.fromkeys(lists["train"] + lists["val"]))
+    pixels, sizes, digest = {}, {}, hashlib.sha256()
+    with Progress("index", total=len(names), unit="image") as progress:
+        for name in names:
+            pixels[name], sizes[name], content = _inspect(root, name, len(classes))
+            digest.update(name.encode() + b"\0" + content)
+            progress.update(1)
+    for split, ids in lists.items():
+        digest.update("\n".join([split, *ids]).encode())
+    index: dict[str, Any] = {split: {name: pixels[name] for name in ids} for split, ids in lists.items()}
+    return {"classes": list(classes), **index, "sizes": sizes, "digest": digest.hexdigest()}

@@ -1,0 +1,178 @@
+"""Fold lists by BAM's rule, and episodes drawn from them."""
+
+import math
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from i2r.data import episodes, lists
+from i2r.data.episodes import Episode, train_episode
+from i2r.data.voc import VOC_CLASSES
+from i2r.files import read_json, write_json
+
+
+def index(train, val):
+    return {"classes": list(VOC_CLASSES), "train": train, "val": val, "sizes": {}, "digest": ""}
+
+
+def rule(data, fold, **changes):
+    return lists.fold_lists(data, fold, **{"min_area": 100, "min_class_images": 1, **changes})
+
+
+# fold 0 tests classes 1..5
+SMALL = index(
+    train={
+        "large": {"6": 100},
+        "just too small": {"6": 99},
+        "two, one of them small": {"7": 500, "20": 3},
+        "a speck of a test class": {"8": 5000, "1": 1},
+        "test class only": {"2": 5000},
+        "empty": {},
+    },
+    val={
+        "test class": {"1": 100},
+        "with a training class": {"5": 400, "6": 9000},
+        "two test classes": {"1": 300, "2": 200, "3": 99},
+        "small": {"1": 99},
+        "training class": {"6": 9000},
+    },
+)
+
+
+def test_folds_of_pascal_and_coco():
+    assert lists.fold_classes(0) == (list(range(6, 21)), [1, 2, 3, 4, 5])
+    assert lists.fold_classes(3)[1] == [16, 17, 18, 19, 20]
+    assert lists.fold_classes(1, 80)[1] == list(range(21, 41))
+    with pytest.raises(ValueError, match=r"fold must be 0\.\.3"):
+        lists.fold_classes(4)
+
+
+def test_training_drops_images_with_a_pixel_of_a_test_class():
+    made = rule(SMALL, 0)
+    assert made["train"] == ["large", "two, one of them small"]
+    assert made["train_of"]["two, one of them small"] == [7]
+    assert made["train_by_class"]["6"] == ["large"]
+    assert made["train_by_class"]["20"] == []
+    assert rule(SMALL, 0, novel="keep")["train"] == [*made["train"], "a speck of a test class"]
+
+
+def test_validation_keeps_images_with_enough_of_a_test_class():
+    made = rule(SMALL, 0)
+    assert made["test"] == ["test class", "with a training class", "two test classes"]
+    assert made["test_by_class"]["1"] == ["test class", "two test classes"]
+    assert made["test_of"]["two test classes"] == [1, 2]
+
+
+def test_scarce_test_classes_are_named_and_stand_in_no_list():
+    made = rule(SMALL, 0, min_class_images=2)
+    assert made["test_classes"] == [1]
+    assert made["test"] == ["test class", "two test classes"]
+    assert made["test_of"]["two test classes"] == [1]
+    assert [(item["name"], item["images"]) for item in made["excluded"]] == [
+        ("bicycle", 1), ("bird", 0), ("boat", 0), ("bottle", 1),
+    ]  # fmt: skip
+    assert "bicycle (1), bird (0)" in lists.describe_excluded(made)
+    none = rule(SMALL, 1, min_class_images=5)
+    assert none["test"] == none["test_classes"] == []
+    assert "fold 1 has no test class" in lists.describe_excluded(none)
+    assert episodes.test_episodes(none, 0, 100, 1) == []
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Class 6 is common, 7 has 3 images, 8 one; test class 1 has 6 images, class 2 two."""
+    train = {f"t{i}": {"6": 200, **({"7": 200} if i < 3 else {})} for i in range(40)} | {"lone": {"8": 200}}
+    val = {f"v{i}": {"1": 200, **({"2": 200} if i < 2 else {})} for i in range(6)}
+    return rule(index(train, val), 0, min_class_images=2)
+
+
+def test_training_episodes_depend_on_their_number_alone(made):
+    numbers = [5, 0, 77, 5, 12]
+    one = [train_episode(made, 3, 0, i, 2) for i in numbers]
+    assert one == [train_episode(made, 3, 0, i, 2) for i in numbers]
+    assert one[0] == one[3]
+    assert one != [train_episode(made, 4, 0, i, 2) for i in numbers]
+    assert one != [train_episode(made, 3, 1, i, 2) for i in numbers]
+
+
+@pytest.mark.parametrize("sampling", ["image", "balanced"])
+def test_supports_show_the_class_and_are_others_than_the_query(made, sampling):
+    for i in range(200):
+        episode = train_episode(made, 0, 0, i, 2, sampling)
+        images = (episode.query, *episode.supports)
+        assert len(set(images)) == 3
+        assert all(episode.cls in made["train_of"][name] for name in images)
+
+
+def test_sampling_by_image_passes_every_query_once_an_epoch(made):
+    epochs = [[train_episode(made, 0, 0, e * 41 + i, 1).query for i in range(41)] for e in range(2)]
+    for queries in epochs:  # the image whose only class has no other image passes its turn on
+        assert set(queries) == {f"t{i}" for i in range(40)}
+        assert max(Counter(queries).values()) <= 2
+    assert epochs[0] != epochs[1]
+
+
+def test_balanced_sampling_draws_classes_equally_often(made):
+    counts = Counter(train_episode(made, 0, 0, i, 1, "balanced").cls for i in range(600))
+    assert set(counts) == {6, 7}
+    assert abs(counts[6] - 300) < 4 * math.sqrt(150)
+    assert Counter(train_episode(made, 0, 0, i, 1, "image").cls for i in range(600))[7] < 60
+
+
+def test_too_few_images_for_the_shots_is_an_error(made):
+    with pytest.raises(ValueError, match="no training class has more than 40 images"):
+        train_episode(made, 0, 0, 0, 40)
+    with pytest.raises(ValueError, match="class 2 has 2 test images, 2 shots need 3"):
+        episodes.test_episodes(made, 0, 10, 2)
+    with pytest.raises(ValueError, match="sampling"):
+        train_episode(made, 0, 0, 0, 1, "often")
+
+
+def test_test_episodes_walk_the_list_in_order(made):
+    drawn = episodes.test_episodes(made, 0, 14, 1)
+    assert [e.query for e in drawn] == [f"v{i % 6}" for i in range(14)]
+    assert drawn[:5] == episodes.test_episodes(made, 0, 5, 1)
+    assert drawn != episodes.test_episodes(made, 1, 14, 1)
+    for e in drawn:
+        assert e.cls in made["test_of"][e.query]
+        assert e.supports[0] in made["test_by_class"][str(e.cls)]
+        assert e.query not in e.supports
+
+
+def test_threshold_episodes_use_training_classes_and_images_only(made):
+    for e in episodes.threshold_episodes(made, 0, 20, 1):
+        assert e.cls in made["train_classes"]
+        assert {e.query, *e.supports} <= set(made["train"])
+
+
+def test_the_steps_write_lists_and_episodes(tmp_path, capsys):
+    folders = {name: tmp_path / name for name in ("data", "lists", "episodes")}
+    write_json(folders["data"] / "index.json", SMALL)
+    data = {"novel": "drop", "min_area": 100, "min_class_images": 2}
+    job = {"args": {"fold": 0}, "params": {"data": data}, "inputs": folders, "out": folders["lists"]}
+    metrics = lists.run(SimpleNamespace(**job))
+    assert metrics == {
+        "train_images": 2,
+        "test_images": 2,
+        "test_classes": 1,
+        "excluded": ["bicycle", "bird", "boat", "bottle"],
+    }
+    assert "left out for too few test images: bicycle (1)" in capsys.readouterr().out
+
+    args = {"fold": 0, "shot": 1, "eval_seed": 3}
+    job = {
+        "args": args,
+        "params": {"evaluate": {"episodes": 3}},
+        "inputs": folders,
+        "out": folders["episodes"],
+    }
+    assert episodes.run(SimpleNamespace(**job)) == {"episodes": 3, "queries": {"1": 3}}
+    saved = episodes.load_episodes(folders["episodes"] / "episodes.json")
+    assert saved == episodes.test_episodes(read_json(folders["lists"] / "lists.json"), 3, 3, 1)
+    assert saved[0] == Episode("test class", ("two test classes",), 1)
+
+    data["min_area"] = 10**6
+    job = {"args": {"fold": 0}, "params": {"data": data}, "inputs": folders, "out": folders["lists"]}
+    with pytest.raises(ValueError, match="min_area 1000000 leave no training image"):
+        lists.run(SimpleNamespace(**job))

@@ -1,0 +1,119 @@
+"""The embedded data set: what its pictures are, and that they never change by themselves."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from i2r import params
+from i2r.data import shapes, voc
+from i2r.data.lists import fold_lists
+from i2r.data.silhouettes import CLASSES, outline
+
+
+def make(folder, train=6, val=4, seed=0):
+    shapes.make_shapes(folder, params.Shapes(train_images=train, val_images=val, seed=seed))
+    return folder
+
+
+def content(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_two_runs_write_the_same_bytes_and_another_seed_others(tmp_path):
+    first, second = content(make(tmp_path / "a")), content(make(tmp_path / "b"))
+    other = content(make(tmp_path / "c", seed=1))
+    assert first == second
+    assert all(first[name] != other[name] for name in first if name.endswith((".jpg", ".png")))
+
+
+def test_a_picture_does_not_depend_on_how_many_there_are(tmp_path):
+    small, large = content(make(tmp_path / "a", 3, 2)), content(make(tmp_path / "b", 5, 3))
+    assert all(large[name] == digest for name, digest in small.items() if not name.startswith("lists"))
+
+
+def test_it_is_written_in_the_layout_of_voc(tmp_path):
+    root = make(tmp_path)
+    index = voc.index_voc(root, "lists/train.txt", "lists/val.txt", classes=shapes.CLASSES)
+    assert list(index["train"]) == [f"train_{i:06d}" for i in range(6)]
+    assert list(index["val"]) == [f"val_{i:06d}" for i in range(4)]
+    with Image.open(root / "SegmentationClassAug" / "train_000000.png") as mask:
+        assert mask.mode == "P"
+        assert mask.getpalette()[3:6] == [128, 0, 0]  # VOC's colour of class 1
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [shapes.scene(np.random.default_rng((9, i))) for i in range(150)]
+
+
+def test_scenes_hold_two_to_four_classes_with_borders_and_about_nine_percent_each(scenes):
+    shares = []
+    for image, labels in scenes:
+        assert image.dtype == labels.dtype == np.uint8
+        assert image.shape == (*labels.shape, 3)
+        assert max(labels.shape) == shapes.SIDE
+        assert min(labels.shape) >= shapes.SHORT_SIDE[0]
+        classes = set(np.unique(labels)) - {0, 255}
+        assert 1 <= len(classes) <= 4  # one may be hidden
+        assert classes <= set(range(1, 21))
+        assert (labels == 255).any()
+        shares += [(labels == cls).mean() for cls in classes]
+    assert 0.07 < np.mean(shares) < 0.12
+
+
+def test_classes_and_background_meet_only_across_unknown_pixels(scenes):
+    for _, labels in scenes[:40]:
+        for one, other in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
+            assert not ((one != other) & (one != 255) & (other != 255)).any()
+
+
+def test_colour_does_not_tell_the_class(scenes):
+    """The mean colour of an object says nearly nothing about its class: nearest class mean is near chance."""
+    colours, classes = [], []
+    for image, labels in scenes:
+        for cls in set(np.unique(labels)) - {0, 255}:
+            colours.append(image[labels == cls].mean(axis=0))
+            classes.append(cls)
+    colours, classes = np.array(colours), np.array(classes)
+    half = len(classes) // 2
+    means = np.stack([colours[:half][classes[:half] == cls].mean(axis=0) for cls in range(1, 21)])
+    guess = 1 + ((colours[half:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+    assert (guess == classes[half:]).mean() < 0.15  # chance: 0.05
+
+
+def test_every_fold_keeps_enough_training_images():
+    pixels = {}
+    for i in range(300):
+        labels = shapes.scene(np.random.default_rng((0, 0, i)))[1]
+        counts = np.bincount(labels.ravel(), minlength=256)
+        pixels[str(i)] = {str(cls): int(counts[cls]) for cls in range(1, 21) if counts[cls]}
+    index = {"classes": list(CLASSES), "train": pixels, "val": pixels}
+    for fold in range(4):
+        lists = fold_lists(index, fold, min_area=100, min_class_images=5)
+        assert len(lists["train"]) >= 0.35 * len(pixels)
+        assert lists["excluded"] == []
+        assert min(map(len, lists["train_by_class"].values())) >= 5
+
+
+@pytest.mark.parametrize("cls", range(1, 21))
+def test_outlines_vary_in_structure_and_fill_their_box(cls):
+    drawn = [outline(np.random.default_rng((cls, i)), cls) for i in range(8)]
+    for parts in drawn:
+        solid = np.concatenate([points for points, filled in parts if filled])
+        assert np.abs(solid).max() == pytest.approx(1)
+        assert np.allclose(solid.min(axis=0), -solid.max(axis=0))
+    assert len({tuple(np.round(parts[0][0], 3).ravel()) for parts in drawn}) == 8
+
+
+def test_single_objects_show_one_class(scenes):
+    for cls in range(1, 21):
+        image, labels = shapes.single_object(np.random.default_rng((1, cls)), cls, 64)
+        assert image.shape == (64, 64, 3)
+        assert set(np.unique(labels)) == {0, cls, 255}
+    with pytest.raises(ValueError, match=r"class must be 1\.\.20, got 21"):
+        shapes.single_object(np.random.default_rng(0), 21, 64)
+    with pytest.raises(ValueError, match="side"):
+        shapes.single_object(np.random.default_rng(0), 1, 8)
