@@ -14,6 +14,7 @@ Grids at an image of side S (rounded as convolutions do), and channels of layer2
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ class Backbone(nn.Module):
 
     Attributes:
         layer0 ... layer4: the layers; layer4 takes x3 and gives x4.
-        fc: linear classifier, channels[2] -> classes.
+        fc: linear classifier, channels[2] -> classes; None where the weights came without one.
         channels: of layer2, layer3, layer4.
         linear_head: logits are linear in x4 (fc of the global average pool). Otherwise (SqueezeNet) fc and a
             ReLU are applied in every cell and averaged afterwards.
@@ -44,10 +45,21 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.layer0, self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.fc = nn.Linear(channels[2], classes)
+        self.fc: nn.Linear | None = nn.Linear(channels[2], classes)
         self.channels = channels
         self.linear_head = linear_head
         self.resize_layer2 = resize_layer2
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """`fc`.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.fc is None:
+            raise ValueError("the backbone's weights have no classifier (fc.*), which CAM cannot do without")
+        return self.fc
 
     def to_layer3(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images (N, 3, H, W) -> x2 (N, c2, h2, w2) and x3 (N, c3, h, w)."""
@@ -58,10 +70,15 @@ class Backbone(nn.Module):
         return x2, x3
 
     def logits(self, x4: Tensor) -> Tensor:
-        """Class logits (N, classes) of layer4 features (N, c4, h4, w4)."""
+        """Class logits (N, classes) of layer4 features (N, c4, h4, w4).
+
+        Raises:
+            ValueError: there is no classifier.
+        """
+        fc = self.classifier
         if self.linear_head:
-            return self.fc(x4.mean((2, 3)))
-        return F.relu(self.fc(x4.flatten(2).transpose(1, 2))).mean(1)
+            return fc(x4.mean((2, 3)))
+        return F.relu(fc(x4.flatten(2).transpose(1, 2))).mean(1)
 
     def classify(self, images: Tensor) -> Tensor:
         """Class logits (N, classes) of normalised images (N, 3, H, W)."""
@@ -82,6 +99,10 @@ def build_backbone(options: params.Backbone, classes: int = 1000, dense: bool = 
         return small(classes, dense)
     if name == "squeezenet1_1":
         return squeezenet(classes)
+    if name == "vgg16-bam":
+        return vgg16_bam(classes)
+    if name.endswith("-bam"):
+        return resnet_bam(name.removesuffix("-bam"), classes)
     return resnet(name, options.stride_at, classes)
 
 
@@ -98,6 +119,44 @@ def resnet(name: str, stride_at: str, classes: int) -> Backbone:
             layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     return Backbone([stem, net.layer1, net.layer2, net.layer3, net.layer4], (512, 1024, 2048), classes)
+
+
+def resnet_bam(name: str, classes: int) -> Backbone:
+    """BAM's `resnet50` or `resnet101`: deep stem, no stride in layer3 and layer4 but dilation 2 and 4.
+
+    Every block of a dilated layer, the first included, has the new dilation (torchvision's own
+    `replace_stride_with_dilation` leaves the first block the old one).
+    """
+    net = getattr(torchvision.models, name)(weights=None, num_classes=1)
+    stem: list[nn.Module] = []
+    for inputs, outputs, stride in ((3, 64, 2), (64, 64, 1), (64, 128, 1)):
+        conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        stem += [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+    first = net.layer1[0]
+    first.conv1 = nn.Conv2d(128, 64, 1, bias=False)
+    first.downsample[0] = nn.Conv2d(128, 256, 1, bias=False)
+    for module in [*stem, first.conv1, first.downsample[0]]:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    for layer, dilation in ((net.layer3, 2), (net.layer4, 4)):
+        layer[0].downsample[0].stride = (1, 1)
+        for block in layer:
+            block.conv2.stride = (1, 1)
+            block.conv2.dilation = block.conv2.padding = (dilation, dilation)
+    layers = [nn.Sequential(*stem, net.maxpool), net.layer1, net.layer2, net.layer3, net.layer4]
+    return Backbone(layers, (512, 1024, 2048), classes)
+
+
+def vgg16_bam(classes: int) -> Backbone:
+    """VGG-16 with BN in BAM's blocks; each of the first four ends in its pooling, the last has none.
+
+    `fc` is no part of VGG: no weights are published for a classifier on the global average pool of its
+    features, so a CAM needs a classifier that was trained here.
+    """
+    parts = torchvision.models.vgg16_bn(weights=None, num_classes=1).features
+    cuts = (0, 7, 14, 24, 34, 43)
+    layers = [nn.Sequential(*parts[start:end]) for start, end in pairwise(cuts)]
+    return Backbone(layers, (256, 512, 512), classes, resize_layer2=True)
 
 
 def squeezenet(classes: int) -> Backbone:

@@ -2,10 +2,16 @@
 
 All that a map needs is the gradient of the class score with respect to one layer: layers 0 to 3 run without a
 graph, x3 is a leaf, layer4 and the classifier run once for all images, and one `autograd.grad` gives every
-gradient, for images do not mix (frozen norms). At layer4 no backward runs at all where the logits are linear
-in x4: the gradient of logit o is fc.weight[o] / (h w) in every cell, and that of its probability p_o is
-p_o (fc.weight[o] - sum_k p_k fc.weight[k]) / (h w). Every method is exact with that gradient; GradCAM, HiResCAM
-and the classic CAM then coincide, and XGradCAM with them up to its epsilon.
+gradient, for images do not mix (frozen norms).
+
+At layer4 no backward runs at all where the logits are linear in x4 (`Backbone.linear_head`): the gradient of
+logit o is fc.weight[o] / (h w) in every cell, and that of the log of its probability is fc.weight[o] less the
+mean of all rows of fc.weight by their probabilities, over h w. Every method is exact with that gradient;
+GradCAM, HiResCAM and the classic CAM then coincide, and XGradCAM with them up to its epsilon. SqueezeNet has
+a ReLU behind its classifier: its gradient at layer4 comes from a backward through the classifier alone.
+
+Maps of a degenerate image are finite: a map without a positive value is zero everywhere, a constant map
+normalises to zeros, and zeros give an empty CAM+.
 """
 
 from __future__ import annotations
@@ -16,6 +22,8 @@ from torch import Tensor
 
 from i2r.nets.backbones import Backbone
 
+# Score whose gradient a method takes; every other method takes that of the logit.
+SCORES = {"bagcam": "probability", "bagcam-original": "log probability"}
 METHODS = ("xgradcam", "hirescam", "gradcam", "gradcam++", "bagcam", "bagcam-original", "layercam", "cam")
 
 
@@ -41,51 +49,62 @@ def cam_maps_and_layer4(
             raise ValueError("the classic CAM (cam: cam) exists at layer4 only: set cam_layer to layer4")
         with torch.no_grad():
             x4 = backbone.layer4(x3)
-            weights = backbone.fc.weight[class_ids] / x4[0, 0].numel()
+            weights = backbone.classifier.weight[class_ids] / x4[0, 0].numel()
             return F.relu(torch.einsum("nc,nchw->nhw", weights, x4)), x4
-    activation, gradient, x4 = class_gradient(backbone, layer, x3, class_ids, method.startswith("bagcam"))
+    activation, gradient, x4 = class_gradient(backbone, layer, x3, class_ids, SCORES.get(method, "logit"))
     return combine(method, activation, gradient), x4
 
 
 def class_gradient(
-    backbone: Backbone, layer: str, x3: Tensor, class_ids: Tensor, probability: bool = False
+    backbone: Backbone, layer: str, x3: Tensor, class_ids: Tensor, score: str = "logit"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Activation A and gradient G (N, C, h, w) of `layer`, and x4.
+    """Activation A and gradient G (N, C, h, w) of `layer`, and x4 (N, c4, h4, w4).
 
     Args:
-        probability: gradient of the softmax probability of the class instead of its logit.
+        score: "logit", "probability" or "log probability" (of the softmax) of the class.
     """
     if layer == "layer4":
         with torch.no_grad():
-            leaf = x4 = backbone.layer4(x3)
+            x4 = backbone.layer4(x3)
             if backbone.linear_head:
-                weight = backbone.fc.weight
-                gradient = weight[class_ids]  # (N, C)
-                if probability:
-                    p = backbone.logits(x4).softmax(1)
-                    gradient = p.gather(1, class_ids[:, None]) * (gradient - p @ weight)
-                return x4, (gradient / x4[0, 0].numel())[:, :, None, None].expand_as(x4), x4
-    else:
-        leaf = x3
+                return x4, _closed_form(backbone, x4, class_ids, score), x4
     with torch.enable_grad():
-        leaf = leaf.detach().requires_grad_()
+        leaf = (x3 if layer == "layer3" else x4).detach().requires_grad_()
         x4 = backbone.layer4(leaf) if layer == "layer3" else leaf
         scores = backbone.logits(x4)  # (N, classes)
-        if probability:
-            scores = scores.softmax(1)
+        if score != "logit":
+            scores = scores.softmax(1) if score == "probability" else scores.log_softmax(1)
         (gradient,) = torch.autograd.grad(scores.gather(1, class_ids[:, None]).sum(), leaf)
     return leaf.detach(), gradient, x4.detach()
 
 
+def _closed_form(backbone: Backbone, x4: Tensor, class_ids: Tensor, score: str) -> Tensor:
+    """Gradient (N, c4, h4, w4) at layer4 of a linear classifier, the same in every cell."""
+    weight = backbone.classifier.weight  # (classes, c4)
+    gradient = weight[class_ids]  # (N, c4)
+    if score != "logit":
+        p = backbone.logits(x4).softmax(1)  # (N, classes)
+        gradient = gradient - p @ weight
+        if score == "probability":
+            gradient = gradient * p.gather(1, class_ids[:, None])
+    return (gradient / x4[0, 0].numel())[:, :, None, None].expand_as(x4)
+
+
 @torch.no_grad()
 def combine(method: str, a: Tensor, g: Tensor) -> Tensor:
-    """Activations and gradients (N, C, h, w) -> rectified map (N, h, w)."""
+    """Activations and gradients (N, C, h, w) -> rectified map (N, h, w), by the formulas of method.md 3.1.
+
+    BagCAM gives every cell m a localiser of its own, weighs channel c by G[c, m] A[c, m] + 1 and averages over
+    this bag: map[i] = sum_c relu(mean_m (G[c, m] A[c, m] + 1) G[c, i] A[c, i]). Original and release differ in
+    the score: G is the gradient of the log probability (Zhu et al. 2022) or of the probability. The original
+    authors' program also backpropagates through rectified gradients (guided), which is not in the formula.
+    """
     cells = (2, 3)
     if method == "hirescam":
         return F.relu((g * a).sum(1))
     if method == "layercam":
         return F.relu((F.relu(g) * a).sum(1))
-    if method == "bagcam":
+    if method in SCORES:
         t = g * a
         return F.relu((t + 1).mean(cells, keepdim=True) * t).sum(1)
     if method == "gradcam":
@@ -99,3 +118,56 @@ def combine(method: str, a: Tensor, g: Tensor) -> Tensor:
     else:
         raise ValueError(f"no formula for cam {method!r}")
     return F.relu(torch.einsum("nc,nchw->nhw", weights, a))
+
+
+def normalise(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Low-resolution maps (..., h, w) -> (..., *size) in 0..1, enlarged first (method.md 3.1).
+
+    Bilinear, corners not aligned; then, for each image, the methods' own min-max with max + 1e-5, and the
+    second one without epsilon. A constant map gives zeros (the published code makes it NaN).
+    """
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    maps = F.interpolate(flat, size, mode="bilinear", align_corners=False).view(*maps.shape[:-2], *size)
+    maps = maps - maps.amin((-2, -1), keepdim=True)
+    maps = maps / (maps.amax((-2, -1), keepdim=True) + 1e-5)
+    highest = maps.amax((-2, -1), keepdim=True)  # the lowest is 0 already
+    return (maps / highest).where(highest > 0, 0)
+
+
+def cam_masks(
+    cam_q: Tensor, cam_s: Tensor, masks_s: Tensor, delta: float | str, compare: str = ">="
+) -> tuple[Tensor, Tensor]:
+    """CAM+ of query and supports, bool (..., H, W), from normalised maps (..., H, W) (method.md 3.2).
+
+    Args:
+        masks_s: of the supports (..., H, W) with 1 on the object; used by the adaptive threshold only.
+        delta: a number, or "adaptive": each support's best (`adaptive_thresholds`), and for the query that of
+            the shot whose class its map shows; adaptive compares by > whatever `compare` says.
+        compare: ">=" (paper) or ">" (released).
+    """
+    if delta == "adaptive":
+        thresholds = adaptive_thresholds(cam_s, masks_s)[..., None, None]
+        return cam_q > thresholds, cam_s > thresholds
+    if compare == ">=":
+        return cam_q >= delta, cam_s >= delta
+    return cam_q > delta, cam_s > delta
+
+
+def adaptive_thresholds(cam_s: Tensor, masks_s: Tensor) -> Tensor:
+    """Of each support the first of 0, 0.02, ..., 1 at which map > threshold has the best IoU with its mask.
+
+    Args:
+        cam_s: normalised maps (..., H, W).
+        masks_s: (..., H, W) with 1 on the object. An empty union counts as IoU 0, so an empty mask gives 0.
+
+    Returns:
+        (...) of cam_s's dtype; the values are those of float32.
+    """
+    steps = (torch.arange(51, dtype=torch.float64) * 0.02).to(cam_s.device, torch.float32)
+    maps, truth = cam_s.flatten(-2), (masks_s == 1).flatten(-2)
+    scores = []
+    for step in steps:
+        plus = maps > step
+        inter, union = (plus & truth).sum(-1), (plus | truth).sum(-1)
+        scores.append(inter.double() / union.clamp(min=1))
+    return steps[torch.stack(scores).argmax(0)].to(cam_s.dtype)

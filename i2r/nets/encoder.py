@@ -89,13 +89,14 @@ class Encoder(nn.Module):
             masks: (N, H, W) with 1 on the object; every other value, 255 too, is background here.
 
         Returns:
-            x4 of x3 * mask (N, c4, h4, w4), and logits (N, classes).
+            x4 of x3 * mask (N, c4, h4, w4), and logits (N, classes); of a backbone without classifier, which
+            serves BAM, zeros (N, 1).
         """
         mask = (masks == 1).to(x3.dtype)[:, None]
         x4 = self.backbone.layer4(
             x3 * F.interpolate(mask, x3.shape[-2:], mode="bilinear", align_corners=True)
         )
-        return x4, self.backbone.logits(x4)
+        return x4, x4.new_zeros(len(x4), 1) if self.backbone.fc is None else self.backbone.logits(x4)
 
     def cams(self, x3: Tensor, class_ids: Tensor, method: str, layer: str) -> Tensor:
         """Rectified maps (N, hc, wc) of classes (N,) on whole images, see `cam.cam_maps`."""
