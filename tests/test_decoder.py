@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import weights_by_seed as seeded
+import weights_by_seed
+from seeded import close, normal
 
 from i2r.nets.attention import CrossAttention, Labels, SelfAttention
 from i2r.nets.decoder import Decoder
@@ -21,26 +22,19 @@ def golden(name):
     return torch.tensor(GOLDEN[name])
 
 
-def normal(name, shape):
-    return torch.tensor(seeded.rng(name).standard_normal(shape).astype(np.float32))
-
-
 def fill(module, prefix):
-    shapes = {name: value.shape for name, value in module.state_dict().items()}
-    module.load_state_dict(
-        {name: torch.tensor(seeded.tensor(prefix + name, s)) for name, s in shapes.items()}
-    )
+    """Weights by published name, in eval mode."""
+    weights = {
+        name: weights_by_seed.tensor(prefix + name, value.shape)
+        for name, value in module.state_dict().items()
+    }
+    module.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
     return module.eval()
 
 
 def tokens(maps):
     """(B, d, h, w) -> (B, 1, n, d)"""
     return maps.flatten(2).transpose(1, 2).unsqueeze(1)
-
-
-def close(ours, theirs, tolerance=2e-5):
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
 def test_self_attention_equals_the_published_one():

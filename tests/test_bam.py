@@ -1,0 +1,108 @@
+"""BAM: published numbers and names, losses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from seeded import close, episode, fill, normal, options, published_name, random_inputs
+
+from i2r.nets.backbones import resnet_bam
+from i2r.nets.encoder import Encoder, encode_episode
+from i2r.nets.ensemble import base_foreground
+from i2r.nets.heads import build_head
+from i2r.nets.priors import region_means
+from i2r.nets.pspnet import PSPHead
+from i2r.nets.reduce import weigh_shots
+
+FOLDER = Path(__file__).parent / "golden"
+GOLDEN = np.load(FOLDER / "bam_prior.npz")
+BAM = {"network": "bam", "prior": "bam", "ensemble": True, "shot_weights": "gram"}
+CHANNELS = (6, 8, 12)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.set_num_threads(1)
+    return fill(Encoder(resnet_bam("resnet50", 1000), PSPHead(2048, 15)))
+
+
+@pytest.mark.parametrize(
+    ("case", "tag", "batch", "shots"), [("1shot", "four", 2, 1), ("5shot", "pub5-0", 1, 5)]
+)
+def test_prior_prototype_and_base_map_equal_the_published_ones(encoder, case, tag, batch, shots):
+    method = options(**BAM, width=256)
+    query, supports, masks, _ = episode(tag, batch, shots)
+    inputs = encode_episode(encoder, query, supports, masks, method)
+    head = fill(build_head(method, encoder.channels, shots))
+    with torch.no_grad():
+        output = head(inputs)
+        weights, _ = weigh_shots(inputs, head.kshot_rw, needs_distance=False)
+        prototype = head.prototype(inputs, weights)
+    close(output.prior_query, GOLDEN[f"{case}/prior"])
+    close(output.psi, GOLDEN[f"{case}/est_val"])
+    close(weights, GOLDEN[f"{case}/weight_soft"])
+    close(prototype, GOLDEN[f"{case}/proto"])
+    close(base_foreground(inputs.base, None)[:, 0], GOLDEN[f"{case}/base_map"])
+    if case == "1shot":
+        without = base_foreground(inputs.base, torch.tensor([3, 7]))[:, 0]
+        close(without, GOLDEN["1shot/base_map_training"])
+
+
+def test_averages_have_their_own_epsilon():
+    modules = np.load(FOLDER / "i2r_modules.npz")
+    features, mask = normal("modules/gap_feat", (3, 8, 6, 5)), torch.tensor(modules["gap_mask"])
+    means = region_means(features.unsqueeze(1), mask.unsqueeze(1), 5e-4)[:, 0, 0]
+    close(means, GOLDEN["weighted_gap_bam"])
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+def test_state_has_the_published_names_and_shapes(shots):
+    published = json.loads((FOLDER / "bam-keys.json").read_text())
+    if shots == 5:
+        published |= json.loads((FOLDER / "bam-keys-5shot-extra.json").read_text())
+    with torch.device("meta"):
+        head = build_head(options(**BAM, width=256), (512, 1024, 2048), shots)
+    ours = {published_name(name): list(value.shape) for name, value in head.state_dict().items()}
+    frozen = ("layer", "learner_base.")
+    assert ours == {name: shape for name, shape in published.items() if not name.startswith(frozen)}
+
+
+def test_losses_and_shapes():
+    torch.manual_seed(0)
+    inputs = random_inputs(2, 3)
+    inputs.episode_class = torch.tensor([1, 4])
+    head = build_head(options(**BAM), CHANNELS, 3)
+    base_labels = torch.randint(0, 6, (2, 49, 65))
+    output = head(inputs, base_labels)
+    assert output.final_logits.shape == (2, 2, 49, 65) and output.meta_logits.shape == (2, 2, 7, 9)
+    assert output.support_logits is None and output.cam_query is None and output.mask_ratio is None
+    target = inputs.mask_q
+    torch.testing.assert_close(output.main, F.cross_entropy(output.final_logits, target, ignore_index=255))
+    large = F.interpolate(output.meta_logits, (49, 65), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(output.aux1, F.cross_entropy(large, target, ignore_index=255))
+    output.loss.backward()
+    assert [name for name, p in head.named_parameters() if p.grad is None] == []
+    assert head(inputs).aux2 == 0
+
+
+def test_ensemble_off_gives_the_meta_learners_output():
+    inputs = random_inputs(query_mask=False)
+    output = build_head(options(**{**BAM, "ensemble": False}), CHANNELS).eval()(inputs)
+    large = F.interpolate(output.meta_logits, (49, 65), mode="bilinear", align_corners=True)
+    assert torch.equal(output.final_logits, large)
+    assert output.main is None
+    with pytest.raises(ValueError, match="mask_q"):
+        _ = output.loss
+
+
+def test_errors_name_what_is_missing():
+    inputs = random_inputs(2, 3)
+    head = build_head(options(**BAM), CHANNELS, 5)
+    with pytest.raises(ValueError, match="made for 5 shots, the episode has 3"):
+        head(inputs)
+    inputs.base = None
+    with pytest.raises(ValueError, match="base learner"):
+        build_head(options(**BAM), CHANNELS, 3)(inputs)
