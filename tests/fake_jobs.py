@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from i2r import params, plan
+
 NAMES = ["star", "gear", "key", "mug", "fish", "crescent", "leaf", "arrow", "heart", "bolt"]
 NAMES += ["cross", "drop", "hand", "cup", "bell", "anchor", "comb", "tree", "boat", "wheel"]
 PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
@@ -29,23 +31,14 @@ ENVIRONMENT = {
 }
 
 
-def finish(
-    results: Path, step: str, name: str, args: dict, params: dict, inputs: dict, files: dict, **metrics
-) -> Path:
-    """Write one finished job; `files` is name -> bytes. Returns its folder; the folder's name is its key."""
-    spec = {
-        "step": step,
-        "args": args,
-        "params": params,
-        "inputs": {role: f"store/x/{path.name}" for role, path in inputs.items()},
-    }
-    key = hashlib.sha256(json.dumps([spec, name], sort_keys=True).encode()).hexdigest()[:12]
-    folder = results / "store" / step / name / key
+def finish(results: Path, spec: dict, files: dict[str, bytes], **metrics) -> Path:
+    """Write one finished job with these products; returns its folder."""
+    folder = results / spec["folder"]
     folder.mkdir(parents=True)
     for file, content in files.items():
         (folder / file).write_bytes(content)
     manifest = {
-        "spec": {**spec, "key": key, "name": name, "data_root": None},
+        "spec": spec,
         "products": {file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
         "metrics": metrics,
         "environment": ENVIRONMENT,
@@ -54,6 +47,7 @@ def finish(
             "ended": "2026-11-22T18:00:42+00:00",
             "seconds": 42.0,
         },
+        "peak_memory_mb": 700,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
@@ -154,87 +148,57 @@ def lines(steps: int, rng: np.random.Generator, floor: float = 0.5) -> bytes:
     return ("\n".join(rows) + "\n").encode()
 
 
-def make(
-    results: Path, folds: tuple[int, ...] = (0, 1, 2, 3), count: int = 100, empty_fold: int | None = None
-):
-    """All finished jobs of the default experiment: {"<step>/<name>": folder}, as the report job gets them.
+def products(spec: dict, rng: np.random.Generator, scratch: Path, count: int, empty_fold: int | None) -> dict:
+    """Made-up products of a job: file -> bytes, or what to write as JSON."""
+    args, index = spec["args"], {"classes": NAMES, "sizes": {}, "digest": "d1" * 32}
+    method, fold = args.get("method"), args.get("fold")
+    drawn = np.random.default_rng([fold or 0, 1])  # the same for every method: these are paired
+    match spec["step"]:
+        case "data":
+            return {"index.json": index | {"train": {"a": {"1": 900}}, "val": {"b": {"1": 900}}}}
+        case "lists" | "episodes":
+            return {f"{spec['step']}.json": {}}
+        case "backbone" | "base_learner" | "cam_head":
+            files = {"weights.safetensors": b"w", "metrics.jsonl": lines(100, rng)}
+            return files | ({} if spec["step"] == "backbone" else {"scores.json": {"miou": 50.0}})
+        case "train":
+            return {"weights.safetensors": b"w", "metrics.jsonl": lines(500, rng, 1 - LEVEL[method])}
+        case "evaluate" | "baselines" if fold == empty_fold:
+            nothing = pd.DataFrame(columns=["index", "class", "inter_fg", "union_fg", "inter_bg", "union_bg"])
+            scored = {"miou": None, "why": "no class has 5 test images", "excluded": [EXCLUDED]}
+            return {"scores.json": scored, "episodes.csv": csv(nothing), "pictures.npz": npz(scratch, {})}
+        case "evaluate":
+            table = episodes(drawn, fold, LEVEL[method], count)
+            scored = scores(table) | {"prior": PRIOR, "mask_ratio": [1e-4, 2e-4, 1e-4, 3e-4]}
+            scored["cam_classes"] = {str(5 * fold + 1): {"3": 20, "7": 5}}
+            scored["excluded"] = [EXCLUDED] if fold == 0 else []
+            shown = pictures(rng, fold, LEVEL[method], cam=method != "bam")
+            return {"scores.json": scored, "episodes.csv": csv(table), "pictures.npz": npz(scratch, shown)}
+        case "baselines":
+            tables = {
+                m: episodes(np.random.default_rng([fold, 1]), fold, v, count) for m, v in BASELINES.items()
+            }
+            priors = {
+                m: {"bce": b + fold / 50, "ap": a + fold, "iou_best": i + fold, "threshold_best": 0.5}
+                for m, (b, a, i) in MEASURES.items()
+            }
+            scored = {"methods": {m: scores(table) for m, table in tables.items()}, "priors": priors}
+            table = pd.concat([table.assign(method=m) for m, table in tables.items()])
+            return {"scores.json": scored, "episodes.csv": csv(table), "pictures.npz": npz(scratch, {})}
+    raise ValueError(spec["step"])
 
-    `empty_fold`: a fold that has no class to score, as evaluate writes it.
+
+def make(results: Path, count: int = 60, empty_fold: int | None = None, **changes) -> plan.Plan:
+    """Finish all jobs of the default experiment but the report, which is left to be run.
+
+    `empty_fold`: a fold that has no class to score, as evaluate writes it. `changes`: sections of params.yaml.
     """
     results.mkdir(parents=True, exist_ok=True)
-    rng, jobs, p = np.random.default_rng(0), {}, PARAMS
-    scratch = results / "scratch.npz"
-
-    def add(step: str, name: str, args: dict, sections: dict, inputs: dict, files: dict, **metrics) -> Path:
-        files = {k: v if isinstance(v, bytes) else json.dumps(v).encode() for k, v in files.items()}
-        jobs[f"{step}/{name}"] = finish(results, step, name, args, sections, inputs, files, **metrics)
-        return jobs[f"{step}/{name}"]
-
-    index = {
-        "classes": NAMES,
-        "train": {"a": {"1": 900}},
-        "val": {"b": {"1": 900}},
-        "sizes": {},
-        "digest": "d1" * 32,
-    }
-    data = add("data", "shapes", {}, {"data": p["data"]}, {}, {"index.json": index})
-    both = {"data": p["data"], "backbone": p["backbone"]}
-    backbone = add(
-        "backbone", "shapes-small", {}, both, {"data": data},
-        {"weights.safetensors": b"w", "metrics.jsonl": lines(100, rng)}, accuracy=0.94,
-    )  # fmt: skip
-    for fold in folds:
-        args = {"fold": fold}
-        drawn = {"index": data, "backbone": backbone}
-        lists = add(
-            "lists", f"shapes-fold{fold}", args, {"data": p["data"]}, {"data": data}, {"lists.json": {}}
-        )
-        tests = {**args, "shot": 1, "eval_seed": 0}
-        listed = add(
-            "episodes", f"shapes-1shot-fold{fold}-e0", tests, {"evaluate": p["evaluate"]}, {"lists": lists},
-            {"episodes.json": []},
-        )  # fmt: skip
-        drawn = {"data": data, "lists": lists, "episodes": listed, "backbone": backbone}
-        ablated = p["ablate"]["methods"] if fold in p["ablate"]["folds"] else []
-        for method in p["run"]["methods"] + ablated:
-            options = {**p["method"], **p["methods"][method]}
-            args = {"method": method, "fold": fold, "shot": 1, "seed": 0}
-            name = f"shapes-small-{method}-1shot-fold{fold}-seed0"
-            train = add(
-                "train", name, args, {**both, "method": options, "train": p["train"]}, drawn,
-                {"weights.safetensors": b"w", "metrics.jsonl": lines(500, rng, 1 - LEVEL[method])}, loss=0.5,
-            )  # fmt: skip
-            frame = episodes(np.random.default_rng([fold, 1]), fold, LEVEL[method], count)
-            result = scores(frame) | {
-                "prior": PRIOR,
-                "mask_ratio": [1e-4, 2e-4, 1e-4, 3e-4],
-                "cam_classes": {str(5 * fold + 1): {"3": 20, "7": 5}},
-            }  # fmt: skip
-            if fold == 0:
-                result["excluded"] = [EXCLUDED]
-            files = {
-                "scores.json": result, "episodes.csv": csv(frame),
-                "pictures.npz": npz(scratch, pictures(rng, fold, LEVEL[method], options["network"] == "i2r")),
-            }  # fmt: skip
-            if fold == empty_fold:
-                files = {"scores.json": {"miou": None, "why": "no class has 5 test images", "excluded": []}}
-            add(
-                "evaluate", f"{name}-e0", {**args, "eval_seed": 0},
-                {**both, "method": options, "evaluate": p["evaluate"]}, {**drawn, "train": train}, files,
-                miou=files["scores.json"]["miou"],
-            )  # fmt: skip
-        frames = {m: episodes(np.random.default_rng([fold, 1]), fold, v, count) for m, v in BASELINES.items()}
-        methods = {m: scores(frame) for m, frame in frames.items()}
-        priors = {
-            m: {"bce": b + fold / 50, "ap": a + fold, "iou_best": i + fold, "threshold_best": 0.5}
-            for m, (b, a, i) in MEASURES.items()
-        }
-        content = {"methods": methods, "priors": priors}
-        if fold == empty_fold:
-            content = {"miou": None, "why": "no class has 5 test images"}
-        table = pd.concat([frame.assign(method=m) for m, frame in frames.items()])
-        add(
-            "baselines", f"shapes-small-1shot-fold{fold}-e0", tests, both, drawn,
-            {"scores.json": content, "episodes.csv": csv(table[["method", *frame.columns]])},
-        )  # fmt: skip
-    return jobs
+    values = PARAMS | {name: PARAMS[name] | section for name, section in changes.items()}
+    made, rng = plan.make_plan(params.check(values)), np.random.default_rng(0)
+    plan.write_specs(made, results)
+    for spec in made.jobs[:-1]:
+        files = products(spec, rng, results / "scratch.npz", count, empty_fold)
+        files = {name: v if isinstance(v, bytes) else json.dumps(v).encode() for name, v in files.items()}
+        finish(results, spec, files, loss=0.5)
+    return made

@@ -1,14 +1,12 @@
-"""Figures of the report: scores with intervals, loss curves, quality of priors, and episodes in pictures.
+"""Charts of the report: scores with intervals, loss curves, quality of priors.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; methods differ by position or line style too.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -17,8 +15,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from i2r.report.studies import MEASURES, PRIORS
@@ -44,7 +40,6 @@ STYLE = {
     "legend.frameon": False,
     "figure.dpi": 130,
 }
-ROWS = 12  # of pictures in one figure
 
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
@@ -59,6 +54,11 @@ def save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, bbox_inches="tight", metadata={"Software": None}, facecolor="white")
     plt.close(figure)
     return path
+
+
+def foot(figure: Figure, text: str) -> None:
+    """A line of explanation below the axes."""
+    figure.text(0.01, 0, text, fontsize=8.5, va="top")
 
 
 def gap(reason: str, path: Path) -> Path:
@@ -104,11 +104,9 @@ def score_bars(
             axis.grid(axis="x", color="#E5E5E5", zorder=0)
             if at == len(tables) - 1:
                 axis.set_facecolor("#F6F6F6")
-        figure.supxlabel(
-            "mIoU in percent; black line: 95 % of bootstrap samples of the episodes", fontsize=8.5, y=-0.02
-        )
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
         figure.tight_layout(w_pad=0.6)
+        foot(figure, "mIoU in percent; black line: 95 % of bootstrap samples of the episodes")
         return save(figure, path)
 
 
@@ -118,7 +116,7 @@ def prior_dots(table: pd.DataFrame, folds: Sequence[int], path: Path) -> Path:
     names += sorted(set(table["prior"]) - set(names))
     marks = dict(zip(names, (RED, BLUE, GREEN, PURPLE, ORANGE, SKY), strict=False))
     titles = {"bce": "Cross-entropy  (← better)", "ap": "Average precision, %  (better →)"}
-    titles["iou_best"] = "IoU at best threshold, %  (better →)"
+    titles["iou_best"] = "Best IoU, %  (better →)"
     with plt.rc_context(STYLE):
         size = (9.6, 0.95 + 0.38 * len(names))
         figure, axes = plt.subplots(1, len(MEASURES), figsize=size, sharey=True)
@@ -145,8 +143,8 @@ def prior_dots(table: pd.DataFrame, folds: Sequence[int], path: Path) -> Path:
             axis.tick_params(axis="y", length=0)
             axis.grid(axis="x", color="#E5E5E5", zorder=0)
             axis.margins(x=0.12)
-        figure.supxlabel("dots: folds; bar and number: their mean", fontsize=8.5, y=-0.02)
-        figure.tight_layout(w_pad=1.2)
+        figure.tight_layout(w_pad=1.6)
+        foot(figure, "dots: folds; bar and number: their mean")
         return save(figure, path)
 
 
@@ -191,152 +189,14 @@ def loss_curves(curves: pd.DataFrame, methods: Sequence[str], path: Path) -> Pat
             axis.grid(color="#EEEEEE")
         room = 0.08 * (max(top) - min(low))
         axes[0, 0].set_ylim(max(0, min(low) - 2 * room), max(top) + 2 * room)
-        figure.supxlabel("training step", fontsize=9, y=0.02)
+        figure.supxlabel("training step", fontsize=9)
         figure.supylabel(
             "main loss (smoothed)" if column == "main" else "loss (smoothed)", fontsize=9, x=0.01
         )
         names = [m for m in methods if m in shown]
         figure.tight_layout()
         figure.legend(
-            [shown[m] for m in names], [label(m) for m in names], loc="upper left", bbox_to_anchor=(0.01, 0.02),
+            [shown[m] for m in names], [label(m) for m in names], loc="upper left", bbox_to_anchor=(0.01, 0.0),
             ncols=min(4, len(names)), handlelength=3,
         )  # fmt: skip
         return save(figure, path)
-
-
-# --- episodes --------------------------------------------------------------------------------------------
-
-
-def read_pictures(path: Path) -> list[dict[str, Any]]:
-    """The episodes in a pictures.npz: query, support, support_mask, truth, prediction, prior, cam (or None), meta."""
-    names = ("query", "support", "support_mask", "truth", "prediction", "prior", "cam")
-    with np.load(path) as arrays:
-        numbers = sorted(int(name.removeprefix("meta_")) for name in arrays.files if name.startswith("meta_"))
-        return [
-            {name: arrays[f"{name}_{i}"] if f"{name}_{i}" in arrays.files else None for name in names}
-            | {"meta": json.loads(str(arrays[f"meta_{i}"]))}
-            for i in numbers
-        ]
-
-
-def first_shot(array: np.ndarray, dimensions: int) -> np.ndarray:
-    """The first of K supports where there are several: (K, ...) -> (...)."""
-    return array[0] if array.ndim > dimensions else array
-
-
-def outline(axis: Axes, mask: np.ndarray, colour: str) -> None:
-    """The border of a mask, dark underneath so that it stands out on any picture."""
-    if (mask == 1).any():
-        padded = np.pad((mask == 1).astype(float), 1)
-        x = np.arange(-1, mask.shape[1] + 1)
-        y = np.arange(-1, mask.shape[0] + 1)
-        axis.contour(x, y, padded, [0.5], colors="black", linewidths=2.4)
-        axis.contour(x, y, padded, [0.5], colors=colour, linewidths=1.3)
-
-
-def tint(image: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:
-    """The picture, darkened, with the mask's pixels (== 1) tinted, (H, W, 3) in 0..1."""
-    out = image / 255.0 * 0.55
-    on = mask == 1
-    out[on] = 0.45 * image[on] / 255.0 + 0.55 * np.array(to_rgb(colour))
-    return out
-
-
-def heat(axis: Axes, image: np.ndarray, values: np.ndarray) -> None:
-    """A map of values in 0..1 over the picture in grey."""
-    height, width = image.shape[:2]
-    axis.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255)
-    axis.imshow(
-        values.astype(np.float32), cmap="inferno", vmin=0, vmax=1, alpha=0.72, interpolation="bilinear",
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-    )  # fmt: skip
-
-
-def iou_text(axis: Axes, iou: float | None) -> None:
-    if iou is not None:
-        axis.text(
-            0.035, 0.035, f"IoU {iou:.1f}", transform=axis.transAxes, fontsize=8, color="white",
-            bbox={"facecolor": "black", "alpha": 0.65, "edgecolor": "none", "pad": 1.6},
-        )  # fmt: skip
-
-
-def grid(rows: int, columns: Sequence[str]) -> tuple[Figure, np.ndarray]:
-    figure, axes = plt.subplots(
-        rows, len(columns), figsize=(1.45 * len(columns) + 0.9, 1.45 * rows + 0.3), squeeze=False,
-        gridspec_kw={"wspace": 0.04, "hspace": 0.04},
-    )  # fmt: skip
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    for axis, name in zip(axes[0], columns, strict=True):
-        axis.set_title(name, loc="center", fontweight="normal", fontsize=9.5)
-    return figure, axes
-
-
-def draw_support(axis: Axes, episode: dict[str, Any]) -> None:
-    axis.imshow(first_shot(episode["support"], 3))
-    outline(axis, first_shot(episode["support_mask"], 2), ORANGE)
-    axis.set_ylabel(
-        str(episode["meta"]["name"]).replace("_", " "),
-        rotation=0,
-        ha="right",
-        va="center",
-        fontsize=9.5,
-        labelpad=6,
-    )
-
-
-def episode_figure(pictures: Path, path: Path, title: str = "") -> Path:
-    """The paper's Figure 3 for one evaluation: a row an episode (one a class as far as they go), and as columns
-    support with its mask, query, CAM (methods that have one), prior, prediction with its IoU, ground truth."""
-    episodes = read_pictures(pictures)[:ROWS]
-    if not episodes:
-        return gap("no episode was kept", path)
-    has_cam = any(episode["cam"] is not None for episode in episodes)
-    columns = ["support", "query", *(["CAM"] if has_cam else []), "prior", "prediction", "ground truth"]
-    with plt.rc_context(STYLE):
-        figure, axes = grid(len(episodes), columns)
-        for row, episode in zip(axes, episodes, strict=True):
-            cells = dict(zip(columns, row, strict=True))
-            query = episode["query"]
-            draw_support(cells["support"], episode)
-            cells["query"].imshow(query)
-            if has_cam and episode["cam"] is not None:
-                heat(cells["CAM"], query, first_shot(episode["cam"], 2))
-            if episode["prior"] is not None:
-                heat(cells["prior"], query, first_shot(episode["prior"], 2))
-            cells["prediction"].imshow(tint(query, episode["prediction"], SKY))
-            iou_text(cells["prediction"], episode["meta"].get("iou"))
-            cells["ground truth"].imshow(tint(query, episode["truth"], ORANGE))
-        if title:
-            figure.suptitle(title, fontweight="bold", fontsize=11, y=0.88 + 0.13 * min(1, len(episodes) / 5))
-        return save(figure, path)
-
-
-def comparison_figure(pictures: dict[str, Path], path: Path) -> Path:
-    """The same episodes under several methods: support, query, each method's prediction with IoU, ground truth.
-
-    pictures: method -> its pictures.npz. Episodes that not every method kept are left out.
-    """
-    read = {m: {episode_id(e): e for e in read_pictures(file)} for m, file in pictures.items()}
-    first = next(iter(read.values()), {})
-    ids = [i for i in first if all(i in kept for kept in read.values())][:ROWS]
-    if not ids:
-        return gap("the methods kept no episode in common", path)
-    columns = ["support", "query", *(label(m).replace(", ", ",\n") for m in read), "ground truth"]
-    with plt.rc_context(STYLE):
-        figure, axes = grid(len(ids), columns)
-        for row, number in zip(axes, ids, strict=True):
-            draw_support(row[0], first[number])
-            row[1].imshow(first[number]["query"])
-            for axis, kept in zip(row[2:-1], read.values(), strict=True):
-                axis.imshow(tint(kept[number]["query"], kept[number]["prediction"], SKY))
-                iou_text(axis, kept[number]["meta"].get("iou"))
-            row[-1].imshow(tint(first[number]["query"], first[number]["truth"], ORANGE))
-        return save(figure, path)
-
-
-def episode_id(episode: dict[str, Any]) -> tuple[str, ...]:
-    """Class, query and supports: the same for the same episode under another method."""
-    meta = episode["meta"]
-    return (str(meta["class"]), str(meta["query"]), *map(str, meta["supports"]))

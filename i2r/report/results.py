@@ -65,12 +65,10 @@ class Finished:
     metrics: dict[str, Any]
     environment: dict[str, Any]
     times: dict[str, Any]
+    store: str  # where the products lie for good, below results/
+    stage: str
     data_root: str | None
-
-    @property
-    def store(self) -> str:
-        """Where its products lie, below results/."""
-        return f"store/{self.step}/{self.name}/{self.key}"
+    peak_memory_mb: int | None
 
     def json(self, file: str) -> Any:
         """A JSON product.
@@ -96,20 +94,23 @@ def read_job(folder: Path) -> Finished:
     try:
         manifest = json.loads(path.read_text())
         spec = manifest["spec"]
-        inputs = {role: Path(str(key)).name for role, key in (spec.get("inputs") or {}).items()}
+        inputs = {role: Path(str(key)).name for role, key in spec["inputs"].items()}
         return Finished(
             folder=folder,
             step=spec["step"],
             key=spec["key"],
             name=spec["name"],
-            args=spec.get("args") or {},
-            params=spec.get("params") or {},
+            args=spec["args"],
+            params=spec["params"],
             inputs=inputs,
-            products=manifest.get("products") or {},
+            products=manifest["products"],
             metrics=manifest.get("metrics") or {},
-            environment=manifest.get("environment") or {},
-            times=manifest.get("times") or {},
+            environment=manifest["environment"],
+            times=manifest["times"],
+            store=spec["folder"],
+            stage=spec["stage"],
             data_root=spec.get("data_root"),
+            peak_memory_mb=manifest.get("peak_memory_mb"),
         )
     except (json.JSONDecodeError, KeyError) as error:
         raise ResultsError(f"{path}: not a manifest: {error!r}") from None

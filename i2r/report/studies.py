@@ -183,3 +183,84 @@ def prior_markdown(table: pd.DataFrame, folds: Sequence[int], shot: int, notes: 
         parts.append(f"**{title}**\n\n{markdown(header, rows)}")
     deviation = "± is the deviation over evaluation seeds.\n\n" if table["deviation"].notna().any() else ""
     return "\n".join(parts) + "\n" + deviation + paper_note(notes)
+
+
+# --- what the prior is made of, and how much DICM masks ----------------------------------------------------
+
+
+def evaluated(jobs: Sequence[Finished], key: str) -> list[tuple[Finished, Any]]:
+    """Evaluations whose scores.json has `key`, with its value, by method and fold."""
+    found = [(job, job.json("scores.json").get(key)) for job in jobs if job.step == "evaluate"]
+    order = sorted(
+        found, key=lambda pair: (pair[0].args["method"], pair[0].args["shot"], pair[0].args["fold"])
+    )
+    return [(job, value) for job, value in order if value]
+
+
+def cam_markdown(jobs: Sequence[Finished]) -> str:
+    """CAM+ on the object, and the classes that the head reads from the supports, of the first method with a CAM."""
+    found = evaluated(jobs, "cam_classes")
+    if not found:
+        return ""
+    method = found[0][0].args["method"]
+    own = [(job, value) for job, value in found if job.args["method"] == method]
+    header = ["Shot", "Fold", "share of query, %", "precision, %", "recall of object, %"]
+    rows = []
+    for job, _ in own:
+        prior = job.json("scores.json").get("prior", {})
+        measures = [number(prior.get(name), 1) for name in ("share_cam", "precision_cam", "recall_cam")]
+        rows.append([str(job.args["shot"]), str(job.args["fold"]), *measures])
+    names = class_names(jobs)
+    picks = []
+    for job, classes in own:
+        scored = job.json("scores.json")["classes"]
+        for class_id, counts in classes.items():
+            total = sum(counts.values())
+            top = sorted(counts.items(), key=lambda item: -item[1])[:3]
+            heard = ", ".join(f"{names.get(int(c), c)} {100 * n / total:.0f} %" for c, n in top)
+            target = scored.get(class_id, {}).get("name", class_id)
+            picks.append([str(job.args["shot"]), str(job.args["fold"]), str(target).replace("_", " "), heard])
+    return (
+        f"\n## CAM+ against the object ({label(method)})\n\n{markdown(header, rows)}"
+        "\nThe prior can only be as good as CAM+: how much of the query it marks, how much of that is object, and how "
+        "much of the object it finds.\n"
+        "\n## Classes that the classifier reads from the masked supports\n\n"
+        + markdown(["Shot", "Fold", "Class of the episodes", "read as"], picks, left=4)
+    )
+
+
+def class_names(jobs: Sequence[Finished]) -> dict[int, str]:
+    """Names of the backbone's own classes: the data set's (`small`, pretrained on them) or ImageNet's."""
+    known = {job.key: job for job in jobs}
+    backbone = next((b for job in jobs if (b := section(job, "backbone", known))), {})
+    if backbone.get("name") == "small":
+        data = next((job for job in jobs if job.step == "data"), None)
+        return dict(enumerate(data.json("index.json")["classes"])) if data else {}
+    from i2r.nets.torchvision_ops import torchvision  # only here: it brings torch, which takes seconds
+
+    return dict(enumerate(torchvision.models.ResNet50_Weights.IMAGENET1K_V2.meta["categories"]))
+
+
+def mask_ratios(jobs: Sequence[Finished]) -> str:
+    """Form of the paper's Table 5: cells that the mask would take at test, by block of cross-attention, in percent."""
+    found = evaluated(jobs, "mask_ratio")
+    if not found:
+        return ""
+    blocks = max(len(ratios) for _, ratios in found)
+    rows = [
+        [
+            label(job.args["method"]),
+            str(job.args["shot"]),
+            str(job.args["fold"]),
+            *(f"{100 * ratio:.4f}" for ratio in ratios),
+            *["-"] * (blocks - len(ratios)),
+        ]
+        for job, ratios in found
+    ]
+    header = ["Method", "Shot", "Fold", *(f"CAB {i}" for i in range(blocks))]
+    return (
+        "\n## Mask ratio (form of the paper's Table 5)\n\n"
+        + markdown(header, rows)
+        + "\nPercent of the cells of each cross-attention that the method's mask would take, measured at test with the "
+        "true query mask and not applied.\n"
+    )
