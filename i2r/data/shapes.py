@@ -1,7 +1,7 @@
 """The embedded data set: generated pictures of twenty kinds of objects, in the layout of PASCAL VOC.
 
 Each picture holds one or two objects of one class, one to three of other classes and clutter. Class says nothing
-about colour or texture: these are drawn apart from it, and every other object copies them, changed a little, from
+about colour or texture: these are drawn apart from it, and two objects in five copy them, changed a little, from
 the background or from another object. So what tells the classes is form alone.
 
 Classes of a picture are drawn uniformly, without regard to folds. A picture shows 2 to 4 of the 20 classes, 2.7 on
@@ -29,7 +29,7 @@ SHORT_SIDE = (80, 96)  # the shorter one
 EXTENT = (32.0, 62.0)  # longer side of an object, pixels
 OTHERS = (0.5, 0.35, 0.15)  # how often one, two, three objects of other classes stand in a picture
 COPIED = (0.25, 0.25)  # how often an object's look is that of the background, that of another object
-SUPERSAMPLE = 4
+SUPERSAMPLE = 3
 JPEG_QUALITY = 92
 SPLITS = ("train", "val")
 
@@ -38,6 +38,7 @@ Rng = np.random.Generator
 _KINDS = ("flat", "gradient", "stripes", "checks", "dots", "patches", "grain")
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _ROW, _COLUMN = np.indices((128, 128), dtype=np.float32)
+_DIAGONAL = _ROW + _COLUMN
 
 
 class Look(NamedTuple):
@@ -124,7 +125,7 @@ class Picture:
 
         rng = self.rng
         colour = _texture(rng, look, side, side)
-        light = np.float32(rng.uniform(-0.2, 0.2) / side) * (_COLUMN + _ROW)[:side, :side] + np.float32(1)
+        light = np.float32(rng.uniform(-0.2, 0.2) / side) * _DIAGONAL[:side, :side] + np.float32(1)
         light += np.float32(rng.uniform(-0.35, 0.1)) * rim  # an edge in shade
         colour *= light
 
@@ -148,11 +149,10 @@ class Picture:
             self.paint(outline(rng, 0), centre, rng.uniform(*extent), look, 0)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 (H, W, 3) RGB with the noise of a sensor, labels uint8 (H, W) 0..20 and 255."""
+        """Image uint8 (H, W, 3) RGB with a film's grain, labels uint8 (H, W) 0..20 and 255."""
         rng = self.rng
-        noise = rng.standard_normal(self.image.shape, dtype=np.float32) * np.float32(rng.uniform(1, 7))
-        noise += self.image
-        image = np.clip(noise, 0, 255, out=noise).astype(np.uint8)
+        grain = rng.standard_normal(self.labels.shape, dtype=np.float32) * np.float32(rng.uniform(0.5, 4.5))
+        image = np.clip(self.image + grain, 0, 255).astype(np.uint8)
         return np.ascontiguousarray(image.transpose(1, 2, 0)), self.labels
 
 

@@ -7,6 +7,7 @@ cut holes. Points are (N, 2) float arrays, x to the right, y down.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -23,9 +24,13 @@ def _polar(radii: np.ndarray, angles: np.ndarray) -> np.ndarray:
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
+@cache
+def _circle(n: int) -> np.ndarray:
+    return _polar(np.ones(n), np.arange(n) * (2 * np.pi / n))
+
+
 def _disc(x: float, y: float, rx: float, ry: float | None = None, n: int = 28) -> np.ndarray:
-    angles = np.arange(n) * (2 * np.pi / n)
-    return np.stack([x + rx * np.cos(angles), y + (rx if ry is None else ry) * np.sin(angles)], axis=1)
+    return _circle(n) * (rx, rx if ry is None else ry) + (x, y)
 
 
 def _box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
@@ -381,8 +386,9 @@ def outline(rng: Rng, cls: int, rotate: float = np.pi / 6) -> Outline:
     mirror = -1.0 if rng.random() < 0.5 else 1.0
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.array([[mirror * stretch, shear], [0.0, 1.0]])
-    moved = [(points @ matrix.T, filled) for points, filled in parts]
-    solid = np.concatenate([points for points, filled in moved if filled])
+    ends = np.cumsum([len(points) for points, _ in parts])
+    points = np.concatenate([points for points, _ in parts]) @ matrix.T
+    solid = points[np.repeat([filled for _, filled in parts], np.diff(ends, prepend=0))]
     low, high = solid.min(axis=0), solid.max(axis=0)
-    centre, half = (low + high) / 2, (high - low).max() / 2
-    return [((points - centre) / half, filled) for points, filled in moved]
+    points = (points - (low + high) / 2) * (2 / (high - low).max())
+    return [(points[end - len(part) : end], filled) for (part, filled), end in zip(parts, ends, strict=True)]
