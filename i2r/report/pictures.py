@@ -47,9 +47,7 @@ def first_shot(array: np.ndarray, dimensions: int) -> np.ndarray:
 def fit(image: np.ndarray) -> np.ndarray:
     """A picture or map at the size of a cell."""
     how = cv2.INTER_AREA if image.shape[0] > CELL else cv2.INTER_LINEAR
-    image = cv2.resize(
-        image.astype(np.float32), (CELL, CELL), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    image = cv2.resize(image.astype(np.float32), (CELL, CELL), interpolation=how)
     return image / 255 if image.ndim == 3 else image
 
 
