@@ -20,7 +20,7 @@ from i2r.report import figures, pictures, results, studies, summary, tables
 from i2r.report.results import Finished, section
 
 CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1.5rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 78rem; margin: 2rem auto; padding: 0 1.5rem }
 table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; display: block; overflow-x: auto }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; white-space: nowrap; vertical-align: bottom }
 thead th { border-bottom: 2px solid #888 }

@@ -100,8 +100,9 @@ def mosaic(
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
         axis = figure.add_axes((left / width, 0, canvas.shape[1] / width, canvas.shape[0] / height))
-        axis.imshow(np.clip(canvas, 0, 1), interpolation="none", aspect="auto")
+        axis.set(xlim=(0, canvas.shape[1]), ylim=(canvas.shape[0], 0))
         axis.set_axis_off()
+        figure.figimage((255 * np.clip(canvas, 0, 1)).astype(np.uint8), left, 0, zorder=-1)
         for x, name in enumerate(columns):
             axis.text(x * step + CELL / 2, -8, name, ha="center", va="bottom", fontsize=9.5)
         for y, name in enumerate(rows):
@@ -111,7 +112,9 @@ def mosaic(
             at = (x * step + 7, y * step + CELL - 7)
             axis.text(*at, f"IoU {iou:.1f}", fontsize=8, color="white", va="bottom", bbox=box)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=DPI, metadata={"Software": None}, facecolor="white")
+        figure.savefig(
+            path, dpi=DPI, metadata={"Software": None}, facecolor="white", pil_kwargs={"compress_level": 4}
+        )
         plt.close(figure)
     return path
 

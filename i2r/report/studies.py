@@ -198,8 +198,9 @@ def evaluated(jobs: Sequence[Finished], key: str) -> list[tuple[Finished, Any]]:
 
 
 def cam_markdown(jobs: Sequence[Finished]) -> str:
-    """CAM+ on the object, and the classes that the head reads from the supports, of the first method with a CAM."""
-    found = evaluated(jobs, "cam_classes")
+    """CAM+ on the object, and the classes that the head reads from the supports, of the first I2R method."""
+    known = {job.key: job for job in jobs}
+    found = [p for p in evaluated(jobs, "cam_classes") if section(p[0], "method", known)["network"] == "i2r"]
     if not found:
         return ""
     method = found[0][0].args["method"]

@@ -219,15 +219,17 @@ def main_markdown(
     """Table 1 as Markdown. notes: what `differences` found."""
     header, columns = ["Backbone", "Method", "Training"], []
     own = table["training"] != "published"
+    single = len(run["shots"]) == 1
     for shot in run["shots"]:
+        group = "" if single else f"{shot}-shot "
         for fold in run["folds"]:
             name = f"{shot}-shot fold-{fold}"
-            header.append(f"{shot}-shot Fold-{fold}")
+            header.append(f"{group}Fold-{fold}")
             texts = [number(v) for v in table[name]]
             columns.append(marked(table.loc[own, name], texts))
         over = mean_folds(evaluations, shot, run["folds"])
         which = "" if over == [0, 1, 2, 3] else f" of {', '.join(map(str, over)) or 'none'}"
-        header += [f"{shot}-shot Mean{which} [95 %]", f"{shot}-shot paper"]
+        header += [f"{group}Mean{which} [95 %]", f"{group}paper"]
         name = f"{shot}-shot mean"
         columns.append(
             marked(table.loc[own, name], [with_interval(row, name) for _, row in table.iterrows()])
@@ -238,7 +240,7 @@ def main_markdown(
     ]
     rows = zip(table["backbone"], names, table["training"], *columns, strict=True)
     return (
-        "# mIoU by fold (form of the paper's Table 1)\n\n"
+        f"# mIoU by fold{f', {run['shots'][0]}-shot' if single else ''} (form of the paper's Table 1)\n\n"
         + markdown(header, rows, left=3)
         + "\nIn percent; **best** and <u>second best</u> of ours. Brackets: 95 % of bootstrap samples of the test "
         "episodes; they say nothing about other training seeds. Thresholds of the baselines without training were "
