@@ -1,6 +1,6 @@
-"""Networks and inputs made from names (weights_by_seed.py), as the published code's golden numbers were.
+"""Frozen networks with weights made from names (weights_by_seed.py), as the golden numbers were made.
 
-`encoder("i2r")` is the frozen part of I2R, `episode("four", ...)` one of its inputs.
+`encoder("i2r")` is the frozen part of I2R; `episode("four", 2, 1)` one of its inputs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from weights_by_seed import fill, image, mask
 from i2r import params
 from i2r.nets.backbones import build_backbone
 from i2r.nets.encoder import Encoder
-from i2r.nets.weights import load_backbone_tensors, open_head
+from i2r.nets.weights import load_backbone_tensors, open_head, without_values
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -38,20 +38,23 @@ def backbone_params(name: str, **changes: object) -> params.Backbone:
 def encoder(kind: str = "i2r") -> Encoder:
     """Frozen part of `i2r`, `bam` or `bam-vgg16` with weights by seed, 15 base classes; shared, don't change."""
     name, keys = BASES[kind]
-    tensors = {key: torch.from_numpy(value) for key, value in fill(_shapes(keys)).items()}
+    shapes = {key: shape for key, shape in published(keys).items() if not key.startswith("encoder.")}
+    tensors = {key: torch.from_numpy(value) for key, value in fill(shapes).items()}
     head = {key: value for key, value in tensors.items() if key.startswith(("ppm.", "cls."))}
     rest = {key: value for key, value in tensors.items() if key not in head}
-    backbone = build_backbone(backbone_params(name))
+    with without_values():
+        backbone = build_backbone(backbone_params(name))
     load_backbone_tensors(backbone, rest, name, keys)
     return Encoder(backbone, open_head(head, keys))
 
 
-def _shapes(keys: str) -> dict[str, list[int]]:
+def published(keys: str) -> dict[str, list[int]]:
+    """Names and shapes of a published state dict; `encoder.K.*` are `layerK.*` once more."""
     return json.loads((GOLDEN / keys).read_text())
 
 
-def episode(tag: str, batch: int, shots: int, height: int, width: int) -> dict[str, torch.Tensor]:
-    """Inputs of an episode: query (B, 3, H, W), supports (B, K, 3, H, W), masks (B, K, H, W), mask_q (B, H, W)."""
+def episode(tag: str, batch: int, shots: int, height: int = 161, width: int = 161) -> dict[str, torch.Tensor]:
+    """Arguments of `encode_episode`: query (B, 3, H, W), supports (B, K, 3, H, W), masks (B, K, H, W), mask_q."""
 
     def of_shots(make, kind):
         rows = [[make(f"{tag}/{kind}/{b}/{k}", height, width) for k in range(shots)] for b in range(batch)]

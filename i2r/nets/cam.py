@@ -127,11 +127,12 @@ def normalise(maps: Tensor, size: tuple[int, int]) -> Tensor:
     second one without epsilon. A constant map gives zeros (the published code makes it NaN).
     """
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    maps = F.interpolate(flat, size, mode="bilinear", align_corners=False).view(*maps.shape[:-2], *size)
-    maps = maps - maps.amin((-2, -1), keepdim=True)
-    maps = maps / (maps.amax((-2, -1), keepdim=True) + 1e-5)
-    highest = maps.amax((-2, -1), keepdim=True)  # the lowest is 0 already
-    return (maps / highest).where(highest > 0, 0)
+    varies = flat.amax((-2, -1), keepdim=True) > flat.amin((-2, -1), keepdim=True)  # before enlarging rounds
+    full = F.interpolate(flat, size, mode="bilinear", align_corners=False)
+    full = full - full.amin((-2, -1), keepdim=True)
+    full = full / (full.amax((-2, -1), keepdim=True) + 1e-5)
+    highest = full.amax((-2, -1), keepdim=True)  # the lowest is 0 already
+    return (full / highest).where(varies & (highest > 0), 0).view(*maps.shape[:-2], *size)
 
 
 def cam_masks(

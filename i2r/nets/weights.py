@@ -67,7 +67,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
     """Put tensors into a module whose state has exactly these names and shapes.
 
-    Counters of batches (`num_batches_tracked`) may be missing.
+    Counters of batches (`num_batches_tracked`) may be missing and become 0.
 
     Raises:
         WeightsError: naming `source` and the names that are missing, unknown or of another shape.
@@ -88,7 +88,14 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str |
         problems.append(f"with {_some(wrong)}")
     if problems:
         raise WeightsError(f"{source}: not the weights of this network: {'; '.join(problems)}")
-    module.load_state_dict({**state, **tensors})
+    counters = {name: torch.zeros_like(state[name], device="cpu") for name in set(state) - set(tensors)}
+    empty = any(value.is_meta for value in state.values())
+    module.load_state_dict({**counters, **tensors}, assign=empty)
+
+
+def without_values() -> torch.device:
+    """Context in which a network is built without the seconds that random values take; loading brings them."""
+    return torch.device("meta")
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:
@@ -131,7 +138,7 @@ def load_backbone_tensors(
     if weight is None:
         backbone.fc = None
     elif weight.ndim == 2:
-        backbone.fc = nn.Linear(weight.shape[1], weight.shape[0]).to(next(backbone.parameters()).device)
+        backbone.fc = nn.Linear(weight.shape[1], weight.shape[0], device=next(backbone.parameters()).device)
         if weight.shape[1] != backbone.channels[2]:
             raise WeightsError(
                 f"{source}: fc.weight reads {weight.shape[1]} channels; layer4 of {name} has "
@@ -173,7 +180,8 @@ def load_backbone_weights(backbone: Backbone, options: params.Backbone) -> None:
 
 def open_backbone(options: params.Backbone, path: str | Path) -> Backbone:
     """The backbone `options.name` with the weights of a file, in its form for episodes."""
-    backbone = build_backbone(options)
+    with without_values():
+        backbone = build_backbone(options)
     load_backbone_tensors(backbone, read_tensors(path), options.name, path)
     return backbone
 
@@ -207,7 +215,8 @@ def open_encoder(
             tensors, backbone = {**fc, **published_names(rest, options.name)}, base_learner
     if cam_head is not None:
         tensors = {**tensors, **read_tensors(cam_head)}
-    net = build_backbone(options)
+    with without_values():
+        net = build_backbone(options)
     load_backbone_tensors(net, tensors, options.name, backbone)
     return Encoder(net, head)
 
@@ -217,6 +226,7 @@ def open_head(tensors: Mapping[str, Tensor], source: str | Path) -> PSPHead:
     first, last = tensors.get("cls.0.weight"), tensors.get("cls.4.weight")
     if first is None or last is None:
         raise WeightsError(f"{source}: no base learner: cls.0.weight or cls.4.weight is missing")
-    head = PSPHead(first.shape[1] // 2, last.shape[0] - 1, first.shape[0])
+    with without_values():
+        head = PSPHead(first.shape[1] // 2, last.shape[0] - 1, first.shape[0])
     load_tensors(head, tensors, source)
     return head
