@@ -16,18 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from i2r.data.transforms import Placement
+
 IGNORE = 255
 EPSILON = 1e-10  # in the denominator of an IoU, as published
 BINS = 1024  # of a prior's histogram: thresholds and average precision are exact to 1 / BINS
-
-
-class Box(NamedTuple):
-    """Where an image stands in its S x S square: height and width before, and inside the square."""
-
-    height: int
-    width: int
-    inner_h: int
-    inner_w: int
 
 
 class Counts(NamedTuple):
@@ -54,7 +47,7 @@ def squeeze(mask: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(mask[None, None].float(), (height, width), mode="nearest")[0, 0].to(mask.dtype)
 
 
-def target_on_grid(scoring: str, mask: Tensor, mask_s: Tensor, box: Box) -> Tensor:
+def target_on_grid(scoring: str, mask: Tensor, mask_s: Tensor, place: Placement) -> Tensor:
     """The target on the scoring grid.
 
     mask (H, W) at the original size, mask_s (S, S) as the network's square holds it, both 0 | 1 | 255.
@@ -68,13 +61,13 @@ def target_on_grid(scoring: str, mask: Tensor, mask_s: Tensor, box: Box) -> Tens
         case "bam":
             return pad_square(mask)
         case "released":
-            return squeeze(mask_s, box.height, box.width)
+            return squeeze(mask_s, place.height, place.width)
         case "size":
             return mask_s
     raise ValueError(f"evaluate.scoring must be original, bam, released or size, got {scoring!r}")
 
 
-def predict_on_grid(scoring: str, logits: Tensor, box: Box) -> Tensor:
+def predict_on_grid(scoring: str, logits: Tensor, place: Placement) -> Tensor:
     """Class of every cell of the scoring grid.
 
     logits (C, S', S') of the network's square (S' = S as a rule) -> (H', W') int64. `original` cuts the padding
@@ -84,12 +77,12 @@ def predict_on_grid(scoring: str, logits: Tensor, box: Box) -> Tensor:
     if scoring == "size":
         return logits.argmax(0)
     if scoring == "original":
-        logits = logits[None, :, : box.inner_h, : box.inner_w]
-        return F.interpolate(logits, (box.height, box.width), mode="bilinear", align_corners=False)[0].argmax(
+        logits = logits[None, :, : place.inner_h, : place.inner_w]
+        return F.interpolate(logits, (place.height, place.width), mode="bilinear", align_corners=False)[
             0
-        )
-    side = max(box.height, box.width)
-    grid = (side, side) if scoring == "bam" else (box.height, box.width)
+        ].argmax(0)
+    side = max(place.height, place.width)
+    grid = (side, side) if scoring == "bam" else (place.height, place.width)
     return F.interpolate(logits[None], grid, mode="bilinear", align_corners=True)[0].argmax(0)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from i2r import scores
+from i2r.data.transforms import Placement
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text())
 CLASSES = range(5)
@@ -28,10 +29,10 @@ def bam_scores(part: dict, kind: str) -> scores.Scores:
     counts = []
     for episode in part["episodes"]:
         label = torch.tensor(episode["label"])
-        box = scores.Box(*label.shape, 0, 0)
-        target = scores.target_on_grid("bam", label, label, box)
+        place = Placement(*label.shape, 0, 0)
+        target = scores.target_on_grid("bam", label, label, place)
         if f"logits_{kind}" in episode:
-            prediction = scores.predict_on_grid("bam", torch.tensor(episode[f"logits_{kind}"]), box)
+            prediction = scores.predict_on_grid("bam", torch.tensor(episode[f"logits_{kind}"]), place)
         else:
             prediction = torch.tensor(episode[f"pred_{kind}"])
         counts.append(scores.binary_counts(prediction, target))
@@ -55,8 +56,8 @@ def test_base_miou_equals_bam(name):
     for episode in GOLDEN[name]["episodes"]:
         target = scores.pad_square(torch.tensor(episode["label_base"]))
         if "logits_base" in episode:
-            box = scores.Box(*torch.tensor(episode["label_base"]).shape, 0, 0)
-            prediction = scores.predict_on_grid("bam", torch.tensor(episode["logits_base"]), box)
+            place = Placement(*torch.tensor(episode["label_base"]).shape, 0, 0)
+            prediction = scores.predict_on_grid("bam", torch.tensor(episode["logits_base"]), place)
         else:
             prediction = torch.tensor(episode["pred_base"])
         sums += torch.stack(scores.class_counts(prediction, target, 16))
@@ -73,11 +74,11 @@ def test_equals_released_i2r(name, padded, kind):
     golden = part[f"i2r_validation_ori_resize_{str(padded).lower()}"]
     counts = []
     for episode, original in zip(part["i2r_episodes"], part["episodes"], strict=True):
-        box = scores.Box(*torch.tensor(original["label"]).shape, 0, 0)
-        target = scores.target_on_grid("released", None, torch.tensor(episode["network_size_label"]), box)
+        place = Placement(*torch.tensor(original["label"]).shape, 0, 0)
+        target = scores.target_on_grid("released", None, torch.tensor(episode["network_size_label"]), place)
         logits = one_hot(torch.tensor(episode[f"network_size_pred_{kind}"]), 2)
         # its ori_resize pads the squeezed label but stretches the prediction: target of one grid, output of another
-        prediction = scores.predict_on_grid("bam" if padded else "released", logits, box)
+        prediction = scores.predict_on_grid("bam" if padded else "released", logits, place)
         counts.append(scores.binary_counts(prediction, scores.pad_square(target) if padded else target))
     result = scores.score(CLASSES, [e["cls"] for e in part["episodes"]], np.array(counts))
     suffix = "" if kind == "final" else "_m"
@@ -104,15 +105,15 @@ def test_original_grid_cuts_the_padding_off():
     """A prediction that is right inside the image and wrong in the padding scores 1."""
     mask = torch.zeros(60, 100, dtype=torch.uint8)
     mask[20:40, 30:70] = 1
-    box = scores.Box(60, 100, 48, 88)  # longer side to 97, both sides floored to multiples of 8
+    place = Placement(60, 100, 48, 88)  # longer side to 97, both sides floored to multiples of 8
     inside = F.interpolate(mask[None, None].float(), (48, 88), mode="bilinear")[0, 0]
     logits = torch.full((2, 97, 97), 0.5)
     logits[1] = 1.0
     logits[1, :48, :88] = inside
-    counts = scores.binary_counts(scores.predict_on_grid("original", logits, box), mask)
+    counts = scores.binary_counts(scores.predict_on_grid("original", logits, place), mask)
     assert counts.inter_fg / counts.union_fg > 0.94
-    stretched = scores.predict_on_grid("bam", logits, box)
-    counts = scores.binary_counts(stretched, scores.target_on_grid("bam", mask, mask, box))
+    stretched = scores.predict_on_grid("bam", logits, place)
+    counts = scores.binary_counts(stretched, scores.target_on_grid("bam", mask, mask, place))
     assert counts.inter_fg / counts.union_fg < 0.94  # corners aligned on the padded square: a few pixels off
 
 
@@ -174,4 +175,4 @@ def test_everything_and_nothing():
     assert np.isnan(scores.average_precision(scores.histogram(torch.zeros(1, 4), torch.zeros(1, 4))))
     assert scores.prior_bce(torch.zeros(1, 4), torch.zeros(1, 4)) == 0.0
     with pytest.raises(ValueError, match="evaluate.scoring"):
-        scores.target_on_grid("round", target, target, scores.Box(1, 4, 1, 4))
+        scores.target_on_grid("round", target, target, Placement(1, 4, 1, 4))

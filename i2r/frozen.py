@@ -1,0 +1,81 @@
+"""What a job finds made before it: the frozen networks, the data set and its lists, and views of its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from i2r.cache import Draw, View
+from i2r.data.dataset import Dataset, open_dataset
+from i2r.data.episodes import Episode
+from i2r.data.transforms import UNKNOWN, test_view, train_view
+from i2r.files import read_json
+from i2r.jobs import Job
+from i2r.learn import seed_of
+from i2r.nets.encoder import Encoder
+from i2r.nets.weights import open_encoder
+from i2r.params import Augment, Backbone
+
+Picture = Callable[[View], tuple[Tensor, Tensor]]
+
+
+def job_encoder(job: Job, device: torch.device) -> Encoder:
+    """The frozen networks of a job: its backbone, with the base learner and the CAM head if it has them."""
+    files = {
+        role: job.inputs[role] / "weights.safetensors"
+        for role in ("backbone", "base_learner", "cam_head")
+        if role in job.inputs
+    }
+    return open_encoder(Backbone(**job.params["backbone"]), **files).to(device)
+
+
+def job_dataset(job: Job) -> Dataset:
+    return open_dataset(job.inputs["data"], job.data_root)
+
+
+def job_lists(job: Job) -> dict[str, Any]:
+    """The fold's lists, see data.lists.fold_lists."""
+    return read_json(job.inputs["lists"] / "lists.json")
+
+
+def test_picture(dataset: Dataset, size: int) -> Picture:
+    """Views for a test, by id: image (3, S, S) and mask (S, S)."""
+
+    def picture(view: View) -> tuple[Tensor, Tensor]:
+        image, mask, _ = test_view(dataset.image(view.id), dataset.mask(view.id), size)
+        return image, mask
+
+    return picture
+
+
+test_picture.__test__ = False  # not a test, whatever pytest makes of its name
+
+
+def train_picture(dataset: Dataset, size: int, augment: Augment, seed: int) -> Picture:
+    """Random views that depend on the seed, the id and the view's number alone."""
+
+    def picture(view: View) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng(seed_of("view", seed, *view))
+        return train_view(dataset.image(view.id), dataset.mask(view.id), size, augment, rng)
+
+    return picture
+
+
+def test_draw(episode: Episode) -> Draw:
+    """A test episode; no base class is left out of the base map."""
+    return Draw(episode.cls, View(episode.query), tuple(View(name) for name in episode.supports))
+
+
+test_draw.__test__ = False
+
+
+def base_labels(mask: Tensor, train_classes: list[int]) -> Tensor:
+    """Class ids to labels of the base learner: background and novel classes 0, base classes 1.. ascending, 255."""
+    table = torch.zeros(256, dtype=torch.long)
+    table[torch.tensor(sorted(train_classes))] = torch.arange(1, len(train_classes) + 1)
+    table[UNKNOWN] = UNKNOWN
+    return table.to(mask.device)[mask.long()]

@@ -1,0 +1,115 @@
+"""The backbone step: ImageNet weights, or the small backbone trained as a classifier of single objects.
+
+The small one is the embedded data set's stand-in for a network trained on ImageNet: it learns all twenty kinds
+of objects, one a picture, at the scale that they have in the episodes' images. It never sees the data set's
+pictures or a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from i2r.data.shapes import CLASSES, single_object
+from i2r.data.transforms import normalise
+from i2r.jobs import Job, JobError
+from i2r.learn import fit, set_up
+from i2r.nets.backbones import Backbone, build_backbone
+from i2r.nets.weights import load_backbone_weights
+from i2r.params import Backbone as BackboneParams
+from i2r.progress import Progress
+
+SIDE = 64  # of a training crop, pixels
+MARGIN = 8  # crops are cut from pictures that much larger
+POOL = 8000  # pictures made before the training
+HELD_OUT = 1000
+SEEDS = {"train": 1, "held out": 2}  # of the pictures: numbers apart from those of the data set
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write weights.safetensors of the whole backbone with its classifier; the metrics say how good it is."""
+    options = BackboneParams(**job.params["backbone"])
+    if options.name != "small":
+        backbone = build_backbone(options)
+        load_backbone_weights(backbone, options)
+        save_weights(backbone, job)
+        return {"classes": backbone.fc.out_features, "source": options.weights or "torchvision, ImageNet"}
+    if not (job.inputs["data"] / "VOC").is_dir():
+        raise JobError(
+            "backbone.name: small is trained on the generated objects of data.source shapes; for photographs "
+            "take resnet50, resnet101 or squeezenet1_1"
+        )
+    return pretrain(job, options)
+
+
+def pretrain(job: Job, options: BackboneParams) -> dict[str, Any]:
+    """Train the small backbone; resumable like every training."""
+    device = set_up(job.runtime)
+    torch.manual_seed(0)
+    # strided as a classifier's layer4 is; the weights fit the dense form that episodes use
+    net = build_backbone(options, len(CLASSES), dense=False).to(device, memory_format=torch.channels_last)
+    images, labels = pictures("train", POOL, SIDE + MARGIN)
+
+    def losses(step: int) -> Mapping[str, Tensor | float]:
+        x, y = batch(images, labels, step, options.pretrain.batch)
+        logits = net(x.to(device, memory_format=torch.channels_last))
+        y = y.to(device)
+        hits = (logits.argmax(1) == y).float().mean()
+        return {"loss": F.cross_entropy(logits, y, label_smoothing=0.05), "accuracy": hits}
+
+    metrics = fit(job, net.train(), options.pretrain, losses, label="backbone small")
+    dense = build_backbone(options, len(CLASSES))
+    dense.load_state_dict(net.state_dict())
+    images, labels = pictures("held out", HELD_OUT, SIDE)
+    for name, network in (("held_out_accuracy", net.cpu()), ("held_out_accuracy_dense", dense)):
+        metrics[name] = accuracy(network, images, labels)
+    save_weights(net, job)
+    return metrics | {"classes": len(CLASSES), "pictures": POOL}
+
+
+def pictures(split: str, count: int, side: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """`count` pictures uint8 (side, side, 3) of one object each and their labels 0..19, classes in turn."""
+    labels = np.arange(count) % len(CLASSES)
+    images = []
+    with Progress(f"objects, {split}", count, "picture") as progress:
+        for number, label in enumerate(labels):
+            rng = np.random.default_rng((SEEDS[split], number))
+            images.append(single_object(rng, int(label) + 1, side)[0])
+            progress.update()
+    return images, labels
+
+
+def batch(images: list[np.ndarray], labels: np.ndarray, step: int, size: int) -> tuple[Tensor, Tensor]:
+    """Batch of a step, (size, 3, SIDE, SIDE) and (size,): cut, mirrored and its colours exchanged at random."""
+    rng = np.random.default_rng((SEEDS["train"], len(images), step))
+    chosen = rng.integers(len(images), size=size)
+    corners = rng.integers(MARGIN + 1, size=(size, 2))
+    flips = rng.random(size) < 0.5
+    crops = []
+    for index, (top, left), flip in zip(chosen, corners, flips, strict=True):
+        crop = images[index][top : top + SIDE, left : left + SIDE, rng.permutation(3)]
+        crops.append(normalise(crop[:, ::-1] if flip else crop))
+    return torch.stack(crops), torch.from_numpy(labels[chosen])
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, images: list[np.ndarray], labels: np.ndarray, size: int = 100) -> float:
+    """Share of pictures whose class the network names."""
+    net.eval()
+    hits = 0
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        logits = net(torch.stack([normalise(image) for image in images[part]]))
+        hits += int((logits.argmax(1) == torch.from_numpy(labels[part])).sum())
+    return hits / len(images)
+
+
+def save_weights(backbone: Backbone, job: Job) -> None:
+    state = {name: tensor.contiguous().cpu() for name, tensor in backbone.state_dict().items()}
+    save_file(state, job.out / "weights.safetensors")
