@@ -239,8 +239,9 @@ def main_markdown(
         f"{r.method} (paper)" if r.training == "published" else label(r.method) for r in table.itertuples()
     ]
     rows = zip(table["backbone"], names, table["training"], *columns, strict=True)
+    shots = f", {run['shots'][0]}-shot" if single else ""
     return (
-        f"# mIoU by fold{f', {run['shots'][0]}-shot' if single else ''} (form of the paper's Table 1)\n\n"
+        f"# mIoU by fold{shots} (form of the paper's Table 1)\n\n"
         + markdown(header, rows, left=3)
         + "\nIn percent; **best** and <u>second best</u> of ours. Brackets: 95 % of bootstrap samples of the test "
         "episodes; they say nothing about other training seeds. Thresholds of the baselines without training were "
