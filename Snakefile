@@ -1,11 +1,6 @@
 """I2R from raw data to report: `snakemake --cores` makes everything, `snakemake --cores train` one stage."""
 
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
-
-from i2r.params import ParamsError
-from i2r.plan import inputs
-from i2r.stages import prepare
 
 min_version("9.0")
 
@@ -13,31 +8,13 @@ min_version("9.0")
 configfile: "params.yaml"
 
 
-# The jobs come from the params, each with a key (i2r/plan.py). Rules find a job by its path and all else in its spec,
-# so that a params.yaml edited meanwhile changes nothing for jobs that run or wait.
-try:
-    PLAN = prepare(config)
-except ParamsError as error:
-    raise WorkflowError(error)
-
-STORE = "results/store/{place}/{name}/{key}"
-SPEC = "results/specs/{place}/{key}.json"
-LOG = "results/logs/{place}/{name}.{key}.log"
-HOME = f"results/{PLAN.params.experiment}"
-THREADS = PLAN.params.runtime.threads
-MEMORY = int(4000 + 1024 * PLAN.params.runtime.cache_gb)
-GPU = int(PLAN.params.runtime.device.startswith("cuda"))
+include: "workflow/rules/common.smk"
 
 
 wildcard_constraints:
     place=r"[a-z_/]+",
     name=r"[^/]+",
     key=r"[0-9a-f]{12}",
-
-
-def needs(wildcards):
-    """What a job needs. Only that it is there counts: file times differ in every copy of a clone."""
-    return ancient(inputs(wildcards.place, wildcards.key))
 
 
 localrules:

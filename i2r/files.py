@@ -61,10 +61,13 @@ def canonical(obj: Any) -> str:
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 (hex) of a file; of a folder: of the names and hashes of all files below it."""
+    """SHA-256 (hex) of a file; of a folder: of the names and hashes of all files below it, hidden ones left out.
+
+    (Snakemake puts a hidden time stamp into folders.)
+    """
     path = Path(path)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file in path.rglob("[!.]*") if file.is_file())
         listing = "".join(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
         return hashlib.sha256(listing.encode()).hexdigest()
     with path.open("rb") as file:

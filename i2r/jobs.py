@@ -178,13 +178,14 @@ def run_job(spec_path: str | Path, step: str | None = None) -> dict[str, Any]:
         if problem(spec, results) is None:  # an orphan of a killed run finished it while this one waited
             print(f"{label}: already made", file=sys.stderr)
         else:
-            _make(spec, results, state)
-            print(f"{label}: done", file=sys.stderr, flush=True)
+            print(f"{label}: started", file=sys.stderr, flush=True)
+            seconds = _make(spec, results, state)["times"]["seconds"]
+            print(f"{label}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
         shutil.rmtree(state)
     return read_json(manifest_of(spec, results))
 
 
-def _make(spec: dict[str, Any], results: Path, state: Path) -> None:
+def _make(spec: dict[str, Any], results: Path, state: Path) -> dict[str, Any]:
     inputs = {name: results / folder for name, folder in spec["inputs"].items()}
     for name, folder in inputs.items():
         if not (folder / "manifest.json").is_file():
@@ -234,6 +235,7 @@ def _make(spec: dict[str, Any], results: Path, state: Path) -> None:
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     _install(spec, manifest, out, results)
+    return manifest
 
 
 def _function(job: Job) -> Any:

@@ -44,7 +44,10 @@ PRODUCTS = {
     "train": ["weights.safetensors", "metrics.jsonl"],
     "evaluate": ["scores.json", "episodes.csv", "pictures.npz"],
     "baselines": ["scores.json", "episodes.csv", "pictures.npz"],
-    "report": ["metrics.csv", "per_class.csv", "table.md", "table.csv"],
+    "report": [
+        *("metrics.json", "curves.csv", "table.md", "ablation.md", "priors.md", "summary.md", "summary.html"),
+        *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "figures"),
+    ],
 }
 
 
@@ -79,14 +82,10 @@ def spec_path(folder: str, results: Path = RESULTS) -> Path:
     return results / "specs" / place / f"{key}.json"
 
 
-def inputs(place: str, key: str, results: Path = RESULTS) -> list[str]:
-    """Every file that a job needs, by its spec: params edited meanwhile have no say."""
-    spec = read_json(results / "specs" / place / f"{key}.json")
-    return [
-        file
-        for folder in spec["inputs"].values()
-        for file in outputs(read_json(spec_path(folder, results)), results)
-    ]
+def inputs(path: str | Path, results: Path = RESULTS) -> list[str]:
+    """Every file that the job of a spec file needs: by its spec, so that params edited meanwhile have no say."""
+    folders = read_json(path)["inputs"].values()
+    return [file for folder in folders for file in outputs(read_json(spec_path(folder, results)), results)]
 
 
 def write_specs(plan: Plan, results: Path = RESULTS) -> None:

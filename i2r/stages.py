@@ -108,6 +108,12 @@ def _nested(*values: Any) -> bool:
     return all(isinstance(value, dict) for value in values)
 
 
+def gpus(device: str) -> int:
+    """How many GPUs a job with this runtime.device takes, without importing torch."""
+    present = any(Path("/dev").glob("nvidia[0-9]*"))
+    return int(device.startswith("cuda") or (device == "auto" and present))
+
+
 def run_stage(
     stage: str, cores: str = "all", configfile: Path | None = None, results: Path = RESULTS
 ) -> None:
@@ -123,7 +129,7 @@ def run_stage(
             for folder in park(plan, stage, results):
                 print(f"i2r: {folder} is not in the plan: parked in {results / 'parked'}", file=sys.stderr)
         targets = {"all": ["all"], "report": ["report", "track"]}.get(stage, [stage])
-        snakemake(*targets, "--cores", cores, *config)
+        snakemake(*targets, "--cores", cores, *config, "--quiet", "host", "reason", "rules")
         home = results / plan.params.experiment
         if stage in ("all", "report") and not (home / "report.html").is_file():
             snakemake("all", "--report", str(home / "report.html"), *config)
