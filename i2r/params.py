@@ -82,7 +82,9 @@ class Schedule(Section):
 
 
 class Backbone(Section):
-    name: Literal["small", "resnet50", "resnet101", "squeezenet1_1"]
+    name: Literal[
+        "small", "resnet50", "resnet101", "squeezenet1_1", "resnet50-bam", "resnet101-bam", "vgg16-bam"
+    ]
     weights: str | None
     stride_at: Literal["3x3", "1x1"]
     pretrain: Schedule
@@ -130,6 +132,12 @@ class Method(Section):
         if len(parts) > 2 or len(set(parts)) < len(parts) or any(part not in known for part in parts):
             raise ValueError(f"prior must be one of {', '.join(known)} or two of them joined by +, got {prior!r}")
         return prior
+
+    @model_validator(mode="after")
+    def _layer(self) -> Method:
+        if self.cam == "cam" and self.cam_layer != "layer4":
+            raise ValueError("cam_layer must be layer4 for cam: cam (the classic CAM)")
+        return self
 
     @model_validator(mode="after")
     def _blocks(self) -> Method:
