@@ -1,4 +1,4 @@
-"""Networks and episodes of the golden files: weights and inputs made from their names."""
+"""The learned networks with weights by seed, and episodes of noise (networks.py has those by seed)."""
 
 import re
 from pathlib import Path
@@ -44,23 +44,6 @@ def fill(module):
 
 def normal(name, shape):
     return torch.tensor(weights_by_seed.rng(name).standard_normal(shape).astype(np.float32))
-
-
-def episode(tag, batch, shots, height=161, width=161):
-    """query (B, 3, h, w), supports (B, K, 3, h, w), their masks (B, K, h, w), query masks (B, h, w)."""
-
-    def stack(make, kind, *counts):
-        names = [f"{tag}/{kind}/{'/'.join(map(str, index))}" for index in np.ndindex(*counts)]
-        made = torch.stack([torch.tensor(make(name, height, width)) for name in names])
-        return made.view(*counts, *made.shape[1:])
-
-    image, mask = weights_by_seed.image, weights_by_seed.mask
-    return (
-        stack(image, "query", batch),
-        stack(image, "support", batch, shots),
-        stack(mask, "support_mask", batch, shots),
-        stack(mask, "query_mask", batch),
-    )
 
 
 def close(ours, theirs, tolerance=2e-5):

@@ -3,18 +3,17 @@
 import json
 from pathlib import Path
 
+import networks
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from seeded import close, episode, fill, normal, options, published_name, random_inputs
+from seeded import close, fill, normal, options, published_name, random_inputs
 
-from i2r.nets.backbones import resnet_bam
-from i2r.nets.encoder import Encoder, encode_episode
+from i2r.nets.encoder import encode_episode
 from i2r.nets.ensemble import base_foreground
 from i2r.nets.heads import build_head
 from i2r.nets.priors import region_means
-from i2r.nets.pspnet import PSPHead
 from i2r.nets.reduce import weigh_shots
 
 FOLDER = Path(__file__).parent / "golden"
@@ -23,20 +22,15 @@ BAM = {"network": "bam", "prior": "bam", "ensemble": True, "shot_weights": "gram
 CHANNELS = (6, 8, 12)
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    torch.set_num_threads(1)
-    return fill(Encoder(resnet_bam("resnet50", 1000), PSPHead(2048, 15)))
-
-
 @pytest.mark.parametrize(
     ("case", "tag", "batch", "shots"), [("1shot", "four", 2, 1), ("5shot", "pub5-0", 1, 5)]
 )
-def test_prior_prototype_and_base_map_equal_the_published_ones(encoder, case, tag, batch, shots):
+def test_prior_prototype_and_base_map_equal_the_published_ones(case, tag, batch, shots):
     method = options(**BAM, width=256)
-    query, supports, masks, _ = episode(tag, batch, shots)
-    inputs = encode_episode(encoder, query, supports, masks, method)
-    head = fill(build_head(method, encoder.channels, shots))
+    inputs = encode_episode(
+        networks.encoder("bam"), options=method, **networks.episode(tag, batch, shots, 161, 161)
+    )
+    head = fill(build_head(method, (512, 1024, 2048), shots))
     with torch.no_grad():
         output = head(inputs)
         weights, _ = weigh_shots(inputs, head.kshot_rw, needs_distance=False)

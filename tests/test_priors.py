@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+import networks
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from seeded import PUBLISHED, close, episode, fill, normal, options, random_inputs
+from seeded import PUBLISHED, close, fill, normal, options, random_inputs
 
-from i2r.nets.backbones import resnet
-from i2r.nets.encoder import Encoder, encode_episode
+from i2r.nets.encoder import encode_episode
 from i2r.nets.heads import build_head
 from i2r.nets.priors import (
     PRIORS,
@@ -29,25 +29,20 @@ MODULES = np.load(FOLDER / "i2r_modules.npz")
 GOLDEN = np.load(FOLDER / "i2r_priors.npz")
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    torch.set_num_threads(1)
-    return fill(Encoder(resnet("resnet50", "3x3", 1000)))
-
-
 @pytest.mark.parametrize(
     ("case", "tag", "batch", "shots", "delta"),
     [("t07", "four", 2, 1, 0.7), ("adaptive", "four", 2, 1, "adaptive"), ("3shot", "pub3-2", 1, 3, 0.7)],
 )
-def test_priors_and_merge_equal_the_published_ones(encoder, case, tag, batch, shots, delta):
+def test_priors_and_merge_equal_the_published_ones(case, tag, batch, shots, delta):
     def golden(name):
         key = f"{case}/{name}"
         return torch.tensor(GOLDEN[key]) if key in GOLDEN else None
 
     method = options(**PUBLISHED, delta=delta)
-    query, supports, masks, mask_q = episode(tag, batch, shots)
-    inputs = encode_episode(encoder, query, supports, masks, method)
-    head = fill(build_head(method, encoder.channels, shots))
+    inputs = encode_episode(
+        networks.encoder("i2r"), options=method, **networks.episode(tag, batch, shots, 161, 161)
+    )
+    head = fill(build_head(method, (512, 1024, 2048), shots))
     regions = cam_regions(inputs, method)
     merge_inputs = []
     head.init_merge[0].register_forward_pre_hook(lambda _, args: merge_inputs.append(args[0]))
@@ -76,8 +71,8 @@ def test_priors_and_merge_equal_the_published_ones(encoder, case, tag, batch, sh
     for name, value in {"class_ids": inputs.class_id, "support_pseudo": regions.plus_support}.items():
         if golden(name) is not None:
             assert torch.equal(value.transpose(0, 1).to(golden(name).dtype), golden(name))
-    large = F.interpolate(merged.prior_query, mask_q.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
-    close(F.binary_cross_entropy(large, (mask_q == 1).float()), golden("sim_measurement"))
+    large = F.interpolate(merged.prior_query, (161, 161), mode="bilinear", align_corners=True)[:, 0]
+    close(F.binary_cross_entropy(large, (inputs.mask_q == 1).float()), golden("sim_measurement"))
 
 
 def test_region_means_equal_the_published_ones():

@@ -94,7 +94,7 @@ class BAM(nn.Module):
         )
         if inputs.mask_q is not None:
             target = query_target(inputs.mask_q, options.ignore)
-            output.main = two_class_loss(output.final_logits, target)
+            output.main = two_class_loss(final, target)
             output.aux1 = two_class_loss(meta, target) if self.ensemble is not None else output.main
             output.aux2 = output.main.new_zeros(())
             if base_labels is not None:

@@ -99,7 +99,7 @@ class I2R(nn.Module):
             mask_ratio=decoded.mask_ratio if labels is not None else None,
         )
         if supervise:
-            output.main, output.aux1, output.aux2 = self.losses(output.final_logits, decoded, inputs)
+            output.main, output.aux1, output.aux2 = self.losses(final, decoded, inputs)
         return output
 
     def merge(
@@ -151,7 +151,7 @@ class I2R(nn.Module):
         return self.init_merge(stacked.detach() if self.options.detach_merge_input else stacked)
 
     def losses(
-        self, final_logits: torch.Tensor, decoded: Decoded, inputs: EpisodeInputs
+        self, final: torch.Tensor, decoded: Decoded, inputs: EpisodeInputs
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """main, aux1, aux2 of method.md 6.
 
@@ -159,7 +159,7 @@ class I2R(nn.Module):
         """
         target = query_target(inputs.mask_q, self.options.ignore)  # (B, S, S)
         own = (inputs.masks_s == 1).long()  # (B, K, S, S)
-        main = two_class_loss(final_logits, target)
+        main = two_class_loss(final, target)
         aux1 = main if self.ensemble is None else two_class_loss(decoded.query, target)
         aux2 = main.new_zeros(())
         if decoded.support is not None:

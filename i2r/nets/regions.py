@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from i2r import params
 from i2r.nets.cam import cam_masks, normalise
-from i2r.nets.encoder import EpisodeInputs
+
+if TYPE_CHECKING:
+    from i2r.nets.encoder import EpisodeInputs
 
 
 class Regions(NamedTuple):
