@@ -126,7 +126,7 @@ class CachedEncoder:
         class_id = episode_class_ids(logits, self.options.class_source)  # (B, K)
         base = [draw.base_class for draw in draws]
         cam_q = cam_s = None
-        if self.options.network != "bam" and uses_cam(self.options):
+        if uses_cam(self.options):
             pairs = list(zip(draws, class_id.tolist(), strict=True))
             cam_q = _stack([[self.cam(draw.query, c) for c in ids] for draw, ids in pairs])
             cam_s = _stack(

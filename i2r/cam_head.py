@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -71,10 +72,10 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def backbone_learned(job: Job) -> bool:
-    from safetensors import safe_open
-
+    """Whether the base learner has trained the backbone, too."""
     with safe_open(job.inputs["base_learner"] / "weights.safetensors", "pt") as file:
-        return any(name.startswith("layer") for name in file.keys())  # noqa: SIM118: not a dict
+        names = file.keys()
+    return any(name.startswith("layer") for name in names)
 
 
 def val_pairs(dataset: Dataset, classes: list[int]) -> list[Pair]:
@@ -133,16 +134,17 @@ def retrain(
 
 
 def imitation(student: Tensor, teacher: Tensor, temperature: float) -> dict[str, Tensor]:
-    """CE(student, argmax teacher) + T^2 KL(student || teacher), both softened by T, mean over the batch.
+    """CE(student, argmax teacher) + T^2 kl_div(log softmax(student / T), softmax(teacher / T)), mean over the batch.
 
-    As published: the divergence is of the teacher's distribution from the student's.
+    Args:
+        student, teacher: logits (B, classes).
     """
     hard = F.cross_entropy(student, teacher.argmax(1))
     soft = F.kl_div(
         F.log_softmax(student / temperature, 1), F.softmax(teacher / temperature, 1), reduction="batchmean"
     )
     agreement = (student.argmax(1) == teacher.argmax(1)).float().mean()
-    return {"loss": hard + temperature**2 * soft, "hard": hard, "soft": soft, "agreement": agreement}
+    return {"loss": hard + temperature**2 * soft, "hard": hard, "soft": soft, "batch_agreement": agreement}
 
 
 @torch.no_grad()

@@ -1,0 +1,267 @@
+"""Training: what is resumed equals what ran through; memory and loading processes change nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from learning import make_job, prepare
+from safetensors.torch import load_file
+from torch import nn
+
+from i2r import cam_head, learn, train
+from i2r.cache import CachedEncoder, Draw, Memory, View
+from i2r.frozen import base_labels, job_dataset, job_encoder, test_picture
+from i2r.jobs import JobError
+from i2r.nets.encoder import encode_episode
+from i2r.params import Method, Schedule
+
+AUGMENT = {
+    "views": 0,
+    "scale": [0.9, 1.1],
+    "fit": True,
+    "rotate": 10.0,
+    "rotate_p": 0.5,
+    "blur_p": 0.5,
+    "flip_p": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("prepared"))
+
+
+def weights(job):
+    return load_file(job.out / "weights.safetensors")
+
+
+def lines(job):
+    rows = [json.loads(line) for line in (job.out / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: v for name, v in row.items() if not name.endswith("_s") and name != "seconds"} for row in rows
+    ]
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a), [n for n in a if not torch.equal(a[n], b[n])]
+
+
+@pytest.fixture(scope="module")
+def whole(inputs, tmp_path_factory):
+    """A training that ran through."""
+    job = make_job(tmp_path_factory.mktemp("whole"), "train", inputs)
+    train.run(job)
+    return job
+
+
+def test_training_learns_and_logs(whole):
+    rows = lines(whole)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "main", "aux1", "aux2", "lr", "mask_ratio"} <= rows[0].keys()
+    assert rows[0]["lr"] == 0.01 and rows[-1]["lr"] < rows[0]["lr"]
+    assert all(torch.isfinite(t).all() for t in weights(whole).values())
+
+
+def test_stopped_by_a_signal_and_resumed_equals_whole(inputs, whole, tmp_path, monkeypatch):
+    job = make_job(tmp_path, "train", inputs)
+    update = learn.Progress.update
+
+    def stop_at_three(self, n=1, **values):
+        update(self, n, **values)
+        if self.unit == "step" and self.done == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(learn.Progress, "update", stop_at_three)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(job)
+    assert torch.load(job.state / "state.pt", weights_only=True)["step"] == 3
+    assert not (job.out / "weights.safetensors").exists()
+    with (job.out / "metrics.jsonl").open("a") as file:  # a line after the saved state, as kill -9 leaves one
+        file.write('{"step": 4, "loss": 0}\n')
+    monkeypatch.setattr(learn.Progress, "update", update)
+    train.run(job)
+    same(weights(job), weights(whole))
+    assert lines(job) == lines(whole)
+
+
+@pytest.mark.parametrize("views", [1, 0])
+def test_killed_and_resumed_equals_whole(inputs, tmp_path, views):
+    """kill -9 in the middle; the state is saved after every step."""
+    changes = {
+        "runtime": {"save_every": 1e-6},
+        "train": {"augment": {**AUGMENT, "views": views}, "steps": 12},
+    }
+    job = make_job(tmp_path, "train", inputs, **changes)
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from learning import make_job; from i2r import train\n"
+        f"job = make_job(Path(sys.argv[2]), 'train', { ({n: str(p) for n, p in inputs.items()})!r}, **{changes!r})\n"
+        "job.inputs.update({name: Path(path) for name, path in job.inputs.items()})\n"
+        "train.run(job)\n"
+    )
+    here = Path(__file__).parent
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(here), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(here.parent)},
+        stderr=subprocess.PIPE,
+    )
+    log = job.out / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while not (log.exists() and log.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert 1 <= torch.load(job.state / "state.pt", weights_only=True)["step"] < 12
+    train.run(job)
+    through = make_job(tmp_path, "train", inputs, name="through", **changes)
+    train.run(through)
+    same(weights(job), weights(through))
+    assert lines(job) == lines(through)
+
+
+def test_loading_processes_change_nothing(inputs, tmp_path):
+    made = []
+    for workers in (0, 2):
+        changes = {"runtime": {"workers": workers}, "train": {"augment": AUGMENT, "steps": 3}}
+        job = make_job(tmp_path, "train", inputs, name=f"workers{workers}", **changes)
+        train.run(job)
+        made.append(weights(job))
+    same(*made)
+
+
+def test_memory_changes_nothing(inputs, whole, tmp_path):
+    job = make_job(tmp_path, "train", inputs, runtime={"cache_gb": 0.0})
+    train.run(job)
+    same(weights(job), weights(whole))
+
+
+def test_memory_is_bounded_and_drops_the_oldest():
+    memory, made = Memory(3 * 400), []
+
+    def get(key):
+        memory.get(key, lambda: (made.append(key), torch.zeros(100))[1])
+
+    for key in (1, 2, 3, 1, 4, 1, 2):
+        get(key)
+    assert memory.size <= 3 * 400
+    assert made == [1, 2, 3, 4, 2]  # 1 was used again before 4 came, so 2 went
+
+
+def test_kept_features_equal_an_encoded_episode(inputs, tmp_path):
+    job = make_job(tmp_path, "train", inputs)
+    encoder, dataset = job_encoder(job, torch.device("cpu")), job_dataset(job)
+    options = Method(**job.params["method"])
+    picture = test_picture(dataset, 97)
+    cached = CachedEncoder(encoder, options, picture, 1.0, torch.device("cpu"))
+    listed = json.loads((inputs["lists"] / "lists.json").read_text())
+    cls, names = next((int(c), ids) for c, ids in listed["train_by_class"].items() if len(ids) > 3)
+    draws = [
+        Draw(cls, View(names[0]), (View(names[1]), View(names[2])), 3),
+        Draw(cls, View(names[3]), (View(names[0]), View(names[1])), 3),
+    ]
+    ours = cached.inputs(draws)
+
+    def stack(part):
+        return torch.stack([part(draw) for draw in draws])
+
+    def binary(view):
+        mask = picture(view)[1]
+        return torch.where(mask == 255, mask, (mask == cls).to(mask.dtype))
+
+    direct = encode_episode(
+        encoder,
+        stack(lambda d: picture(d.query)[0]),
+        stack(lambda d: torch.stack([picture(v)[0] for v in d.supports])),
+        stack(lambda d: torch.stack([binary(v) for v in d.supports])),
+        options,
+        stack(lambda d: binary(d.query)),
+        torch.tensor([3, 3]),
+    )
+    for name, value in vars(direct).items():
+        torch.testing.assert_close(
+            getattr(ours, name), value, atol=1e-4, rtol=1e-4, check_dtype=False, msg=name
+        )
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):
+    job = make_job(tmp_path, "train", {})
+    model = nn.Linear(1, 1)
+
+    def losses(step):
+        return {"loss": model(torch.ones(1, 1)).sum() * (float("nan") if step == 2 else 1.0)}
+
+    schedule = Schedule(steps=5, batch=1, lr=0.1, momentum=0.0, weight_decay=0.0, power=1.0)
+    with pytest.raises(JobError, match="loss is nan at step 2"):
+        learn.fit(job, model, schedule, losses, label="toy")
+
+
+def test_long_trainings_log_means(tmp_path):
+    job = make_job(tmp_path, "train", {})
+    model = nn.Linear(1, 1)
+    schedule = Schedule(steps=1201, batch=1, lr=1e-6, momentum=0.0, weight_decay=0.0, power=1.0)
+
+    def losses(step):
+        return {"loss": model(torch.ones(1, 1)).sum(), "step_number": step}
+
+    learn.fit(job, model, schedule, losses, label="toy")
+    rows = lines(job)
+    assert len(rows) == 401 and rows[0]["step"] == 3 and rows[0]["step_number"] == 1.0
+    assert rows[-1]["step"] == 1201 and rows[-1]["step_number"] == 1200.0
+
+
+def test_unreadable_state_and_missing_gpu_are_sentences(tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"nothing")
+    with pytest.raises(JobError, match=r"state\.pt"):
+        learn.SavedState(tmp_path, 1.0).load()
+    if not torch.cuda.is_available():
+        runtime = make_job(tmp_path, "train", {}, runtime={"device": "cuda"}).runtime
+        with pytest.raises(JobError, match=r"runtime\.device"):
+            learn.set_up(runtime)
+
+
+def test_base_labels():
+    mask = torch.tensor([[0, 6, 7, 20, 1, 255]])
+    assert base_labels(mask, [6, 7, 20]).tolist() == [[0, 1, 2, 3, 0, 255]]
+
+
+def test_base_learner_and_cam_head_left_scores(inputs):
+    base = json.loads((inputs["base_learner"] / "scores.json").read_text())
+    assert len(base["classes"]) == 15 and set(base["classes"]) == {str(c) for c in range(6, 21)}
+    cam = json.loads((inputs["cam_head"] / "scores.json").read_text())
+    assert cam["mode"] == "pretrained" and cam["agreement"] is None
+    same(
+        load_file(inputs["cam_head"] / "weights.safetensors"),
+        {
+            n: t
+            for n, t in load_file(inputs["backbone"] / "weights.safetensors").items()
+            if n.startswith("fc.")
+        },
+    )
+
+
+def test_fine_tuned_backbone_needs_and_gets_a_new_classifier(tmp_path, inputs):
+    from i2r import base_learner
+
+    earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
+    job = make_job(tmp_path, "base_learner", earlier, base_learner={"trains": "all", "steps": 2})
+    base_learner.run(job)
+    names = load_file(job.out / "weights.safetensors").keys()
+    assert any(n.startswith("layer3.") for n in names) and not any(n.startswith("fc.") for n in names)
+    later = {**earlier, "base_learner": job.out}
+    with pytest.raises(JobError, match="take retrained"):
+        cam_head.run(make_job(tmp_path, "cam_head", later))
+    again = make_job(
+        tmp_path, "cam_head", later, name="retrained", cam_head={"mode": "retrained", "steps": 60}
+    )
+    metrics = cam_head.run(again)
+    rows = lines(again)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert 0 <= metrics["agreement"] <= 100
