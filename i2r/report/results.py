@@ -82,36 +82,39 @@ class Finished:
             raise ResultsError(f"{self.folder / file}: {error}") from None
 
 
-def read_job(folder: Path) -> Finished:
-    """The finished job whose manifest.json lies in `folder`.
+def from_manifest(folder: Path, manifest: dict[str, Any]) -> Finished:
+    """A job by its manifest; KeyError where an entry is missing."""
+    spec = manifest["spec"]
+    return Finished(
+        folder=folder,
+        step=spec["step"],
+        key=spec["key"],
+        name=spec["name"],
+        args=spec["args"],
+        params=spec["params"],
+        inputs={role: Path(place).name for role, place in spec["inputs"].items()},
+        products=manifest["products"],
+        metrics=manifest["metrics"] or {},
+        environment=manifest["environment"],
+        times=manifest["times"],
+        store=spec["folder"],
+        stage=spec["stage"],
+        data_root=spec["data_root"],
+        peak_memory_mb=manifest.get("peak_memory_mb"),
+    )
+
+
+def read_job(folder: Path, name: str = "manifest.json") -> Finished:
+    """The finished job whose manifest lies in `folder`.
 
     Raises:
-        ResultsError: there is no manifest.json (the job has not finished), or it lacks an entry.
+        ResultsError: there is no manifest (the job has not finished), or it lacks an entry.
     """
-    path = folder / "manifest.json"
+    path = folder / name
     if not path.is_file():
-        raise ResultsError(f"{folder}: no manifest.json, so the job has not finished")
+        raise ResultsError(f"{folder}: no {name}, so the job has not finished")
     try:
-        manifest = json.loads(path.read_text())
-        spec = manifest["spec"]
-        inputs = {role: Path(str(key)).name for role, key in spec["inputs"].items()}
-        return Finished(
-            folder=folder,
-            step=spec["step"],
-            key=spec["key"],
-            name=spec["name"],
-            args=spec["args"],
-            params=spec["params"],
-            inputs=inputs,
-            products=manifest["products"],
-            metrics=manifest.get("metrics") or {},
-            environment=manifest["environment"],
-            times=manifest["times"],
-            store=spec["folder"],
-            stage=spec["stage"],
-            data_root=spec.get("data_root"),
-            peak_memory_mb=manifest.get("peak_memory_mb"),
-        )
+        return from_manifest(folder, json.loads(path.read_text()))
     except (json.JSONDecodeError, KeyError) as error:
         raise ResultsError(f"{path}: not a manifest: {error!r}") from None
 
