@@ -10,6 +10,8 @@ import weights_by_seed
 from i2r import params
 from i2r.nets.encoder import EpisodeInputs
 
+torch.set_num_threads(1)  # small tensors: more threads only wait for one another
+
 METHOD = params.load(Path(__file__).parent.parent / "params.yaml").method
 PUBLISHED = {  # options of the published I2R network that its golden numbers were made with
     "delta_compare": ">",
