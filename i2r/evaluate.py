@@ -84,7 +84,7 @@ def run(job: Job) -> dict[str, Any]:
     write_json(job.out / "scores.json", finite(result))
     write_rows(job.out / "episodes.csv", rows, COLUMNS)
     chosen = in_turn(draws, job.params["report"]["pictures"])
-    with torch.inference_mode():
+    with torch.no_grad():
         write_pictures(job.out / "pictures.npz", draws, chosen, cached, dataset, rows, head, options)
     return finite(
         {name: result[name] for name in ("miou", "fb_iou", "episodes", "seconds_per_episode")}

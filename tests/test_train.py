@@ -1,12 +1,10 @@
 """Training: what is resumed equals what ran through; memory and loading processes change nothing."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -99,26 +97,15 @@ def test_killed_and_resumed_equals_whole(inputs, tmp_path, views):
         "train": {"augment": {**AUGMENT, "views": views}, "steps": 12},
     }
     job = make_job(tmp_path, "train", inputs, **changes)
-    code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from learning import make_job; from i2r import train\n"
-        f"job = make_job(Path(sys.argv[2]), 'train', { ({n: str(p) for n, p in inputs.items()})!r}, **{changes!r})\n"
-        "job.inputs.update({name: Path(path) for name, path in job.inputs.items()})\n"
-        "train.run(job)\n"
-    )
-    here = Path(__file__).parent
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(here), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(here.parent)},
-        stderr=subprocess.PIPE,
-    )
+    process = multiprocessing.get_context("fork").Process(target=train.run, args=(job,))
+    process.start()
     log = job.out / "metrics.jsonl"
-    deadline = time.monotonic() + 100
-    while not (log.exists() and log.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read().decode()
+    while not (log.exists() and log.read_bytes().count(b"\n") >= 3):
+        assert process.is_alive()
         time.sleep(0.01)
     process.kill()
-    process.wait()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert 1 <= torch.load(job.state / "state.pt", weights_only=True)["step"] < 12
     train.run(job)
     through = make_job(tmp_path, "train", inputs, name="through", **changes)
