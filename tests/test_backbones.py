@@ -246,6 +246,7 @@ def folder(variable, *names):
 CLASSES = {12: range(151, 269), 8: range(281, 288)}  # VOC's dog and cat among ImageNet's
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stride_at", "files", "least"),
     [
