@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2r import params
-from i2r.nets.torchvision_ops import torchvision
 
 
 class Backbone(nn.Module):
@@ -113,6 +112,8 @@ def resnet(name: str, stride_at: str, classes: int) -> Backbone:
         stride_at: where the stride of a bottleneck stands: "3x3" (torchvision) or "1x1" (He et al., the
             first convolution).
     """
+    from i2r.nets.torchvision_ops import torchvision  # not at the top: it takes seconds
+
     net = getattr(torchvision.models, name)(weights=None, num_classes=1)
     if stride_at == "1x1":
         for layer in (net.layer2, net.layer3, net.layer4):
@@ -127,6 +128,8 @@ def resnet_bam(name: str, classes: int) -> Backbone:
     Every block of a dilated layer, the first included, has the new dilation (torchvision's own
     `replace_stride_with_dilation` leaves the first block the old one).
     """
+    from i2r.nets.torchvision_ops import torchvision
+
     net = getattr(torchvision.models, name)(weights=None, num_classes=1)
     stem: list[nn.Module] = []
     for inputs, outputs, stride in ((3, 64, 2), (64, 64, 1), (64, 128, 1)):
@@ -153,6 +156,8 @@ def vgg16_bam(classes: int) -> Backbone:
     `fc` is no part of VGG: no weights are published for a classifier on the global average pool of its
     features, so a CAM needs a classifier that was trained here.
     """
+    from i2r.nets.torchvision_ops import torchvision
+
     parts = torchvision.models.vgg16_bn(weights=None, num_classes=1).features
     cuts = (0, 7, 14, 24, 34, 43)
     layers = [nn.Sequential(*parts[start:end]) for start, end in pairwise(cuts)]
@@ -161,6 +166,8 @@ def vgg16_bam(classes: int) -> Backbone:
 
 def squeezenet(classes: int) -> Backbone:
     """torchvision's SqueezeNet 1.1, cut where its grid halves; layer4 keeps layer3's grid."""
+    from i2r.nets.torchvision_ops import torchvision
+
     parts = torchvision.models.squeezenet1_1(weights=None).features
     layers = [parts[0:3], parts[3:6], parts[6:8], parts[8:11], parts[11:13]]
     return Backbone([nn.Sequential(*layer) for layer in layers], (256, 384, 512), classes, linear_head=False)

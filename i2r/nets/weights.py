@@ -21,7 +21,6 @@ from i2r import params
 from i2r.nets.backbones import Backbone, build_backbone
 from i2r.nets.encoder import Encoder
 from i2r.nets.pspnet import PSPHead
-from i2r.nets.torchvision_ops import torchvision
 
 # torchvision's own files: the best ImageNet weights it has for each network, checked by the hash in their name.
 PUBLISHED = {"resnet50": "IMAGENET1K_V2", "resnet101": "IMAGENET1K_V2", "squeezenet1_1": "IMAGENET1K_V1"}
@@ -167,6 +166,8 @@ def load_backbone_weights(backbone: Backbone, options: params.Backbone) -> None:
         raise WeightsError(
             f"backbone.stride_at: torchvision's weights of {name} are for 3x3, not {options.stride_at}"
         )
+    from i2r.nets.torchvision_ops import torchvision  # not at the top: it takes seconds
+
     weights = torchvision.models.get_model_weights(name)[PUBLISHED[name]]
     try:
         tensors = weights.get_state_dict(progress=False, check_hash=True)
