@@ -130,7 +130,7 @@ class Importer:
 
     def experiment(self, job: Finished) -> str:
         """One experiment a data set, made where it is missing."""
-        name = setting(job, self.known)["dataset"] if job.step != "report" else "reports"
+        name = "reports" if job.step == "report" else setting(job, self.known)["dataset"] or "networks"
         if name not in self.experiments:
             place = (self.results / "mlartifacts" / name).as_uri() if self.local else None
             self.experiments[name] = self.client.create_experiment(name, artifact_location=place)
@@ -334,7 +334,11 @@ def ui(results: Path, port: int = 5000, every: float = 5.0) -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database(results)]
     command += ["--default-artifact-root", (results.resolve() / "mlartifacts").as_uri()]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen(command, start_new_session=True)
+    # its executors of background jobs are eight idle processes that nothing here needs
+    server = subprocess.Popen(
+        command, start_new_session=True, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     print(
         f"MLflow: http://127.0.0.1:{port} (it takes some seconds to come up; Ctrl-C ends it)", file=sys.stderr
     )
@@ -351,4 +355,7 @@ def ui(results: Path, port: int = 5000, every: float = 5.0) -> None:
     finally:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)
-            server.wait()
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)

@@ -167,7 +167,7 @@ def comparison_figure(pictures: dict[str, Path], path: Path) -> Path:
     return mosaic(cells, columns, [row_name(first[i]) for i in ids], ious, path)
 
 
-def episode_id(episode: dict[str, Any]) -> tuple[str, ...]:
+def episode_id(episode: dict[str, Any]) -> tuple[str, str, str]:
     """Class, query and supports: the same for the same episode under another method."""
     meta = episode["meta"]
-    return (str(meta["class"]), str(meta["query"]), *map(str, meta["supports"]))
+    return str(meta["class"]), str(meta["query"]), str(meta["supports"])

@@ -140,17 +140,21 @@ def section(job: Finished, name: str, known: dict[str, Finished]) -> dict[str, A
     return {}
 
 
-def dataset_name(job: Finished, data: dict[str, Any]) -> str:
-    """`shapes`, or the name of the folder that a voc data set lies in."""
+def dataset_name(job: Finished, known: dict[str, Finished]) -> str:
+    """`shapes`, or the name of the folder that a voc data set lies in; empty for a job without data."""
+    data = job.params.get("data", {})
     if data.get("source") == "voc" and job.data_root:
         return Path(job.data_root).name
-    return str(data.get("source", "unknown"))
+    if "source" in data:
+        return str(data["source"])
+    names = (dataset_name(known[key], known) for key in job.inputs.values() if key in known)
+    return next((name for name in names if name), "")
 
 
 def setting(job: Finished, known: dict[str, Finished]) -> dict[str, str]:
     """Columns `dataset` and `backbone` of a job."""
-    data, backbone = section(job, "data", known), section(job, "backbone", known)
-    return {"dataset": dataset_name(job, data), "backbone": str(backbone.get("name", ""))}
+    backbone = section(job, "backbone", known).get("name", "")
+    return {"dataset": dataset_name(job, known), "backbone": str(backbone)}
 
 
 def scored_methods(job: Finished) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -220,6 +224,7 @@ def per_class(jobs: list[Finished]) -> pd.DataFrame:
             start = setting(job, known) | place(job, method) | {"key": job.key}
             for number, values in scores.get("classes", {}).items():
                 kept = {k: values[k] for k in ("name", "iou", "queries")}
+                kept["why"] = None if values["queries"] else "no episode has it"
                 rows.append(start | {"class": int(number)} | kept)
             for left_out in scores.get("excluded", []):
                 why = f"excluded: only {left_out['images']} test image(s)"
@@ -296,8 +301,9 @@ def priors(jobs: list[Finished]) -> pd.DataFrame:
                 | at
                 | {k: values.get(k) for k in ("bce", "ap", "iou_best", "threshold_best")}
             )
-    columns = ["prior", "shot", "fold", "eval_seed", "bce", "ap", "iou_best", "threshold_best"]
-    return frame(rows, columns)
+    measures = ["bce", "ap", "iou_best", "threshold_best"]
+    table = frame(rows, ["prior", "shot", "fold", "eval_seed", *measures])
+    return table.astype(dict.fromkeys(measures, float))
 
 
 def episodes(jobs: list[Finished]) -> pd.DataFrame:
@@ -308,6 +314,8 @@ def episodes(jobs: list[Finished]) -> pd.DataFrame:
         if not path.is_file():
             continue  # a fold without classes has none; `evaluations` holds the reason
         table = pd.read_csv(path, usecols=lambda c: c not in ("query", "supports"))
+        if table.empty:
+            continue
         where = place(job, job.args.get("method", ""))
         if job.step == "baselines":
             where.pop("method")

@@ -188,45 +188,30 @@ def prior_markdown(table: pd.DataFrame, folds: Sequence[int], shot: int, notes: 
 # --- what the prior is made of, and how much DICM masks ----------------------------------------------------
 
 
-def evaluated(jobs: Sequence[Finished], key: str) -> list[tuple[Finished, Any]]:
-    """Evaluations whose scores.json has `key`, with its value, by method and fold."""
-    found = [(job, job.json("scores.json").get(key)) for job in jobs if job.step == "evaluate"]
-    order = sorted(
-        found, key=lambda pair: (pair[0].args["method"], pair[0].args["shot"], pair[0].args["fold"])
-    )
-    return [(job, value) for job, value in order if value]
-
-
 def cam_markdown(jobs: Sequence[Finished]) -> str:
-    """CAM+ on the object, and the classes that the head reads from the supports, of the first I2R method."""
-    known = {job.key: job for job in jobs}
-    found = [p for p in evaluated(jobs, "cam_classes") if section(p[0], "method", known)["network"] == "i2r"]
-    if not found:
-        return ""
-    method = found[0][0].args["method"]
-    own = [(job, value) for job, value in found if job.args["method"] == method]
-    header = ["Shot", "Fold", "share of query, %", "precision, %", "recall of object, %"]
-    rows = []
-    for job, _ in own:
-        prior = job.json("scores.json").get("prior", {})
-        measures = [number(prior.get(name), 1) for name in ("share_cam", "precision_cam", "recall_cam")]
-        rows.append([str(job.args["shot"]), str(job.args["fold"]), *measures])
-    names = class_names(jobs)
-    picks = []
-    for job, classes in own:
-        scored = job.json("scores.json")["classes"]
-        for class_id, counts in classes.items():
+    """CAM+ on the object, and the classes that the classifier reads from the supports, by shot and fold."""
+    names, rows, picks = class_names(jobs), [], []
+    for job in sorted((j for j in jobs if j.step == "baselines"), key=lambda j: tuple(j.args.values())):
+        scores = job.json("scores.json")
+        where = [str(job.args[name]) for name in ("shot", "fold", "eval_seed")]
+        if "cam" not in scores:
+            continue
+        rows.append(where + [number(scores["cam"][n]) for n in ("share_cam", "precision_cam", "recall_cam")])
+        classes = next(iter(scores["methods"].values()))["classes"]
+        for class_id, counts in scores["cam_classes"].items():
             total = sum(counts.values())
             top = sorted(counts.items(), key=lambda item: -item[1])[:3]
-            heard = ", ".join(f"{names.get(int(c), c)} {100 * n / total:.0f} %" for c, n in top)
-            target = scored.get(class_id, {}).get("name", class_id)
-            picks.append([str(job.args["shot"]), str(job.args["fold"]), str(target).replace("_", " "), heard])
+            read = ", ".join(f"{names.get(int(c), c)} {100 * n / total:.0f} %" for c, n in top)
+            picks.append([*where, str(classes[class_id]["name"]).replace("_", " "), read])
+    if not rows:
+        return ""
+    where = ["Shot", "Fold", "Episodes' seed"]
     return (
-        f"\n## CAM+ against the object ({label(method)})\n\n{markdown(header, rows)}"
-        "\nThe prior can only be as good as CAM+: how much of the query it marks, how much of that is object, and how "
-        "much of the object it finds.\n"
-        "\n## Classes that the classifier reads from the masked supports\n\n"
-        + markdown(["Shot", "Fold", "Class of the episodes", "read as"], picks, left=4)
+        "\n## CAM+ against the object\n\n"
+        + markdown([*where, "share of query, %", "precision, %", "recall of object, %"], rows)
+        + "\nThe prior can only be as good as CAM+: how much of the query it marks, how much of that is object, and how "
+        "much of the object it finds.\n\n## Classes that the classifier reads from the masked supports\n\n"
+        + markdown([*where, "Class of the episodes", "read as"], picks, left=5)
     )
 
 
@@ -244,9 +229,11 @@ def class_names(jobs: Sequence[Finished]) -> dict[int, str]:
 
 def mask_ratios(jobs: Sequence[Finished]) -> str:
     """Form of the paper's Table 5: cells that the mask would take at test, by block of cross-attention, in percent."""
-    found = evaluated(jobs, "mask_ratio")
+    found = [(job, job.json("scores.json").get("mask_ratio")) for job in jobs if job.step == "evaluate"]
+    found = [(job, ratios) for job, ratios in found if ratios]
     if not found:
         return ""
+    found.sort(key=lambda pair: tuple(str(pair[0].args[name]) for name in ("method", "shot", "fold", "seed")))
     blocks = max(len(ratios) for _, ratios in found)
     rows = [
         [
