@@ -75,9 +75,13 @@ def show(args: argparse.Namespace) -> None:
     if not (RESULTS / made.report["folder"] / made.report["manifest"]).is_file():
         raise JobError(f"{home}: no report by the present params; `snakemake --cores` makes it")
     print((home / "table.md").read_text())
-    page = home / "report.html"
-    print(f"report   {page}" if page.is_file() else f"report   {home}")
-    print("runs     i2r ui   (MLflow on http://127.0.0.1:5000)")
+    for page, text in (
+        ("summary.html", "what the numbers say"),
+        ("report.html", "with every figure and how it was made"),
+    ):
+        if (home / page).is_file():
+            print(f"{home / page}: {text}")
+    print("i2r ui: all runs in MLflow, on http://127.0.0.1:5000")
 
 
 def track(args: argparse.Namespace) -> None:
@@ -96,6 +100,15 @@ def track(args: argparse.Namespace) -> None:
         imported = True
     if args.mark:
         write_json(args.mark, {"imported": imported})
+
+
+def ui(args: argparse.Namespace) -> None:
+    """Serve MLflow with all runs, running ones included."""
+    try:
+        from i2r.track import ui as serve
+    except ModuleNotFoundError as error:
+        raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
+    serve(RESULTS, args.port)
 
 
 def record_code(_: argparse.Namespace) -> None:
@@ -139,6 +152,10 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("track", help="import finished runs into MLflow")
     verb.add_argument("--mark", type=Path, help="a file to leave when it is done")
     verb.set_defaults(function=track)
+
+    verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
+    verb.add_argument("--port", type=int, default=5000)
+    verb.set_defaults(function=ui)
 
     verb = verbs.add_parser("dev", help="for those who change the code")
     tasks = verb.add_subparsers(required=True, metavar="TASK")

@@ -140,11 +140,9 @@ def make_plan(params: Params) -> Plan:
     def in_fold(fold: int) -> dict[str, Spec]:
         """What every job of a fold needs."""
         name, args, shared = f"{dataset}-{backbone}-fold{fold}", {"fold": fold}, {"data": sections["data"]}
-        needs = {
-            "data": data,
-            "lists": add("lists", f"{dataset}-fold{fold}", {"data": data}, args=args, **shared),
-        }
-        needs["backbone"] = network
+        rule = pick("data", "novel", "min_area", "min_class_images")
+        lists = add("lists", f"{dataset}-fold{fold}", {"data": data}, args=args, data=rule)
+        needs = {"data": data, "lists": lists, "backbone": network}
         for step in ("base_learner", "cam_head"):
             uses = {"backbone": sections["backbone"], step: sections[step]}
             needs[step] = add(step, name, dict(needs), args=args, **shared, **uses)

@@ -128,19 +128,28 @@ def run_stage(
         if stage != "all":
             for folder in park(plan, stage, results):
                 print(f"i2r: {folder} is not in the plan: parked in {results / 'parked'}", file=sys.stderr)
-        targets = {"all": ["all"], "report": ["report", "track"]}.get(stage, [stage])
-        snakemake(*targets, "--cores", cores, *config, "--quiet", "host", "reason", "rules")
-        home = results / plan.params.experiment
-        if stage in ("all", "report") and not (home / "report.html").is_file():
-            snakemake("all", "--report", str(home / "report.html"), *config)
         jobs = plan.jobs if stage == "all" else plan.of(stage)
-        wrong = [text for spec in jobs if (text := problem(spec, results))]
-    if wrong:
-        raise JobError(f"stage {stage} is not whole:\n" + "\n".join(wrong))
+        home = results / plan.params.experiment
+        page, tracked = home / "report.html", home / f"tracked-{plan.report['key']}.json"
+        last = stage in ("all", "report")
+        if not problems(jobs, results) and (not last or (page.is_file() and tracked.is_file())):
+            print(f"i2r: nothing to do for {stage}: {len(jobs)} jobs are done", file=sys.stderr)
+        else:
+            targets = ["report", "track"] if stage == "report" else [stage]
+            snakemake(*targets, "--cores", cores, *config, "--quiet", "host", "reason", "rules")
+            if last and not page.is_file():
+                snakemake("all", "--report", str(page), *config)
+            if wrong := problems(jobs, results):
+                raise JobError(f"stage {stage} is not whole:\n" + "\n".join(wrong))
     for place in STAGES.get(
         stage, ()
     ):  # DVC wants each folder to be there, also where the plan has nothing for it
         (results / "store" / place).mkdir(parents=True, exist_ok=True)
+
+
+def problems(jobs: list[Spec], results: Path = RESULTS) -> list[str]:
+    """What is wrong with the products of these jobs, a sentence each."""
+    return [text for spec in jobs if (text := problem(spec, results))]
 
 
 def snakemake(*arguments: str) -> None:

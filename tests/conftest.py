@@ -30,7 +30,13 @@ class Toy:
     def run(self, *command: str, code: int = 0) -> str:
         """Output of a command; `snakemake`, `dvc` and `i2r` are those of this environment, on this folder's code."""
         done = subprocess.run(
-            command, check=False, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=300
+            command,
+            check=False,
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         output = done.stdout + done.stderr
         assert done.returncode == code, f"{' '.join(command)} ended with {done.returncode}:\n{output[-6000:]}"
@@ -38,7 +44,12 @@ class Toy:
 
     def environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        names = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}
+        names = {
+            "GIT_AUTHOR_NAME": "t",
+            "GIT_AUTHOR_EMAIL": "t@t",
+            "GIT_COMMITTER_NAME": "t",
+            "GIT_COMMITTER_EMAIL": "t@t",
+        }
         return os.environ | names | {"PATH": path, "PYTHONPATH": str(self.folder)}
 
     def change(self, **sections: dict[str, Any]) -> None:
