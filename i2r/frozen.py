@@ -24,13 +24,19 @@ Picture = Callable[[View], tuple[Tensor, Tensor]]
 
 
 def job_encoder(job: Job, device: torch.device) -> Encoder:
-    """The frozen networks of a job: its backbone, with the base learner and the CAM head if it has them."""
+    """The frozen networks of a job: its backbone, with the base learner and the CAM head if it has them.
+
+    A method without ensemble never looks at the base learner's logits: its head is left out.
+    """
     files = {
         role: job.inputs[role] / "weights.safetensors"
         for role in ("backbone", "base_learner", "cam_head")
         if role in job.inputs
     }
-    return open_encoder(Backbone(**job.params["backbone"]), **files).to(device)
+    encoder = open_encoder(Backbone(**job.params["backbone"]), **files)
+    if not job.params.get("method", {}).get("ensemble", True):
+        encoder.head = None
+    return encoder.to(device)
 
 
 def job_dataset(job: Job) -> Dataset:
