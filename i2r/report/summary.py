@@ -88,7 +88,7 @@ def form_of_prior(
             (
                 False,
                 True,
-            ): "**A finding: with the prior in the paper's form the bar is missed, with ours it is passed.** ",
+            ): "**A finding: the paper's form of the CAM prior misses the bar, ours passes it.** ",
             (True, False): "The paper's form of the CAM prior passes the bar, ours misses it. ",
             (True, True): "Both forms of the CAM prior pass the bar. ",
             (False, False): "Neither form of the CAM prior passes the bar. ",
