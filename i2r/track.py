@@ -16,7 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -81,6 +81,16 @@ def set_aside_moved(results: Path) -> None:
         )
 
 
+def run_name(job: Finished) -> str:
+    """`evaluate fold 0 seed 0`: what tells a run from its siblings below one parent."""
+    if job.step == "report":
+        return f"report {job.name}"
+    named = {"fold": "fold", "eval_seed": "seed"} | ({"shot": "shot"} if job.step == "episodes" else {})
+    return " ".join(
+        [job.step, *(f"{word} {job.args[name]}" for name, word in named.items() if name in job.args)]
+    )
+
+
 class Importer:
     """One pass over the files: the client and what the database already has."""
 
@@ -133,7 +143,10 @@ class Importer:
         name = "reports" if job.step == "report" else setting(job, self.known)["dataset"] or "networks"
         if name not in self.experiments:
             place = (self.results / "mlartifacts" / name).as_uri() if self.local else None
-            self.experiments[name] = self.client.create_experiment(name, artifact_location=place)
+            kind = {
+                "mlflow.experimentKind": "custom_model_development"
+            }  # the UI for training, not for chat models
+            self.experiments[name] = self.client.create_experiment(name, place, kind)
         return self.experiments[name]
 
     def configuration(self, job: Finished) -> tuple[str, str]:
@@ -141,10 +154,10 @@ class Importer:
         where, args = setting(job, self.known), job.args
         if job.step in ("train", "evaluate"):
             trained = self.known.get(job.inputs.get("train", ""), job)
-            name = f"{where['backbone']} {args['method']} {args['shot']}-shot seed {args['seed']}"
+            name = f"{args['method']} {args['shot']}-shot seed {args['seed']} ({where['backbone']})"
             return canonical([where, name, made_with(trained, self.known)]), name
         if job.step == "baselines":
-            name = f"{where['backbone']} baselines without training {args['shot']}-shot"
+            name = f"baselines {args['shot']}-shot ({where['backbone']})"
             return canonical([where, name, made_with(job, self.known)]), name
         return canonical([where["dataset"], "frozen"]), "data and frozen networks"
 
@@ -176,13 +189,13 @@ class Importer:
             tags |= {name: str(value) for name, value in job.args.items()} | self.where(job)
             if job.step != "report":
                 tags["mlflow.parentRunId"] = self.parent(job)
-            start, name = milliseconds(job.times["started"]), f"{job.step} {job.name}"
+            start, name = milliseconds(job.times["started"]), run_name(job)
             self.runs[job.key] = self.client.create_run(self.experiment(job), start, tags, name)
         run = self.runs[job.key]
         run_id = run.info.run_id
         if DESCRIBED not in run.data.tags:
             self.log_datasets(job, run_id)
-            params = [Param(name, str(value)) for name, value in flat(job.params | job.args)]
+            params = [Param(name, str(value)) for name, value in (*flat(job.params), *job.args.items())]
             for at in range(0, len(params), PARAMS_A_CALL):
                 done = [RunTag(DESCRIBED, "yes")] if at + PARAMS_A_CALL >= len(params) else []
                 self.client.log_batch(run_id, params=params[at : at + PARAMS_A_CALL], tags=done)
@@ -334,24 +347,27 @@ def ui(results: Path, port: int = 5000, every: float = 5.0) -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database(results)]
     command += ["--default-artifact-root", (results.resolve() / "mlartifacts").as_uri()]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    # its executors of background jobs are eight idle processes that nothing here needs
+    stop = threading.Event()
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # an exception in the middle of an import might be swallowed
+        signal.signal(number, lambda *_: stop.set())
+    # MLflow's executors of background jobs are eight idle processes that nothing here needs
     server = subprocess.Popen(
         command, start_new_session=True, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     print(
         f"MLflow: http://127.0.0.1:{port} (it takes some seconds to come up; Ctrl-C ends it)", file=sys.stderr
     )
     try:
-        while server.poll() is None:
-            time.sleep(every)
+        while server.poll() is None and not stop.wait(every):
             try:
                 track(results, running=True)
             except (ResultsError, OSError) as error:
                 print(f"MLflow: {error}; looking again in {every:g} s", file=sys.stderr)
-        raise JobError(f"MLflow's server ended with status {server.returncode}")
-    except KeyboardInterrupt:
-        pass
+        if not stop.is_set():
+            raise JobError(f"MLflow's server ended with status {server.returncode}")
     finally:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)

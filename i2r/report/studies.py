@@ -209,7 +209,7 @@ def cam_markdown(jobs: Sequence[Finished]) -> str:
     return (
         "\n## CAM+ against the object\n\n"
         + markdown([*where, "share of query, %", "precision, %", "recall of object, %"], rows)
-        + "\nHow much of the query CAM+ marks, how much of that is object, and how much of the object it finds: the prior "
+        + "\nHow much of the query CAM+ marks, how much of that is object, how much of the object it finds: the prior "
         "can only be as good.\n\n## Classes that the classifier reads from the masked supports\n\n"
         + markdown([*where, "Class of the episodes", "read as"], picks, left=5)
     )
