@@ -33,7 +33,6 @@ localrules:
 rule all:
     default_target: True
     input:
-        PLAN.files(),
         f"{HOME}/tracked-{PLAN.report['key']}.json",
 
 

@@ -38,7 +38,7 @@ def modules(step: str) -> list[str]:
 
 def digest(step: str) -> str:
     """A hash of the code of all modules that a step uses."""
-    text = "\n".join(f"{name} {_content(name)}" for name in modules(step))
+    text = "\n".join(f"{name} {content(_tree(name))}" for name in modules(step))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -74,13 +74,12 @@ def _imports(module: str) -> list[str]:
     return sorted(name for name in ours if path_of(name))
 
 
-def _content(module: str) -> str:
-    """The code of a module as a tree, without docstrings."""
-    tree = _tree(module)
+def content(tree: ast.Module) -> str:
+    """What a module does, without docstrings (comments are no part of a tree)."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             first = body[0].value
             if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                body[0] = ast.Pass()
+                del body[0]
     return ast.dump(tree)

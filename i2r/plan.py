@@ -65,9 +65,9 @@ class Plan:
     def report(self) -> Spec:
         return self.jobs[-1]
 
-    def files(self, *stages: str) -> list[str]:
-        """Every file that the jobs of these stages (none: of all) leave."""
-        return [file for stage in stages or STAGES for spec in self.of(stage) for file in outputs(spec)]
+    def files(self, stage: str) -> list[str]:
+        """Every file that the jobs of a stage leave."""
+        return [file for spec in self.of(stage) for file in outputs(spec)]
 
 
 def outputs(spec: Spec, results: Path = RESULTS) -> list[str]:

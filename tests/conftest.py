@@ -18,7 +18,17 @@ import yaml
 from i2r.jobs import FUNCTIONS
 
 ROOT = Path(__file__).parents[1]
-WORKFLOW = ("Snakefile", "dvc.yaml", ".dvcignore", ".dvc/config", ".gitignore", "envs", "workflow", "i2r")
+WORKFLOW = (
+    "Snakefile",
+    "dvc.yaml",
+    ".dvcignore",
+    ".dvc/config",
+    ".gitignore",
+    "envs",
+    "workflow",
+    "profiles",
+    "i2r",
+)
 
 
 @dataclass(frozen=True)
