@@ -27,6 +27,7 @@ from i2r.scores import EPSILON, class_counts
 
 # BAM's for its base learner; used where the backbone learns, too (otherwise features are kept)
 AUGMENT = Augment(views=0, scale=(0.5, 2.0), fit=False, rotate=10.0, rotate_p=0.5, blur_p=0.5, flip_p=0.5)
+WIDTH = 512  # of the head, as published; the small backbone has fewer channels to make it from
 BACKBONE_RATE = 0.1  # its learning rate, relative to the head's (BAM)
 
 
@@ -41,7 +42,8 @@ def run(job: Job) -> dict[str, Any]:
         Backbone(**job.params["backbone"]), job.inputs["backbone"] / "weights.safetensors"
     ).to(device)
     torch.manual_seed(seed_of("base_learner", job.args["fold"]))
-    head = PSPHead(backbone.channels[2], len(classes)).to(device)
+    channels = backbone.channels[2]
+    head = PSPHead(channels, len(classes), min(WIDTH, channels)).to(device)
     whole = options.trains == "all"
     backbone.requires_grad_(whole).train(whole)
     head.train()
