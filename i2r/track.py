@@ -242,7 +242,7 @@ class Importer:
             self.log_steps(job, run_id, last)
         end = milliseconds(job.times["ended"])
         found = numbers(job.metrics) | (scores_of(job) if job.step in ("evaluate", "baselines") else {})
-        found["seconds"] = float(job.times["seconds"])
+        found["job_seconds"] = float(job.times["seconds"])
         if job.peak_memory_mb:
             found["peak_memory_mb"] = float(job.peak_memory_mb)
         # what has a curve ends with its last step; what an interrupted import has logged is there
