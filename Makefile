@@ -8,6 +8,8 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # uv reads its own name for a local folder of packages.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# Without compiled modules every start of torch or Snakemake takes seconds more.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint ui clean-env
@@ -20,7 +22,7 @@ setup: $(READY) ## the environment in .venv; the other targets call it
 $(READY): envs/requirements.in envs/constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --python $(BIN)/python -r envs/requirements.in -c envs/constraints.txt
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -r envs/requirements.in -c envs/constraints.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

@@ -305,9 +305,10 @@ def test_changes_and_back_with_each_kind_of_dvc_cache(copied: Toy, link: str):
     new = Counter(lists=1, episodes=1, base_learner=1, cam_head=1, train=1, evaluate=1, baselines=1, report=1)
     assert copied.ran() == new, "one fold more: its jobs, and the report"
 
-    copied.change(evaluate={"scoring": "bam"})
-    copied.run("dvc", "repro")
-    assert copied.ran() == Counter(evaluate=3, baselines=2, report=1)
+    if link == "copy":  # a second change on top; the kinds of links differ in the first
+        copied.change(evaluate={"scoring": "bam"})
+        copied.run("dvc", "repro")
+        assert copied.ran() == Counter(evaluate=3, baselines=2, report=1)
 
     (copied.folder / "params.yaml").write_text(first)
     copied.run("dvc", "repro")
