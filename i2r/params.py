@@ -103,7 +103,9 @@ class Method(Section):
     """One method: the network and every option of it (paper/method.md, sections 3 to 7)."""
 
     network: Literal["i2r", "bam"]
-    cam: Literal["xgradcam", "hirescam", "gradcam", "gradcam++", "bagcam", "bagcam-original", "layercam", "cam"]
+    cam: Literal[
+        "xgradcam", "hirescam", "gradcam", "gradcam++", "bagcam", "bagcam-original", "layercam", "cam"
+    ]
     cam_layer: Literal["layer3", "layer4"]
     delta: Share | Literal["adaptive"]
     delta_compare: Literal[">=", ">"]
@@ -130,7 +132,9 @@ class Method(Section):
         known = ("pmgm", "ordered", "bam", "mean")
         parts = prior.split("+")
         if len(parts) > 2 or len(set(parts)) < len(parts) or any(part not in known for part in parts):
-            raise ValueError(f"prior must be one of {', '.join(known)} or two of them joined by +, got {prior!r}")
+            raise ValueError(
+                f"prior must be one of {', '.join(known)} or two of them joined by +, got {prior!r}"
+            )
         return prior
 
     @model_validator(mode="after")

@@ -174,5 +174,5 @@ def test_everything_and_nothing():
     assert scores.average_precision(perfect) == 1.0
     assert np.isnan(scores.average_precision(scores.histogram(torch.zeros(1, 4), torch.zeros(1, 4))))
     assert scores.prior_bce(torch.zeros(1, 4), torch.zeros(1, 4)) == 0.0
-    with pytest.raises(ValueError, match="evaluate.scoring"):
+    with pytest.raises(ValueError, match=r"evaluate\.scoring"):
         scores.target_on_grid("round", target, target, Placement(1, 4, 1, 4))
