@@ -201,9 +201,11 @@ def test_params_edited_during_a_run_change_nothing_for_it(copied: Toy):
     with subprocess.Popen(
         ["snakemake", "--cores", "1"], cwd=copied.folder, env=copied.environment(), stderr=subprocess.DEVNULL
     ) as running:
-        wait_for(lambda: (copied.folder / "ran.txt").is_file())
-        copied.change(train={"steps": 60}, evaluate={"scoring": "bam"})
-        (slow / "train").unlink()
+        try:
+            wait_for(lambda: (copied.folder / "ran.txt").is_file())
+            copied.change(train={"steps": 60}, evaluate={"scoring": "bam"})
+        finally:
+            (slow / "train").unlink()
         assert running.wait(120) == 0
     assert copied.ran() == TRAINED
     copied.change(train={"steps": 50}, evaluate={"scoring": "original"})
@@ -238,8 +240,10 @@ def test_a_killed_run_goes_on(copied: Toy):
     ) as again:
         (spec,) = [p for p in (copied.folder / "results/state").glob("*/lock")]
         log = next((copied.folder / "results/logs").rglob(f"*.{spec.parent.name}.log"))
-        wait_for(lambda: "is being worked on by process" in log.read_text() or again.poll() is not None)
-        (slow / "train").unlink()
+        try:
+            wait_for(lambda: log.is_file() and "is being worked on by process" in log.read_text())
+        finally:
+            (slow / "train").unlink()  # else the orphan would stay
         output = again.communicate(timeout=200)[0]
         assert again.returncode == 0, output
     assert "unlocking Snakemake" in output
