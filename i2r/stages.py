@@ -60,13 +60,22 @@ def bring_back(plan: Plan, results: Path = RESULTS) -> None:
 
 
 def park(plan: Plan, stage: str, results: Path = RESULTS) -> list[Path]:
-    """Move results that the plan does not name out of the stage's folders to results/parked; return their folders."""
+    """Move results that the plan does not name out of the stage's folders to results/parked; return their folders.
+
+    Raises:
+        JobError: if there are some while another Snakemake runs in this folder.
+    """
     planned = {results / spec["folder"] for spec in plan.jobs}
     parked = []
     for place in STAGES[stage]:
         for folder in sorted((results / "store" / place).glob("*/*")):
             if folder in planned or not folder.is_dir():
                 continue
+            if any(Path(".snakemake/locks").glob("*")):
+                raise JobError(
+                    f"{folder} is not in the plan, but a Snakemake that runs here may need it: wait for it "
+                    "(if none runs, one was killed: `snakemake --unlock`)"
+                )
             if (folder / "manifest.json").is_file():
                 _move(folder, results / "parked" / folder.name)
                 parked.append(folder)
@@ -133,7 +142,7 @@ def run_stage(
         page, tracked = home / "report.html", home / f"tracked-{plan.report['key']}.json"
         last = stage in ("all", "report")
         if not problems(jobs, results) and (not last or (page.is_file() and tracked.is_file())):
-            print(f"i2r: nothing to do for {stage}: {len(jobs)} jobs are done", file=sys.stderr)
+            print(f"i2r: nothing to do for {stage}: {len(jobs)} done", file=sys.stderr)
         else:
             targets = ["report", "track"] if stage == "report" else [stage]
             snakemake(*targets, "--cores", cores, *config, "--quiet", "host", "reason", "rules")

@@ -193,6 +193,19 @@ def test_presets_beside_one_another_and_back(copied: Toy):
 
 
 @pytest.mark.slow
+def test_results_are_not_parked_under_a_run(copied: Toy):
+    """Another experiment's run may need what the params.yaml does not name."""
+    lock = copied.folder / ".snakemake/locks/0.input.lock"
+    lock.touch()
+    copied.change(train={"steps": 52})
+    output = copied.run("i2r", "stage", "train", code=1)
+    assert "not in the plan" in output and "snakemake --unlock" in output
+    lock.unlink()
+    assert "parked" in copied.run("i2r", "stage", "train")
+    assert copied.ran() == Counter(train=1)
+
+
+@pytest.mark.slow
 def test_params_edited_during_a_run_change_nothing_for_it(copied: Toy):
     copied.change(train={"steps": 50})
     slow = copied.folder / "slow"
