@@ -120,17 +120,18 @@ class SavedState:
             raise KeyboardInterrupt
 
 
-def learning_rate(schedule: Schedule, step: int, warmup: float = 0.0) -> float:
+def learning_rate(schedule: Schedule, step: int) -> float:
     """lr * (1 - step / steps) ** power, rising from 0 during the first share `warmup` of the steps."""
-    rise = min(1.0, (step + 1) / (warmup * schedule.steps)) if warmup else 1.0
+    rise = min(1.0, (step + 1) / (schedule.warmup * schedule.steps)) if schedule.warmup else 1.0
     return schedule.lr * rise * (1 - step / schedule.steps) ** schedule.power
 
 
-def sgd(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
-    """SGD with momentum, the optimiser of the methods."""
-    return torch.optim.SGD(
-        groups, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
-    )
+def build_optimiser(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
+    """The schedule's optimiser of parameter groups."""
+    common = {"lr": schedule.lr, "weight_decay": schedule.weight_decay}
+    if schedule.optimiser == "adamw":
+        return torch.optim.AdamW(groups, betas=(schedule.momentum, 0.999), **common)
+    return torch.optim.SGD(groups, momentum=schedule.momentum, **common)
 
 
 def fit(
@@ -141,8 +142,6 @@ def fit(
     *,
     label: str,
     groups: Iterable[tuple[float, Iterable[nn.Parameter]]] | None = None,
-    optimiser: Callable[[list[dict[str, Any]], Schedule], torch.optim.Optimizer] = sgd,
-    warmup: float = 0.0,
 ) -> dict[str, float]:
     """Train `model` and write metrics.jsonl: the one training loop of the pipeline.
 
@@ -153,8 +152,6 @@ def fit(
             seconds. It must depend on the step number alone (and on torch's generator, which is seeded in each
             step), so that a resumed training equals an uninterrupted one.
         groups: (factor of the learning rate, parameters); all parameters at factor 1 if missing.
-        optimiser: makes it from parameter groups and the schedule.
-        warmup: share of the steps during which the learning rate rises.
 
     Returns:
         The means over the last logged window, and `seconds_per_step` over all steps.
@@ -165,7 +162,7 @@ def fit(
     """
     groups = [(factor, list(group)) for factor, group in groups or [(1.0, model.parameters())]]
     groups = [(factor, [p for p in group if p.requires_grad]) for factor, group in groups]
-    optimiser = optimiser([{"params": group, "factor": factor} for factor, group in groups], schedule)
+    optimiser = build_optimiser([{"params": group, "factor": factor} for factor, group in groups], schedule)
     device = next(model.parameters()).device
     window = max(1, math.ceil(schedule.steps / LINES))
     start, rows, sums, spent = 0, [], defaultdict(float), 0.0
@@ -198,7 +195,7 @@ def fit(
             for step in range(start, schedule.steps):
                 began = synchronise(device)
                 torch.manual_seed(seed_of(job.step, job.args.get("fold"), job.args.get("seed"), step))
-                rate = learning_rate(schedule, step, warmup)
+                rate = learning_rate(schedule, step)
                 for group in optimiser.param_groups:
                     group["lr"] = rate * group["factor"]
                 values = dict(losses(step))

@@ -71,8 +71,10 @@ class Data(Section):
 
 
 class Schedule(Section):
-    """SGD with momentum and a polynomial decay by step."""
+    """SGD with momentum or AdamW (momentum: its first beta), warm-up, and a polynomial decay by step."""
 
+    optimiser: Literal["sgd", "adamw"]
+    warmup: Share
     steps: Positive
     batch: Positive
     lr: Rate

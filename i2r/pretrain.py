@@ -2,7 +2,12 @@
 
 The small one is the embedded data set's stand-in for a network trained on ImageNet: it learns all twenty kinds
 of objects, one a picture, at the scale that they have in the episodes' images. It never sees the data set's
-pictures or a mask.
+pictures.
+
+Half of each batch is read as the episodes read their supports (the paper's
+section 3.2): layer3 times the object's mask.
+A network trained on ImageNet's million pictures needs no such help; this small one, without it, names one and the
+same class for every masked support.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from i2r.data.shapes import CLASSES, single_object
@@ -21,16 +26,15 @@ from i2r.data.transforms import MEAN, STD
 from i2r.jobs import Job, JobError
 from i2r.learn import fit, set_up
 from i2r.nets.backbones import Backbone, build_backbone
+from i2r.nets.resize import bilinear
 from i2r.nets.weights import load_backbone_weights
 from i2r.params import Backbone as BackboneParams
-from i2r.params import Schedule
 from i2r.progress import Progress
 
 SIDE = 48  # of a training crop, pixels; an object fills more than half of it
 MARGIN = 8  # crops are cut from pictures that much larger
 POOL = 8000  # pictures made before the training
 HELD_OUT = 1000
-WARMUP = 0.1
 SEEDS = {"train": 1, "held out": 2}  # of the pictures: numbers apart from those of the data set
 
 
@@ -56,59 +60,77 @@ def pretrain(job: Job, options: BackboneParams) -> dict[str, Any]:
     torch.manual_seed(0)
     # strided as a classifier's layer4 is; the weights fit the dense form that episodes use
     net = build_backbone(options, len(CLASSES), dense=False).to(device, memory_format=torch.channels_last)
-    images, labels = pictures("train", POOL, SIDE + MARGIN)
+    objects = pictures("train", POOL, SIDE + MARGIN)
 
     def losses(step: int) -> Mapping[str, Tensor | float]:
-        x, y = batch(images, labels, step, options.pretrain.batch)
-        logits = net(x.to(device, memory_format=torch.channels_last))
+        x, masks, y = batch(*objects, step, options.pretrain.batch)
+        masks[: len(masks) // 2] = 1
         y = y.to(device)
-        hits = (logits.argmax(1) == y).float().mean()
-        return {"loss": F.cross_entropy(logits, y), "accuracy": hits}
+        logits = masked_logits(net, x.to(device, memory_format=torch.channels_last), masks.to(device))
+        hits = (logits.argmax(1) == y).float()
+        whole, masked = hits.tensor_split([len(hits) // 2])
+        return {
+            "loss": F.cross_entropy(logits, y),
+            "accuracy": whole.mean(),
+            "accuracy_masked": masked.mean(),
+        }
 
-    metrics = fit(
-        job, net.train(), options.pretrain, losses, label="backbone small", optimiser=adamw, warmup=WARMUP
-    )
+    metrics = fit(job, net.train(), options.pretrain, losses, label="backbone small")
     dense = build_backbone(options, len(CLASSES))
     dense.load_state_dict(net.state_dict())
-    images, labels = pictures("held out", HELD_OUT, SIDE)
-    for name, network in (("held_out_accuracy", net.cpu()), ("held_out_accuracy_dense", dense)):
-        metrics[name] = accuracy(network, images, labels)
+    images, masks, labels = pictures("held out", HELD_OUT, SIDE)
+    whole = [np.ones_like(mask) for mask in masks]
+    metrics["held_out_accuracy"] = accuracy(net.cpu(), images, whole, labels)
+    metrics["held_out_accuracy_dense"] = accuracy(dense, images, whole, labels)
+    metrics["held_out_accuracy_masked"] = accuracy(dense, images, masks, labels)
     save_weights(net, job)
     return metrics | {"classes": len(CLASSES), "pictures": POOL}
 
 
-def adamw(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
-    """AdamW, `momentum` its first beta: learns to tell objects from ground in fewer steps than SGD."""
-    return torch.optim.AdamW(
-        groups, lr=schedule.lr, betas=(schedule.momentum, 0.999), weight_decay=schedule.weight_decay
-    )
+Objects = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
 
 
-def pictures(split: str, count: int, side: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """`count` pictures uint8 (side, side, 3) of one object each and their labels 0..19, classes in turn."""
+def pictures(split: str, count: int, side: int) -> Objects:
+    """`count` pictures uint8 (side, side, 3) of one object each, their masks (side, side) of 0 and 1, and their
+    labels 0..19, classes in turn."""
     labels = np.arange(count) % len(CLASSES)
-    images = []
+    images, masks = [], []
     with Progress(f"objects, {split}", count, "picture") as progress:
         for number, label in enumerate(labels):
             rng = np.random.default_rng((SEEDS[split], number))
-            images.append(single_object(rng, int(label) + 1, side)[0])
+            image, mask = single_object(rng, int(label) + 1, side)
+            images.append(image)
+            masks.append((mask == label + 1).astype(np.uint8))
             progress.update()
-    return images, labels
+    return images, masks, labels
 
 
-def batch(images: list[np.ndarray], labels: np.ndarray, step: int, size: int) -> tuple[Tensor, Tensor]:
-    """Batch of a step, (size, 3, SIDE, SIDE) and (size,): cut, mirrored and its colours exchanged at random."""
+def batch(
+    images: list[np.ndarray], masks: list[np.ndarray], labels: np.ndarray, step: int, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch of a step, (size, 3, SIDE, SIDE), (size, SIDE, SIDE) and (size,): cut, mirrored and its colours
+    exchanged at random."""
     rng = np.random.default_rng((SEEDS["train"], len(images), step))
     chosen = rng.integers(len(images), size=size)
     corners = rng.integers(MARGIN + 1, size=(size, 2))
     flips = rng.random(size) < 0.5
-    crops = np.stack(
-        [
-            images[index][top : top + SIDE, left : left + SIDE][:, :: -1 if flip else 1, rng.permutation(3)]
-            for index, (top, left), flip in zip(chosen, corners, flips, strict=True)
-        ]
+    crops, crop_masks = [], []
+    for index, (top, left), flip in zip(chosen, corners, flips, strict=True):
+        window = np.s_[top : top + SIDE, left : left + SIDE]
+        turn = np.s_[:, :: -1 if flip else 1]
+        crops.append(images[index][window][turn][..., rng.permutation(3)])
+        crop_masks.append(masks[index][window][turn])
+    return (
+        normalise_all(np.stack(crops)),
+        torch.from_numpy(np.stack(crop_masks)),
+        torch.from_numpy(labels[chosen]),
     )
-    return normalise_all(crops), torch.from_numpy(labels[chosen])
+
+
+def masked_logits(net: Backbone, images: Tensor, masks: Tensor) -> Tensor:
+    """Class logits of (N, 3, H, W), read from layer3 times the masks (N, H, W), as of an episode's supports."""
+    x3 = net.to_layer3(images)[1]
+    return net.logits(net.layer4(x3 * bilinear(masks, x3.shape[-2:])[:, None]))
 
 
 def normalise_all(images: np.ndarray) -> Tensor:
@@ -118,13 +140,16 @@ def normalise_all(images: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, images: list[np.ndarray], labels: np.ndarray, size: int = 100) -> float:
-    """Share of pictures whose class the network names."""
+def accuracy(
+    net: Backbone, images: list[np.ndarray], masks: list[np.ndarray], labels: np.ndarray, size: int = 100
+) -> float:
+    """Share of pictures whose class the network names, seen through the masks."""
     net.eval()
     hits = 0
     for start in range(0, len(images), size):
         part = slice(start, start + size)
-        logits = net(normalise_all(np.stack(images[part])))
+        seen = torch.from_numpy(np.stack(masks[part]))
+        logits = masked_logits(net, normalise_all(np.stack(images[part])), seen)
         hits += int((logits.argmax(1) == torch.from_numpy(labels[part])).sum())
     return hits / len(images)
 

@@ -29,7 +29,16 @@ BASES = {
 
 def backbone_params(name: str, **changes: object) -> params.Backbone:
     """Params of a backbone; only name, weights and stride_at matter to the network."""
-    schedule = {"steps": 1, "batch": 1, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "power": 0.9}
+    schedule = {
+        "optimiser": "sgd",
+        "warmup": 0.0,
+        "steps": 1,
+        "batch": 1,
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "power": 0.9,
+    }
     values = {"name": name, "weights": None, "stride_at": "3x3", "pretrain": schedule, **changes}
     return params.Backbone(**values)
 

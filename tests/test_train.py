@@ -185,7 +185,9 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):
     def losses(step):
         return {"loss": model(torch.ones(1, 1)).sum() * (float("nan") if step == 2 else 1.0)}
 
-    schedule = Schedule(steps=5, batch=1, lr=0.1, momentum=0.0, weight_decay=0.0, power=1.0)
+    schedule = Schedule(
+        optimiser="sgd", warmup=0.0, steps=5, batch=1, lr=0.1, momentum=0.0, weight_decay=0.0, power=1.0
+    )
     with pytest.raises(JobError, match="loss is nan at step 2"):
         learn.fit(job, model, schedule, losses, label="toy")
 
@@ -193,7 +195,9 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):
 def test_long_trainings_log_means(tmp_path):
     job = make_job(tmp_path, "train", {})
     model = nn.Linear(1, 1)
-    schedule = Schedule(steps=1201, batch=1, lr=1e-6, momentum=0.0, weight_decay=0.0, power=1.0)
+    schedule = Schedule(
+        optimiser="sgd", warmup=0.0, steps=1201, batch=1, lr=1e-6, momentum=0.0, weight_decay=0.0, power=1.0
+    )
 
     def losses(step):
         return {"loss": model(torch.ones(1, 1)).sum(), "step_number": step}

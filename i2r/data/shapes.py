@@ -28,7 +28,7 @@ SIDE = (
 SHORT_SIDE = (80, 96)  # the shorter one
 EXTENT = (32.0, 62.0)  # longer side of an object, pixels
 OTHERS = (0.5, 0.35, 0.15)  # how often one, two, three objects of other classes stand in a picture
-COPIED = (0.25, 0.25)  # how often an object's look is that of the background, that of another object
+COPIED = (0.1, 0.15)  # how often an object's look is that of the background, that of another object
 SUPERSAMPLE = 3
 JPEG_QUALITY = 92
 SPLITS = ("train", "val")
@@ -52,7 +52,7 @@ class Look(NamedTuple):
 
 def _random_look(rng: Rng) -> Look:
     first = rng.uniform(25, 230, 3)
-    second = np.clip(first + rng.normal(0, 45, 3), 5, 250)
+    second = np.clip(first + rng.normal(0, 15, 3), 5, 250)
     kind = _KINDS[rng.integers(len(_KINDS))]
     return Look(kind, rng.uniform(0, np.pi), rng.uniform(4, 14), np.stack([first, second]))
 
@@ -126,7 +126,7 @@ class Picture:
         rng = self.rng
         colour = _texture(rng, look, side, side)
         light = np.float32(rng.uniform(-0.2, 0.2) / side) * _DIAGONAL[:side, :side] + np.float32(1)
-        light += np.float32(rng.uniform(-0.35, 0.1)) * rim  # an edge in shade
+        light += np.float32(rng.uniform(-0.5, -0.1)) * rim  # an edge in shade
         colour *= light
 
         y0, y1, x0, x1 = max(top, 0), min(top + side, height), max(left, 0), min(left + side, width)
@@ -202,7 +202,7 @@ def scene(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     extents = rng.uniform(*EXTENT, len(classes)) * (1.0 if len(classes) < 4 else 0.85)
 
     picture = Picture(rng, height, width)
-    picture.clutter(int(rng.integers(2, 7)), (10, 40))
+    picture.clutter(int(rng.integers(1, 5)), (8, 32))
     looks = _object_looks(rng, picture.look, len(classes))
     centres = _place(rng, height, width, extents)
     for cls, centre, extent, look in zip(classes, centres, extents, looks, strict=True):
