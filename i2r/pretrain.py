@@ -4,10 +4,8 @@ The small one is the embedded data set's stand-in for a network trained on Image
 of objects, one a picture, at the scale that they have in the episodes' images. It never sees the data set's
 pictures.
 
-Half of each batch is read as the episodes read their supports (the paper's
-section 3.2): layer3 times the object's mask.
-A network trained on ImageNet's million pictures needs no such help; this small one, without it, names one and the
-same class for every masked support.
+Half of each batch is read as the episodes read their supports (see `Encoder.support`): layer3 times the object's
+mask. Trained on whole pictures alone, this small network named one and the same class for every masked support.
 """
 
 from __future__ import annotations

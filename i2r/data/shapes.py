@@ -1,8 +1,8 @@
 """The embedded data set: generated pictures of twenty kinds of objects, in the layout of PASCAL VOC.
 
 Each picture holds one or two objects of one class, one to three of other classes and clutter. Class says nothing
-about colour or texture: these are drawn apart from it, and two objects in five copy them, changed a little, from
-the background or from another object. So what tells the classes is form alone.
+about colour or texture: these are drawn apart from it, and up to one object in four copies them, changed a little,
+from the background or from another object. So what tells the classes is form alone.
 
 Classes of a picture are drawn uniformly, without regard to folds. A picture shows 2 to 4 of the 20 classes, 2.7 on
 average, so a share of about 0.45 shows none of five given classes: that much of the training list is left to
