@@ -46,7 +46,7 @@ VERSIONS = {
     "data": 1,
     "lists": 1,
     "episodes": 1,
-    "backbone": 1,
+    "backbone": 2,
     "base_learner": 1,
     "cam_head": 1,
     "train": 1,

@@ -235,10 +235,14 @@ class Params(Section):
             )
         return self
 
-    def resolve(self, name: str) -> Method:
-        """The options of method `name`: those of `method` with its own on top."""
+    def resolve(self, name: str) -> tuple[Method, Train]:
+        """The options of method `name` and of its training: those of `method` and `train`, its own on top."""
+        own = dict(self.methods[name])
+        training = own.pop("train", {})
         try:
-            return Method(**{**self.method.model_dump(), **self.methods[name]})
+            return Method(**{**self.method.model_dump(), **own}), Train(
+                **{**self.train.model_dump(), **training}
+            )
         except ValidationError as error:
             raise ValueError(f"methods.{name}: {describe(error)}") from None
 

@@ -160,7 +160,8 @@ def make_plan(params: Params) -> Plan:
         name = f"{dataset}-{backbone}-{method}-{shot}shot-fold{fold}-seed{seed}"
         args = {"method": method, "fold": fold, "shot": shot, "seed": seed}
         shared = {name: sections[name] for name in ("data", "backbone")}
-        shared["method"] = params.resolve(method).model_dump(mode="json")
+        options, training = params.resolve(method)
+        shared["method"] = options.model_dump(mode="json")
         trained = add(
             "train",
             name,
@@ -168,7 +169,7 @@ def make_plan(params: Params) -> Plan:
             place and f"{place}/train",
             args=args,
             **shared,
-            train=sections["train"],
+            train=training.model_dump(mode="json"),
         )
         for eval_seed in params.evaluate.seeds:
             needs = in_test(fold, shot, eval_seed) | {"train": trained}

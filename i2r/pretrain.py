@@ -31,7 +31,7 @@ from i2r.progress import Progress
 
 SIDE = 48  # of a training crop, pixels; an object fills more than half of it
 MARGIN = 8  # crops are cut from pictures that much larger
-POOL = 8000  # pictures made before the training
+POOL = 16000  # pictures made before the training, at most
 HELD_OUT = 1000
 SEEDS = {"train": 1, "held out": 2}  # of the pictures: numbers apart from those of the data set
 
@@ -58,7 +58,8 @@ def pretrain(job: Job, options: BackboneParams) -> dict[str, Any]:
     torch.manual_seed(0)
     # strided as a classifier's layer4 is; the weights fit the dense form that episodes use
     net = build_backbone(options, len(CLASSES), dense=False).to(device, memory_format=torch.channels_last)
-    objects = pictures("train", POOL, SIDE + MARGIN)
+    count = min(POOL, options.pretrain.steps * options.pretrain.batch)
+    objects = pictures("train", count, SIDE + MARGIN)
 
     def losses(step: int) -> Mapping[str, Tensor | float]:
         x, masks, y = batch(*objects, step, options.pretrain.batch)
@@ -82,7 +83,7 @@ def pretrain(job: Job, options: BackboneParams) -> dict[str, Any]:
     metrics["held_out_accuracy_dense"] = accuracy(dense, images, whole, labels)
     metrics["held_out_accuracy_masked"] = accuracy(dense, images, masks, labels)
     save_weights(net, job)
-    return metrics | {"classes": len(CLASSES), "pictures": POOL}
+    return metrics | {"classes": len(CLASSES), "pictures": count}
 
 
 Objects = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]

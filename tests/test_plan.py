@@ -112,6 +112,19 @@ def test_the_ablation_repeats_no_job_of_the_main_stages(values):
     assert key <= {spec["key"] for spec in made.jobs}, "the same job has the same key in both stages"
 
 
+def test_a_method_trains_as_its_own_options_say(values):
+    values["methods"]["bam"]["train"] = {"lr": 0.002}
+    values["run"]["methods"] = ["i2r", "bam"]
+    rates = {
+        spec["args"]["method"]: spec["params"]["train"]["lr"]
+        for spec in plan.make_plan(params.check(values)).of("train")
+    }
+    assert rates == {"i2r": values["train"]["lr"], "bam": 0.002}
+    values["methods"]["bam"]["train"] = {"learning_rate": 0.002}
+    with pytest.raises(params.ParamsError, match=r"methods\.bam: learning_rate: unknown key"):
+        params.check(values)
+
+
 def test_folders_and_devices_are_no_part_of_a_key(values):
     values["data"] |= {"source": "voc", "root": "data/voc", "digest": "a" * 64}
     values["backbone"] |= {"name": "resnet50", "weights": "weights.safetensors"}
