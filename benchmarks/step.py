@@ -1,0 +1,164 @@
+"""Seconds of a training step and an evaluation, in units that hold on any machine.
+
+The unit is one forward without gradient of torchvision's ResNet-50 over the episode's query and support images, on the
+same machine, measured in turn with everything else. Weights are random: what is timed does not depend on them.
+
+    python benchmarks/step.py --threads 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pytorch_grad_cam import XGradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor
+
+from i2r import params
+from i2r.cache import CachedEncoder, Draw, View
+from i2r.nets.backbones import build_backbone
+from i2r.nets.cam import cam_maps_and_layer4
+from i2r.nets.encoder import Encoder, encode_episode
+from i2r.nets.heads import build_head
+from i2r.nets.pspnet import PSPHead
+from i2r.nets.torchvision_ops import torchvision
+
+PRESET = Path(__file__).parents[1] / "workflow" / "presets" / "pascal.yaml"
+IMAGES, EPISODES = (
+    40,
+    100,
+)  # of a list whose features are kept: as many episodes an image as 1000 on 400 images
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=321, help="side of the images, pixels")
+    parser.add_argument("--batch", type=int, default=2, help="episodes")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    measured = measure(options)
+    units = measured.pop("unit")
+    print(f"unit: {statistics.median(units):.2f} s, {options.batch} episodes of {options.size} px, 1 shot")
+    for name, seconds in measured.items():
+        ratios = sorted(s / unit for s, unit in zip(seconds, units, strict=True))
+        print(f"{name:58} {statistics.median(ratios):5.2f} units  [{ratios[0]:.2f}, {ratios[-1]:.2f}]")
+
+
+def measure(options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of each task in each round; the tasks take turns."""
+    values = params.load(PRESET)
+    i2r, _ = values.resolve("i2r")
+    bam, _ = values.resolve("bam")
+    device, batch, size = torch.device(options.device), options.batch, options.size
+    torch.manual_seed(0)
+    reference = torchvision.models.resnet50(weights=None).eval().to(device)
+    backbone = build_backbone(values.backbone).to(device)
+    encoder = Encoder(backbone).to(device)
+    with_base = Encoder(backbone, PSPHead(2048, 15)).to(device)
+    heads = {
+        name: build_head(method, encoder.channels, 1).to(device)
+        for name, method in (("i2r", i2r), ("bam", bam))
+    }
+    optimisers = {
+        name: torch.optim.SGD(head.parameters(), 1e-3, momentum=0.9) for name, head in heads.items()
+    }
+
+    images = torch.randn(2 * batch, 3, size, size, device=device)
+    masks = torch.zeros(2 * batch, size, size, dtype=torch.uint8, device=device)
+    masks[:, size // 4 : size // 2, size // 3 : 2 * size // 3] = 1
+    query, supports, masks_s, mask_q = (
+        images[:batch],
+        images[batch:, None],
+        masks[batch:, None],
+        masks[:batch],
+    )
+    x3 = backbone.to_layer3(images)[1].detach()
+    classes = torch.arange(2 * batch, device=device)
+    package = XGradCAM(reference, [reference.layer3[-1]])
+
+    def unit() -> None:
+        with torch.no_grad():
+            reference(images)
+
+    def train(name: str) -> None:
+        frozen, method = (encoder, i2r) if name == "i2r" else (with_base, bam)
+        inputs = encode_episode(frozen, query, supports, masks_s, method, mask_q, classes[:batch])
+        loss = heads[name].train()(inputs).loss
+        optimisers[name].zero_grad(set_to_none=True)
+        loss.backward()
+        optimisers[name].step()
+
+    def evaluate(name: str) -> None:
+        frozen, method = (encoder, i2r) if name == "i2r" else (with_base, bam)
+        with torch.no_grad():
+            heads[name].eval()(encode_episode(frozen, query, supports, masks_s, method))
+
+    def layer4() -> None:
+        with torch.no_grad():
+            backbone.layer4(x3)
+
+    def cam() -> None:
+        cam_maps_and_layer4("xgradcam", "layer3", backbone, x3, classes)
+
+    def package_cam() -> None:
+        package(images.clone(), [ClassifierOutputTarget(int(c)) for c in classes])
+
+    def kept() -> None:
+        cached = CachedEncoder(
+            encoder, i2r, lambda view: (images[view.number % len(images)].cpu(), labels), 8, device
+        )
+        draws = [
+            Draw(1, View("", index % IMAGES), (View("", (7 * index + 3) % IMAGES),))
+            for index in range(EPISODES)
+        ]
+        with torch.no_grad():
+            for start in range(0, EPISODES, batch):
+                inputs = cached.inputs(draws[start : start + batch])
+                inputs.mask_q = None
+                heads["i2r"].eval()(inputs)
+
+    labels = masks[0].cpu()
+    tasks: dict[str, Callable[[], None]] = {
+        "unit": unit,
+        "I2R, training step": lambda: train("i2r"),
+        "I2R, evaluation": lambda: evaluate("i2r"),
+        "BAM, training step": lambda: train("bam"),
+        "BAM, evaluation": lambda: evaluate("bam"),
+        "layer4": layer4,
+        "layer4 and CAM": cam,
+        "pytorch-grad-cam's XGradCAM": package_cam,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    kept_name = f"I2R, evaluation of {batch} of {EPISODES} episodes on {IMAGES} images"
+    seconds[kept_name] = []
+    for number in range(options.rounds + 1):
+        for name, task in tasks.items():
+            spent = timed(task, device)
+            if number:  # the first round warms up
+                seconds[name].append(spent)
+        if number:
+            seconds[kept_name].append(timed(kept, device) / EPISODES * batch)
+    seconds["CAM beside the forward"] = [
+        both - alone for both, alone in zip(seconds.pop("layer4 and CAM"), seconds.pop("layer4"), strict=True)
+    ]
+    return seconds
+
+
+def timed(task: Callable[[], Tensor | None], device: torch.device) -> float:
+    began = time.perf_counter()
+    task()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
