@@ -49,7 +49,7 @@ VERSIONS = {
     "backbone": 2,
     "base_learner": 1,
     "cam_head": 1,
-    "train": 1,
+    "train": 2,
     "evaluate": 1,
     "baselines": 1,
     "report": 1,

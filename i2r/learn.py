@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import torch.utils.deterministic
 from torch import Tensor, nn
 
 from i2r.files import replacing
@@ -40,6 +41,7 @@ def set_up(runtime: Runtime) -> torch.device:
         raise JobError(f"runtime.device is {name!r}, but torch sees no GPU; use cpu or auto")
     device = torch.device(name)
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that fills every new tensor
     return device
 
 
@@ -130,7 +132,7 @@ def build_optimiser(groups: list[dict[str, Any]], schedule: Schedule) -> torch.o
     """The schedule's optimiser of parameter groups."""
     common = {"lr": schedule.lr, "weight_decay": schedule.weight_decay}
     if schedule.optimiser == "adamw":
-        return torch.optim.AdamW(groups, betas=(schedule.momentum, 0.999), **common)
+        return torch.optim.AdamW(groups, betas=(schedule.momentum, 0.999), fused=True, **common)
     return torch.optim.SGD(groups, momentum=schedule.momentum, **common)
 
 
