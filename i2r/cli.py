@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from i2r import params
@@ -15,6 +17,7 @@ from i2r.plan import RESULTS, STAGES, make_plan
 
 PRESETS = Path("workflow/presets")
 CODE_VERSIONS = Path("tests/code_versions.json")
+CHECKPOINTS = ("iir-base", "bam-base", "bam", "i2r-released")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -111,6 +114,25 @@ def ui(args: argparse.Namespace) -> None:
     serve(RESULTS, args.port)
 
 
+def import_checkpoint(args: argparse.Namespace) -> None:
+    """Turn a published checkpoint into a file of ours."""
+    from i2r.checkpoints import import_checkpoint
+
+    with clear_errors():
+        report = import_checkpoint(args.kind, args.file, args.out, args.size)
+    counts = ", ".join(f"{len(report[name])} {name}" for name in ("used", "ignored", "missing"))
+    print(f"wrote {args.out}; keys: {counts}; each in {args.out.with_suffix('.keys.json')}")
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """What a user's file may have wrong ends the command with a sentence instead of a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        raise JobError(str(error)) from None
+
+
 def record_code(_: argparse.Namespace) -> None:
     from i2r import code
 
@@ -156,6 +178,13 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
     verb.add_argument("--port", type=int, default=5000)
     verb.set_defaults(function=ui)
+
+    verb = verbs.add_parser("import-checkpoint", help="turn a published checkpoint into weights of ours")
+    verb.add_argument("--kind", choices=CHECKPOINTS, required=True)
+    verb.add_argument("--size", type=int, default=473, help="side of its input (default: 473; COCO: 641)")
+    verb.add_argument("file", metavar="FILE", type=Path, help=".pth, .ckpt or .safetensors")
+    verb.add_argument("out", metavar="OUT.safetensors", type=Path)
+    verb.set_defaults(function=import_checkpoint)
 
     verb = verbs.add_parser("dev", help="for those who change the code")
     tasks = verb.add_subparsers(required=True, metavar="TASK")

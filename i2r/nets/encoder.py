@@ -13,6 +13,7 @@ from i2r import params
 from i2r.nets.backbones import Backbone
 from i2r.nets.cam import cam_maps, cam_maps_and_layer4
 from i2r.nets.pspnet import PSPHead
+from i2r.nets.regions import uses_cam
 
 
 class Features(NamedTuple):
@@ -44,9 +45,10 @@ class EpisodeInputs:
     class_id: Tensor  # (B, K) int64, class that the classifier reads from the masked support
     masks_s: Tensor  # (B, K, H, W) 0, 1, 255
     mask_q: Tensor | None = None  # (B, H, W) 0, 1, 255
-    episode_class: Tensor | None = (
-        None  # (B,) int64, base class from 0 that the base map leaves out (training)
-    )
+    # (B,) int64, base class from 0 that the base map leaves out (training)
+    episode_class: Tensor | None = None
+    # (B, H, W) of the query: 0 background, 1.. base classes, 255 unknown; for BAM's loss of the base learner
+    base_labels: Tensor | None = None
 
 
 class Encoder(nn.Module):
@@ -128,6 +130,7 @@ def encode_episode(
     options: params.Method,
     mask_q: Tensor | None = None,
     base_class: Tensor | None = None,
+    base_labels: Tensor | None = None,
 ) -> EpisodeInputs:
     """Run the frozen part on B episodes, in float32.
 
@@ -135,9 +138,10 @@ def encode_episode(
         query: normalised images (B, 3, H, W).
         supports: (B, K, 3, H, W).
         masks: of the supports, (B, K, H, W) with 0, 1, 255.
-        options: CAM method, layer and class source; BAM has no CAM.
+        options: CAM method, layer and class source; no CAM is made where no prior looks at one (BAM).
         mask_q: (B, H, W) with 0, 1, 255, in training or to measure.
         base_class: (B,) base class from 0 of each episode, in training.
+        base_labels: (B, H, W) of the query with 0, 1.. base classes, 255: for BAM's third loss.
     """
     batch, shots = supports.shape[:2]
     with torch.autocast(query.device.type, enabled=False):
@@ -145,10 +149,10 @@ def encode_episode(
         x3_q, x3_s = x3[:batch], x3[batch:]
         x4_s, logits = encoder.support(x3_s, masks.flatten(0, 1))
         class_id = episode_class_ids(logits.unflatten(0, (batch, shots)), options.class_source)
-        if options.network == "bam":
-            x4_q, cam_q, cam_s = encoder.backbone.layer4(x3_q), None, None
-        else:
+        if uses_cam(options):
             x4_q, cam_q, cam_s = _episode_cams(encoder, x3_q, x3_s, class_id, options)
+        else:
+            x4_q, cam_q, cam_s = encoder.backbone.layer4(x3_q), None, None
         base = encoder.base(x4_q)
 
     def split(tensor: Tensor) -> Tensor:
@@ -168,6 +172,7 @@ def encode_episode(
         masks_s=masks,
         mask_q=mask_q,
         episode_class=base_class,
+        base_labels=base_labels,
     )
 
 
