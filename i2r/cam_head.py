@@ -72,10 +72,10 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def backbone_learned(job: Job) -> bool:
-    """Whether the base learner has trained the backbone, too."""
+    """Whether the base learner has trained the backbone, too, and has no classifier that fits it."""
     with safe_open(job.inputs["base_learner"] / "weights.safetensors", "pt") as file:
         names = file.keys()
-    return any(name.startswith("layer") for name in names)
+    return "fc.weight" not in names and any(name.startswith("layer") for name in names)
 
 
 def val_pairs(dataset: Dataset, classes: list[int]) -> list[Pair]:

@@ -124,6 +124,22 @@ def import_checkpoint(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}; keys: {counts}; each in {args.out.with_suffix('.keys.json')}")
 
 
+def predict(args: argparse.Namespace) -> None:
+    """Segment one picture."""
+    from i2r.predict import load, write_prediction
+
+    supports, masks = args.support[::2], args.support[1::2]
+    if len(supports) != len(masks):
+        raise JobError(f"--support: an image and a mask for each shot, got {len(args.support)} files")
+    with clear_errors():
+        found = load(args.weights, args.device).predict(args.query, supports, masks)
+        write_prediction(found, args.query, supports, masks, args.out)
+    share = 100 * found.mask.mean()
+    print(
+        f"{share:.1f} % of {args.query} is the object; wrote mask.png, prediction.npz, picture.png to {args.out}"
+    )
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """What a user's file may have wrong ends the command with a sentence instead of a traceback."""
@@ -185,6 +201,24 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("file", metavar="FILE", type=Path, help=".pth, .ckpt or .safetensors")
     verb.add_argument("out", metavar="OUT.safetensors", type=Path)
     verb.set_defaults(function=import_checkpoint)
+
+    verb = verbs.add_parser("predict", help="segment in a picture what masks mark in others")
+    verb.add_argument(
+        "--support",
+        nargs="+",
+        metavar=("IMAGE", "MASK"),
+        type=Path,
+        action="extend",
+        required=True,
+        help="two files a shot; a mask has 1 on the object, 0 on background, 255 where it is unknown",
+    )
+    verb.add_argument("--query", metavar="IMAGE", type=Path, required=True)
+    verb.add_argument(
+        "--weights", metavar="FILE", type=Path, required=True, help="of import-checkpoint, or of a training"
+    )
+    verb.add_argument("--out", metavar="DIR", type=Path, required=True)
+    verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    verb.set_defaults(function=predict)
 
     verb = verbs.add_parser("dev", help="for those who change the code")
     tasks = verb.add_subparsers(required=True, metavar="TASK")

@@ -1,4 +1,4 @@
-"""Scores of a trained network over the frozen episodes of a fold, and of its prior and CAM beside it."""
+"""Scores of a trained or imported network over the frozen episodes of a fold, and of its prior and CAM beside it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from i2r.data.episodes import load_episodes
 from i2r.data.lists import describe_excluded
 from i2r.data.transforms import binary, placement, to_picture
 from i2r.files import replacing, write_json
-from i2r.frozen import job_dataset, job_encoder, job_lists, test_draw, test_picture
+from i2r.frozen import WEIGHTS, job_dataset, job_encoder, job_lists, test_draw, test_picture
 from i2r.jobs import Job
 from i2r.learn import SavedState, seed_of, set_up
 from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.heads import build_head
+from i2r.nets.network import load_head
 from i2r.nets.output import Output
 from i2r.nets.regions import cam_regions, uses_cam
 from i2r.nets.resize import bilinear
-from i2r.nets.weights import load_tensors, read_tensors
 from i2r.params import Method
 from i2r.progress import Progress
 
@@ -51,8 +51,7 @@ def run(job: Job) -> dict[str, Any]:
         return no_number(job, lists)
     encoder = job_encoder(job, device)
     head = build_head(options, encoder.channels, job.args["shot"])
-    weights = job.inputs["train"] / "weights.safetensors"
-    load_tensors(head, read_tensors(weights), weights)
+    load_head(head, options.weights or job.inputs["train"] / WEIGHTS)
     head.to(device).eval()
     picture = test_picture(dataset, size)
     cached = CachedEncoder(encoder, options, picture, job.runtime.cache_gb, device)

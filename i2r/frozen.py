@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,26 +18,47 @@ from i2r.files import read_json
 from i2r.jobs import Job
 from i2r.learn import seed_of
 from i2r.nets.encoder import Encoder
+from i2r.nets.network import open_network, read_about
 from i2r.nets.weights import open_encoder
-from i2r.params import Augment, Backbone
+from i2r.params import FROM_ONE_SHOT, Augment, Backbone
+
+WEIGHTS = "weights.safetensors"
 
 Picture = Callable[[View], tuple[Tensor, Tensor]]
 
 
 def job_encoder(job: Job, device: torch.device) -> Encoder:
-    """The frozen networks of a job: its backbone, with the base learner and the CAM head if it has them.
+    """The frozen networks of a job, on a device; see frozen_networks."""
+    return frozen_networks(job.inputs, job.params).to(device)
 
-    A method without ensemble never looks at the base learner's logits: its head is left out.
+
+def frozen_networks(inputs: Mapping[str, Path], sections: Mapping[str, Any]) -> Encoder:
+    """Backbone, with the base learner and the CAM head if there are any.
+
+    A method that is or starts from a whole network's file has that network's own, for its head fits no other. A
+    method without ensemble never looks at the base learner's logits: its head is left out.
+
+    Args:
+        inputs: folders of finished jobs, "backbone" and so on.
+        sections: of params; "method" may be missing.
     """
-    files = {
-        role: job.inputs[role] / "weights.safetensors"
-        for role in ("backbone", "base_learner", "cam_head")
-        if role in job.inputs
-    }
-    encoder = open_encoder(Backbone(**job.params["backbone"]), **files)
-    if not job.params.get("method", {}).get("ensemble", True):
+    method = sections.get("method", {})
+    file = method.get("weights") or method.get("start")
+    if file and file != FROM_ONE_SHOT and read_about(file) is not None:
+        encoder = open_network(file).encoder
+    else:
+        roles = ("backbone", "base_learner", "cam_head")
+        files = {role: inputs[role] / WEIGHTS for role in roles if role in inputs}
+        encoder = open_encoder(Backbone(**sections["backbone"]), **files)
+    if not method.get("ensemble", True):
         encoder.head = None
-    return encoder.to(device)
+    return encoder
+
+
+def start_file(job: Job) -> str | Path | None:
+    """The weights that the job's training starts from: a file, those of its method with one shot, or none."""
+    start = job.params["method"].get("start")
+    return job.inputs["start"] / WEIGHTS if start == FROM_ONE_SHOT else start
 
 
 def job_dataset(job: Job) -> Dataset:

@@ -20,6 +20,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+FROM_ONE_SHOT = "1shot"  # method.start
+
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
@@ -94,6 +96,7 @@ class Backbone(Section):
 
 class BaseLearner(Schedule):
     trains: Literal["head", "all"]
+    weights: str | None = None  # trained elsewhere: a file, {fold} in its name is the fold
 
 
 class CamHead(Schedule):
@@ -127,6 +130,15 @@ class Method(Section):
     width: Positive
     dropout: Share
     reduce_dropout: Share
+    # Files of weights; {fold}, {shot} and {seed} in a name stand for those of the job.
+    weights: str | None = None  # evaluated as they are, nothing is trained
+    start: str | None = None  # training starts from them; 1shot: from the method's own training with one shot
+
+    @model_validator(mode="after")
+    def _start(self) -> Method:
+        if self.weights and self.start:
+            raise ValueError("weights and start: take one, for what has weights is not trained")
+        return self
 
     @field_validator("prior")
     @classmethod

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from i2r import params
 
@@ -148,6 +149,15 @@ def test_view(
     labels = np.full((size, size), UNKNOWN, np.uint8)
     labels[: place.inner_h, : place.inner_w] = _resize_mask(mask, place.inner_h, place.inner_w)
     return normalise(square), torch.from_numpy(labels), place
+
+
+def to_original(maps: Tensor, place: Placement) -> Tensor:
+    """Maps (C, S, S) of a test view -> (C, height, width) of the image: without padding, at the image's own size.
+
+    Pixel centres on pixel centres, as the image was resized.
+    """
+    inner = maps[None, :, : place.inner_h, : place.inner_w]
+    return F.interpolate(inner, (place.height, place.width), mode="bilinear", align_corners=False)[0]
 
 
 test_view.__test__ = False  # not a test, whatever pytest makes of its name

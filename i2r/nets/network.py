@@ -194,10 +194,31 @@ def build_network(
     load_backbone_tensors(backbone, part("encoder.backbone."), which.name, source)
     base = part("encoder.head.")
     encoder = Encoder(backbone, open_head(base, source) if base else None)
-    learned = part("head.")
-    if not options.ensemble:
-        learned = {name: t for name, t in learned.items() if not name.startswith("ensemble.")}
     with without_values():
         head = build_head(options, encoder.channels, about["shots"])
-    load_tensors(head, learned, source)
+    load_tensors(head, _fitting(part("head."), options), source)
     return Network(encoder, head).eval()
+
+
+def load_head(head: nn.Module, path: str | Path, shots_may_differ: bool = False) -> None:
+    """Put the learned part's weights into a head: of a training's weights.safetensors, or of a network file.
+
+    Args:
+        shots_may_differ: layers that weigh shots, which weights for one shot lack, stay as they are in the head.
+
+    Raises:
+        WeightsError: no such file, unreadable, or its tensors do not fit the head.
+    """
+    tensors = read_tensors(path)
+    if read_about(path) is not None:
+        tensors = {n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")}
+    tensors = _fitting(tensors, head.options)
+    if shots_may_differ:
+        fresh = {name: t for name, t in head.state_dict().items() if name.startswith("kshot_rw.")}
+        tensors = {**fresh, **tensors}
+    load_tensors(head, tensors, path)
+
+
+def _fitting(tensors: Mapping[str, Tensor], options: params.Method) -> dict[str, Tensor]:
+    """A head's tensors without the ensemble's, if the options leave it off."""
+    return {n: t for n, t in tensors.items() if options.ensemble or not n.startswith("ensemble.")}
