@@ -67,17 +67,16 @@ def published(keys: str) -> dict[str, list[int]]:
     return json.loads((GOLDEN / keys).read_text())
 
 
-def seeded(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-    """Weights by seed under published names; those that name one tensor share it."""
-    made: dict[str, torch.Tensor] = {}
-    for name, shape in shapes.items():
-        if canonical(name) not in made:
-            made[canonical(name)] = torch.from_numpy(tensor(name, shape))
-    return {name: made[canonical(name)] for name in shapes}
+@cache
+def seeded(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor by seed, by its canonical name; shared, don't change."""
+    return torch.from_numpy(tensor(name, shape))
 
 
 def checkpoint(kind: str, shots: int = 1, blocks: int = 6, cross: int = 5) -> dict[str, torch.Tensor]:
     """A published state dict with weights by seed: iir-base, bam-base, bam, i2r-released, bam-vgg16, bam-base-vgg16.
+
+    Names that mean one tensor share it.
 
     Args:
         shots: 1 or more, of the whole networks. blocks, cross: of i2r-released.
@@ -97,7 +96,7 @@ def checkpoint(kind: str, shots: int = 1, blocks: int = 6, cross: int = 5) -> di
         match = re.match(r"(\w+)\.(\d+)\.", name)
         return match is None or match[1] not in limits or int(match[2]) < limits[match[1]]
 
-    return seeded({name: shape for name, shape in shapes.items() if kept(name)})
+    return {name: seeded(canonical(name), tuple(shape)) for name, shape in shapes.items() if kept(name)}
 
 
 def network(
@@ -110,6 +109,7 @@ def network(
     """
     published_kind = kind.removesuffix("-vgg16")
     tensors = rename(published_kind, checkpoint(kind, shots, blocks, cross), kind).tensors
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # training changes norms in place
     about = network_about(published_kind, tensors, size=161)
     return build_network(tensors, about, kind, params.Method(**{**about["method"], **changes}))
 

@@ -132,7 +132,9 @@ def test_a_side_whose_masks_are_soft_on_the_grid(shots):
     data = networks.episode("four", 1, shots, 169, 169)
     data.pop("mask_q")
     torch.manual_seed(0)
-    data["masks"] *= torch.randint(0, 2, data["masks"].shape)  # of single pixels, so that most cells are mixed
+    data["masks"] *= torch.randint(
+        0, 2, data["masks"].shape
+    )  # of single pixels, so that most cells are mixed
     net = networks.network(shots=shots)
     merge_inputs = []
     net.head.init_merge[0].register_forward_pre_hook(lambda _, args: merge_inputs.append(args[0][0]))
