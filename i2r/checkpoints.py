@@ -125,8 +125,9 @@ def import_checkpoint(kind: str, path: str | Path, out: str | Path, size: int = 
         size: side of the network's input, for a network file.
 
     Returns:
-        The report: {"used": {published name: ours}, "ignored": {published name: why}, "missing": names of ours}.
-        Only counters of batches may be missing, which stand at 0 then.
+        The report: {"used": {published name: ours}, "ignored": {published name: why}, "missing": names of ours,
+        "network": see nets.network.describe, of a whole one}. Only counters of batches may be missing, which stand
+        at 0 then.
 
     Raises:
         WeightsError: an unreadable file, or one that does not have the layout of this kind.
@@ -134,6 +135,7 @@ def import_checkpoint(kind: str, path: str | Path, out: str | Path, size: int = 
     if Path(out).suffix != ".safetensors":
         raise WeightsError(f"{out}: the file to write must end in .safetensors")
     renamed = rename(kind, read_tensors(path), path)
+    about = None
     if kind in OPTIONS:
         about = network_about(kind, renamed.tensors, size)
         network = build_network(renamed.tensors, about, path)
@@ -148,6 +150,7 @@ def import_checkpoint(kind: str, path: str | Path, out: str | Path, size: int = 
         "used": renamed.used,
         "ignored": renamed.ignored,
         "missing": sorted(set(state) - set(renamed.tensors)),
+        "network": about,
     }
     write_json(Path(out).with_suffix(".keys.json"), report)
     return report

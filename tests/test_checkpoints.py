@@ -57,6 +57,7 @@ def test_whole_networks(kind, shots, name, how, tmp_path, capsys):
     assert state.keys() == ours.keys() and all(torch.equal(state[n], ours[n]) for n in state)
     report = json.loads(out.with_suffix(".keys.json").read_text())
     assert set(report["used"].values()) == set(state) and report["missing"] == []
+    assert report["network"]["shots"] == shots and report["network"]["size"] == 473
     assert report["used"].keys() | report["ignored"].keys() == networks.checkpoint(kind, shots).keys()
     if kind == "i2r-released":
         assert "never used" in report["ignored"]["S_block_res2_meta.0.0.weight"]
@@ -92,6 +93,10 @@ def test_an_imported_network_gives_the_published_numbers(tmp_path):
         output = open_network(tmp_path / "i2r.safetensors")(**networks.episode("pub3-2", 1, 3))
     close(output.prior_query, GOLDEN["i2r_priors"]["3shot/query_prior"])
     assert output.class_id.T.tolist() == GOLDEN["i2r_priors"]["3shot/class_ids"].tolist()
+
+
+def test_the_command_knows_every_kind():
+    assert set(cli.CHECKPOINTS) == set(NAMES)
 
 
 def test_missing_counters_are_reported(tmp_path):
