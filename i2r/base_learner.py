@@ -1,4 +1,4 @@
-"""The base learner of a fold: PSPNet's head on the classes that the fold trains on (paper/method.md 2.1)."""
+"""The base learner of a fold: PSPNet's head on the classes that the fold trains on (docs/method.md 2.1)."""
 
 from __future__ import annotations
 

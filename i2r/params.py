@@ -102,7 +102,7 @@ class CamHead(Schedule):
 
 
 class Method(Section):
-    """One method: the network and every option of it (paper/method.md, sections 3 to 7)."""
+    """One method: the network and every option of it (docs/method.md 2.3 to 7.4)."""
 
     network: Literal["i2r", "bam"]
     cam: Literal[

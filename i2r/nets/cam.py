@@ -1,4 +1,4 @@
-"""Class activation maps by the cheap gradient (method.md 3.1, 3.2 and 4).
+"""Class activation maps by the cheap gradient (docs/method.md 3.1, 3.2 and 4).
 
 All that a map needs is the gradient of the class score with respect to one layer: layers 0 to 3 run without a
 graph, x3 is a leaf, layer4 and the classifier run once for all images, and one `autograd.grad` gives every
@@ -92,7 +92,7 @@ def _closed_form(backbone: Backbone, x4: Tensor, class_ids: Tensor, score: str) 
 
 @torch.no_grad()
 def combine(method: str, a: Tensor, g: Tensor) -> Tensor:
-    """Activations and gradients (N, C, h, w) -> rectified map (N, h, w), by the formulas of method.md 3.1.
+    """Activations and gradients (N, C, h, w) -> rectified map (N, h, w), by the formulas of docs/method.md 3.1.
 
     BagCAM gives every cell m a localiser of its own, weighs channel c by G[c, m] A[c, m] + 1 and averages over
     this bag: map[i] = sum_c relu(mean_m (G[c, m] A[c, m] + 1) G[c, i] A[c, i]). Original and release differ in
@@ -121,7 +121,7 @@ def combine(method: str, a: Tensor, g: Tensor) -> Tensor:
 
 
 def normalise(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Low-resolution maps (..., h, w) -> (..., *size) in 0..1, enlarged first (method.md 3.1).
+    """Low-resolution maps (..., h, w) -> (..., *size) in 0..1, enlarged first (docs/method.md 3.1).
 
     Bilinear, corners not aligned; then, for each image, the methods' own min-max with max + 1e-5, and the
     second one without epsilon. A constant map gives zeros (the published code makes it NaN).
@@ -138,7 +138,7 @@ def normalise(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def cam_masks(
     cam_q: Tensor, cam_s: Tensor, masks_s: Tensor, delta: float | str, compare: str = ">="
 ) -> tuple[Tensor, Tensor]:
-    """CAM+ of query and supports, bool (..., H, W), from normalised maps (..., H, W) (method.md 3.2).
+    """CAM+ of query and supports, bool (..., H, W), from normalised maps (..., H, W) (docs/method.md 3.2).
 
     Args:
         masks_s: of the supports (..., H, W) with 1 on the object; used by the adaptive threshold only.

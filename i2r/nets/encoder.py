@@ -38,7 +38,7 @@ class EpisodeInputs:
     base: Tensor | None  # (B, base classes + 1, h4, w4) logits of the query
     x2_s: Tensor  # (B, K, c2, h2, w2)
     x3_s: Tensor  # (B, K, c3, h, w)
-    x4_s: Tensor  # (B, K, c4, h4, w4), layer4 of the MASKED support (method.md 2.3)
+    x4_s: Tensor  # (B, K, c4, h4, w4), layer4 of the MASKED support (docs/method.md 2.3)
     cam_q: Tensor | None  # (B, K, hc, wc)
     cam_s: Tensor | None  # (B, K, hc, wc)
     class_id: Tensor  # (B, K) int64, class that the classifier reads from the masked support
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def support(self, x3: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Masked layer4 features and the class logits read from them (method.md 2.3).
+        """Masked layer4 features and the class logits read from them (docs/method.md 2.3).
 
         Args:
             x3: (N, c3, h, w) of whole support images.

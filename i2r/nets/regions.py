@@ -1,4 +1,4 @@
-"""From low-resolution CAMs to CAM+ at image size (method.md 3.1, 3.2)."""
+"""From low-resolution CAMs to CAM+ at image size (docs/method.md 3.1, 3.2)."""
 
 from __future__ import annotations
 
