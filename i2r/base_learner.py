@@ -34,9 +34,9 @@ BACKBONE_RATE = 0.1  # its learning rate, relative to the head's (BAM)
 def run(job: Job) -> dict[str, Any]:
     """Train the head, with `trains: all` the backbone as well, and score it on the base classes of the val list."""
     device = set_up(job.runtime)
-    options = BaseLearner(**job.params["base_learner"])
     size = job.params["data"]["size"]
     dataset, lists = job_dataset(job), job_lists(job)
+    options = BaseLearner(**job.params["base_learner"]).over(len(lists["train"]))
     classes = lists["train_classes"]
     backbone = open_backbone(
         Backbone(**job.params["backbone"]), job.inputs["backbone"] / "weights.safetensors"

@@ -113,6 +113,7 @@ def retrain(
         rows[pair.name].append(row)
     names = list(rows)
 
+    options = options.over(len(names))
     x, logits = averages(encoder, teacher, picture, pairs, device)
     x_val, logits_val = averages(encoder, teacher, picture, held_out, device)
     head = nn.Linear(x.shape[1], logits.shape[1]).to(device)

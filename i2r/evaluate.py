@@ -22,7 +22,7 @@ from i2r.data.episodes import load_episodes
 from i2r.data.lists import describe_excluded
 from i2r.data.transforms import binary, placement, to_picture
 from i2r.files import replacing, write_json
-from i2r.frozen import job_dataset, job_encoder, job_lists, test_draw, test_picture
+from i2r.frozen import job_dataset, job_encoder, job_lists, resized, test_draw, test_picture
 from i2r.jobs import Job
 from i2r.learn import SavedState, seed_of, set_up
 from i2r.nets.encoder import EpisodeInputs
@@ -55,10 +55,22 @@ def run(job: Job) -> dict[str, Any]:
     load_tensors(head, read_tensors(weights), weights)
     head.to(device).eval()
     picture = test_picture(dataset, size)
-    cached = CachedEncoder(encoder, options, picture, job.runtime.cache_gb, device)
+    passes = [
+        picture,
+        *(resized(picture, *sides) for sides in tta_sides(job.params["evaluate"]["tta"], size)),
+    ]
+    memory = job.runtime.cache_gb / len(passes)
+    cached, *others = (CachedEncoder(encoder, options, view, memory, device) for view in passes)
+
+    def predict(part: Sequence[Draw], inputs: EpisodeInputs) -> Output:
+        """All but the final logits come from the first pass."""
+        output: Output = head(inputs)
+        logits = [output.final_logits, *(head(other.inputs(part)).final_logits for other in others)]
+        output.final_logits = torch.stack([bilinear(maps, (size, size)) for maps in logits]).mean(0)
+        return output
 
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: dict[str, Any]) -> None:
-        output: Output = head(inputs)
+        output = predict(part, inputs)
         prior = bilinear(output.prior_query, inputs.mask_q.shape[-2:])  # (B, S, S)
         plus = cam_regions(inputs, options).plus_query if uses_cam(options) else [None] * len(part)
         for place, draw in enumerate(part):
@@ -85,11 +97,29 @@ def run(job: Job) -> dict[str, Any]:
     write_rows(job.out / "episodes.csv", rows, COLUMNS)
     chosen = in_turn(draws, job.params["report"]["pictures"])
     with torch.no_grad():
-        write_pictures(job.out / "pictures.npz", draws, chosen, cached, dataset, rows, head, options)
+        write_pictures(job.out / "pictures.npz", draws, chosen, cached, dataset, rows, predict, options)
     return finite(
         {name: result[name] for name in ("miou", "fb_iou", "episodes", "seconds_per_episode")}
         | {f"prior_{name}": result["prior"][name] for name in ("bce", "ap", "iou_best")}
     )
+
+
+def tta_sides(tta: str, size: int) -> list[tuple[int, ...]]:
+    """Sides that pictures of side S are resized to, one after another, in each pass after the first.
+
+    `scales` means 0.8 and 1.25 of S; in the `released` code the last enlarges what the one before has reduced. Sides
+    stay multiples of 8 plus 1.
+    """
+
+    def scaled(side: int, scale: float) -> int:
+        return 8 * round((side - 1) * scale / 8) + 1
+
+    smaller = scaled(size, 0.8)
+    return {
+        "none": [],
+        "scales": [(smaller,), (scaled(size, 1.25),)],
+        "released": [(smaller,), (smaller, scaled(smaller, 1.25))],
+    }[tta]
 
 
 def walk(
@@ -295,7 +325,7 @@ def write_pictures(
     cached: CachedEncoder,
     dataset: Dataset,
     rows: Sequence[Row],
-    head: torch.nn.Module,
+    predict: Callable[[Sequence[Draw], EpisodeInputs], Output],
     options: Method,
 ) -> None:
     """Arrays of the chosen episodes, numbered in the order of `chosen`."""
@@ -303,7 +333,7 @@ def write_pictures(
     for number, index in enumerate(chosen):
         draw = draws[index]
         inputs = cached.inputs([draw])
-        output: Output = head(inputs)
+        output = predict([draw], inputs)
         parts = shown(cached, draw)
         parts["prediction"] = output.final_logits[0].argmax(0).byte().cpu().numpy()
         parts["prior"] = bilinear(output.prior_query, inputs.mask_q.shape[-2:])[0].float().cpu().numpy()

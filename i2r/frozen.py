@@ -13,12 +13,16 @@ from i2r.cache import Draw, View
 from i2r.data.dataset import Dataset, open_dataset
 from i2r.data.episodes import Episode
 from i2r.data.transforms import UNKNOWN, test_view, train_view
+from i2r.data.voc import IMAGENET_CLASSES
 from i2r.files import read_json
-from i2r.jobs import Job
+from i2r.jobs import Job, JobError
 from i2r.learn import seed_of
 from i2r.nets.encoder import Encoder
+from i2r.nets.resize import bilinear, nearest
 from i2r.nets.weights import open_encoder
 from i2r.params import Augment, Backbone
+
+IMAGENET = 1000  # classes of its classifiers
 
 Picture = Callable[[View], tuple[Tensor, Tensor]]
 
@@ -26,7 +30,11 @@ Picture = Callable[[View], tuple[Tensor, Tensor]]
 def job_encoder(job: Job, device: torch.device) -> Encoder:
     """The frozen networks of a job: its backbone, with the base learner and the CAM head if it has them.
 
-    A method without ensemble never looks at the base learner's logits: its head is left out.
+    Without the ensemble nothing looks at the base learner's logits: its head is left out.
+
+    Raises:
+        JobError: if method.class_source is table, and the classifier's classes are neither ImageNet's nor the
+            data set's own.
     """
     files = {
         role: job.inputs[role] / "weights.safetensors"
@@ -34,9 +42,31 @@ def job_encoder(job: Job, device: torch.device) -> Encoder:
         if role in job.inputs
     }
     encoder = open_encoder(Backbone(**job.params["backbone"]), **files)
-    if not job.params.get("method", {}).get("ensemble", True):
+    method = job.params.get("method", {})
+    if not method.get("ensemble"):
         encoder.head = None
+    if method.get("class_source") == "table":
+        names = job_dataset(job).classes
+        encoder.class_table = class_table(names, encoder.backbone.classifier.out_features)
     return encoder.to(device)
+
+
+def class_table(names: list[str], classes: int) -> Tensor:
+    """The class of a classifier of so many classes that stands for each class of a data set, (C,) int64.
+
+    A classifier with as many classes as the data set is one of them, in their order.
+
+    Raises:
+        JobError: if there is no such table.
+    """
+    if classes == len(names):
+        return torch.arange(classes)
+    if classes != IMAGENET or not set(names) <= set(IMAGENET_CLASSES):
+        raise JobError(
+            f"method.class_source: table: nothing says which of the classifier's {classes} classes stand for "
+            f"{', '.join(names[:3])} ...; take episode or majority"
+        )
+    return torch.tensor([IMAGENET_CLASSES[name] for name in names])
 
 
 def job_dataset(job: Job) -> Dataset:
@@ -59,6 +89,18 @@ def test_picture(dataset: Dataset, size: int) -> Picture:
 
 
 test_picture.__test__ = False  # not a test, whatever pytest makes of its name
+
+
+def resized(picture: Picture, *sides: int) -> Picture:
+    """Its views at other sides, (3, T, T) and (T, T): the image resized to each in turn, the mask to the last."""
+
+    def resized_view(view: View) -> tuple[Tensor, Tensor]:
+        image, mask = picture(view)
+        for side in sides:
+            image = bilinear(image, (side, side))
+        return image, nearest(mask, (sides[-1], sides[-1]))
+
+    return resized_view
 
 
 def train_picture(dataset: Dataset, size: int, augment: Augment, seed: int) -> Picture:

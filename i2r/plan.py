@@ -14,7 +14,7 @@ from typing import Any
 
 from i2r.files import read_json, write_json
 from i2r.jobs import VERSIONS, key_of
-from i2r.params import Params, ParamsError
+from i2r.params import CamOptions, Params, ParamsError
 
 Spec = dict[str, Any]
 
@@ -49,6 +49,10 @@ PRODUCTS = {
         *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "figures"),
     ],
 }
+
+
+# What the baselines without training read of a method: they make every prior, whatever it has.
+CAM = [name for name in CamOptions.model_fields if name != "prior"]
 
 
 @dataclass(frozen=True)
@@ -179,10 +183,11 @@ def make_plan(params: Params) -> Plan:
                 place and f"{place}/evaluate",
                 args=args | {"eval_seed": eval_seed},
                 **shared,
-                **scoring,
+                evaluate=pick("evaluate", "scoring", "tta"),
+                report=shown,
             )
 
-    scoring = {"evaluate": pick("evaluate", "scoring"), "report": pick("report", "pictures", "bootstrap")}
+    shown = pick("report", "pictures", "bootstrap")
     if dataset == "shapes":
         data = add("data", dataset, {}, data=pick("data", "source", "shapes"))
         data["products"] = [*PRODUCTS["data"], "VOC"]
@@ -199,7 +204,8 @@ def make_plan(params: Params) -> Plan:
     for fold, shot in product(run.folds, run.shots):
         for eval_seed in params.evaluate.seeds:
             args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
-            uses = {name: sections[name] for name in ("data", "backbone", "method", "baselines")} | scoring
+            uses = {name: sections[name] for name in ("data", "backbone", "baselines")}
+            uses |= {"method": pick("method", *CAM), "evaluate": pick("evaluate", "scoring"), "report": shown}
             add(
                 "baselines",
                 f"{dataset}-{backbone}-{shot}shot-fold{fold}-eval{eval_seed}",

@@ -18,22 +18,29 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from i2r.nets.backbones import Backbone
+from i2r.params import GRAD_CAM
 
 # Score whose gradient a method takes; every other method takes that of the logit.
 SCORES = {"bagcam": "probability", "bagcam-original": "log probability"}
 METHODS = ("xgradcam", "hirescam", "gradcam", "gradcam++", "bagcam", "bagcam-original", "layercam", "cam")
 
 
-def cam_maps(method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor) -> Tensor:
-    """Rectified maps (N, h, w), not normalised, at the grid of `layer`, of classes (N,) on x3 (N, c3, h3, w3)."""
-    return cam_maps_and_layer4(method, layer, backbone, x3, class_ids)[0]
+def cam_maps(
+    method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor, backend: str = "native"
+) -> Tensor:
+    """Rectified maps (N, h, w) at the grid of `layer`, of classes (N,) on x3 (N, c3, h3, w3).
+
+    With backend "native" they are not normalised; the package "grad-cam" has scaled each to 0..1 already, which
+    `normalise` undoes.
+    """
+    return cam_maps_and_layer4(method, layer, backbone, x3, class_ids, backend)[0]
 
 
 def cam_maps_and_layer4(
-    method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor
+    method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor, backend: str = "native"
 ) -> tuple[Tensor, Tensor]:
     """As `cam_maps`, and x4 (N, c4, h4, w4), which the gradient needs anyway.
 
@@ -44,6 +51,10 @@ def cam_maps_and_layer4(
         raise ValueError(f"cam must be one of {', '.join(METHODS)}, got {method!r}")
     if layer not in ("layer3", "layer4"):
         raise ValueError(f"cam_layer must be layer3 or layer4, got {layer!r}")
+    if backend == "grad-cam":
+        with torch.no_grad():
+            x4 = backbone.layer4(x3)
+        return _by_package(method, layer, backbone, x3, class_ids), x4
     if method == "cam":
         if layer != "layer4":
             raise ValueError("the classic CAM (cam: cam) exists at layer4 only: set cam_layer to layer4")
@@ -53,6 +64,34 @@ def cam_maps_and_layer4(
             return F.relu(torch.einsum("nc,nchw->nhw", weights, x4)), x4
     activation, gradient, x4 = class_gradient(backbone, layer, x3, class_ids, SCORES.get(method, "logit"))
     return combine(method, activation, gradient), x4
+
+
+class FromLayer3(nn.Module):
+    """A backbone without what comes before x3, as a model with layers that pytorch-grad-cam can watch."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layer3, self.layer4 = nn.Identity(), backbone.layer4
+
+    def forward(self, x3: Tensor) -> Tensor:
+        """(N, c3, h, w) -> class logits (N, classes)."""
+        return self.backbone.logits(self.layer4(self.layer3(x3)))
+
+
+def _by_package(method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor) -> Tensor:
+    """Maps (N, h, w) made by pytorch-grad-cam, normalised as it does."""
+    import i2r.nets.torchvision_ops  # noqa: F401  # isort: skip  (the package imports torchvision)
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    model = FromLayer3(backbone)
+    targets = [ClassifierOutputTarget(class_id) for class_id in class_ids.tolist()]
+    maker = getattr(pytorch_grad_cam, GRAD_CAM[method])
+    with torch.enable_grad(), maker(model=model, target_layers=[getattr(model, layer)]) as package:
+        package.get_target_width_height = lambda _: None  # leave the maps on the layer's grid
+        maps = package(input_tensor=x3.detach().requires_grad_(), targets=targets)
+    return torch.from_numpy(maps).to(x3)
 
 
 def class_gradient(

@@ -66,7 +66,7 @@ def masked_minmax(maps: torch.Tensor, region: torch.Tensor, eps: float = EPS) ->
 def prior(
     name: str,
     inputs: EpisodeInputs,
-    options: params.Method,
+    options: params.CamOptions,
     weights: torch.Tensor | None = None,
     regions: Regions | None = None,
     embedding: torch.Tensor | None = None,
@@ -97,7 +97,7 @@ def prior(
 def _shot_maps(
     name: str,
     inputs: EpisodeInputs,
-    options: params.Method,
+    options: params.CamOptions,
     regions: Regions | None,
     embedding: torch.Tensor | None,
     support: bool,
