@@ -203,11 +203,15 @@ def adaptive_thresholds(cam_s: Tensor, masks_s: Tensor) -> Tensor:
     Returns:
         (...) of cam_s's dtype; the values are those of float32.
     """
-    steps = (torch.arange(51, dtype=torch.float64) * 0.02).to(cam_s.device, torch.float32)
-    maps, truth = cam_s.flatten(-2), (masks_s == 1).flatten(-2)
-    scores = []
-    for step in steps:
-        plus = maps > step
-        inter, union = (plus & truth).sum(-1), (plus | truth).sum(-1)
-        scores.append(inter.double() / union.clamp(min=1))
-    return steps[torch.stack(scores).argmax(0)].to(cam_s.dtype)
+    steps = (torch.arange(51, dtype=torch.float64) * 0.02).to(cam_s.device, torch.float32).to(cam_s.dtype)
+    cells = cam_s.shape[-2] * cam_s.shape[-1]
+    maps, truth = cam_s.reshape(-1, cells), (masks_s == 1).reshape(-1, cells)  # (N, H * W)
+    # how many thresholds a pixel exceeds, counted by image and by background or object: (N, 2, 52)
+    exceeds = torch.bucketize(maps, steps)
+    rows = 2 * torch.arange(len(maps), device=maps.device)[:, None] + truth
+    bins = len(steps) + 1
+    counts = torch.bincount((rows * bins + exceeds).flatten(), minlength=2 * len(maps) * bins)
+    above = counts.view(-1, 2, bins).flip(-1).cumsum(-1).flip(-1)  # pixels that exceed at least so many
+    inter, union = above[:, 1, 1:], above[:, 0, 1:] + above[:, 1, :1]  # (N, 51)
+    best = (inter.double() / union.clamp(min=1)).argmax(-1)  # the first of equals
+    return steps[best].view(cam_s.shape[:-2])
