@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from i2r.readings import settle
+
 
 class ParamsError(ValueError):
     """A params file that cannot be used; the message names the key and what would be right."""
@@ -247,6 +249,7 @@ class Runtime(Section):
 
 class Params(Section):
     experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    reading: Literal["paper", "released", "bam"]
     run: Run
     data: Data
     backbone: Backbone
@@ -301,15 +304,17 @@ def describe(error: ValidationError) -> str:
 
 
 def check(values: dict[str, Any], where: str = "params") -> Params:
-    """Validated params.
+    """Validated params, what the reading says in place of the word `reading`.
 
     Raises:
         ParamsError: naming each key that is unknown, missing or wrong.
     """
     try:
-        return Params(**values)
+        return Params(**settle(values))
     except ValidationError as error:
         raise ParamsError(f"{where}: {describe(error)}") from None
+    except ValueError as error:
+        raise ParamsError(f"{where}: {error}") from None
 
 
 def read(path: str | Path) -> dict[str, Any]:
