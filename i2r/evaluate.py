@@ -8,6 +8,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,7 @@ def run(job: Job) -> dict[str, Any]:
     memory = job.runtime.cache_gb / len(passes)
     cached, *others = (CachedEncoder(encoder, options, view, memory, device) for view in passes)
 
-    def predict(part: Sequence[Draw], inputs: EpisodeInputs) -> Output:
-        """All but the final logits come from the first pass."""
-        output: Output = head(inputs)
-        logits = [output.final_logits, *(head(other.inputs(part)).final_logits for other in others)]
-        output.final_logits = torch.stack([bilinear(maps, (size, size)) for maps in logits]).mean(0)
-        return output
+    predict = partial(augmented, head, others)
 
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: dict[str, Any]) -> None:
         output = predict(part, inputs)
@@ -120,6 +116,17 @@ def tta_sides(tta: str, size: int) -> list[tuple[int, ...]]:
         "scales": [(smaller,), (scaled(size, 1.25),)],
         "released": [(smaller,), (smaller, scaled(smaller, 1.25))],
     }[tta]
+
+
+def augmented(
+    head: torch.nn.Module, others: Sequence[CachedEncoder], part: Sequence[Draw], inputs: EpisodeInputs
+) -> Output:
+    """Output on the inputs of these draws, its final logits (B, 2, S, S) means over all passes."""
+    output: Output = head(inputs)
+    logits = [head(other.inputs(part)).final_logits for other in others]
+    same = [bilinear(maps, output.final_logits.shape[-2:]) for maps in logits]
+    output.final_logits = torch.stack([output.final_logits, *same]).mean(0)
+    return output
 
 
 def walk(
