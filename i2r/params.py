@@ -106,7 +106,7 @@ class Backbone(Section):
     ]
     weights: str | None
     stride_at: Literal["3x3", "1x1"]
-    pretrain: Schedule
+    pretrain: Schedule | None = None  # of `small`, the one that is pretrained here
 
 
 class BaseLearner(Schedule):
@@ -263,6 +263,12 @@ class Params(Section):
     ablate: Ablate
     report: Report
     runtime: Runtime
+
+    @model_validator(mode="after")
+    def _pretrain(self) -> Params:
+        if self.backbone.name == "small" and self.backbone.pretrain is None:
+            raise ValueError("backbone.pretrain: missing, but small has to be pretrained")
+        return self
 
     @model_validator(mode="after")
     def _methods(self) -> Params:

@@ -114,6 +114,11 @@ def make_plan(params: Params) -> Plan:
     sections = params.model_dump(mode="json")
     data_root = sections["data"].pop("root")  # `digest` says which data it is; without one the folder has to
     dataset, backbone = params.data.source, params.backbone.name
+    made = {
+        **sections["backbone"],
+        "weights": None,
+        "pretrain": None,
+    }  # all that jobs after the backbone's read
 
     def pick(section: str, *names: str) -> dict[str, Any]:
         return {name: sections[section][name] for name in names}
@@ -148,7 +153,7 @@ def make_plan(params: Params) -> Plan:
         lists = add("lists", f"{dataset}-fold{fold}", {"data": data}, args=args, data=rule)
         needs = {"data": data, "lists": lists, "backbone": network}
         for step in ("base_learner", "cam_head"):
-            uses = {"backbone": sections["backbone"], step: sections[step]}
+            uses = {"backbone": made, step: sections[step]}
             needs[step] = add(step, name, dict(needs), args=args, **shared, **uses)
         return needs
 
@@ -163,7 +168,7 @@ def make_plan(params: Params) -> Plan:
         """Plan a training and its evaluations."""
         name = f"{dataset}-{backbone}-{method}-{shot}shot-fold{fold}-seed{seed}"
         args = {"method": method, "fold": fold, "shot": shot, "seed": seed}
-        shared = {name: sections[name] for name in ("data", "backbone")}
+        shared = {"data": sections["data"], "backbone": made}
         shared["method"] = params.resolve(method).model_dump(mode="json")
         trained = add(
             "train",
@@ -198,13 +203,13 @@ def make_plan(params: Params) -> Plan:
         uses = {"backbone": sections["backbone"], "data": pick("data", "size")}
         network = add("backbone", f"{dataset}-{backbone}", {"data": data}, **uses)
     else:
-        network = add("backbone", backbone, {}, backbone=sections["backbone"])
+        network = add("backbone", backbone, {}, backbone=sections["backbone"] | {"pretrain": None})
 
     run, ablate = params.run, params.ablate
     for fold, shot in product(run.folds, run.shots):
         for eval_seed in params.evaluate.seeds:
             args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
-            uses = {name: sections[name] for name in ("data", "backbone", "baselines")}
+            uses = {"data": sections["data"], "backbone": made, "baselines": sections["baselines"]}
             uses |= {"method": pick("method", *CAM), "evaluate": pick("evaluate", "scoring"), "report": shown}
             add(
                 "baselines",

@@ -134,6 +134,22 @@ def test_folders_and_devices_are_no_part_of_a_key(values):
     )
 
 
+def test_what_is_read_of_the_backbone_decides_its_key(values):
+    """How `small` is pretrained says nothing of ImageNet's weights; once made, its file is read, not its source."""
+    values["data"] |= {"source": "voc", "root": "data/voc", "digest": "a" * 64}
+    values["backbone"] |= {"name": "resnet50", "weights": "weights.safetensors"}
+    before = keys(values)
+    values["backbone"]["pretrain"] = None
+    del before["report"]
+    assert {step: jobs for step, jobs in keys(values).items() if step != "report"} == before
+    for spec in plan.make_plan(params.check(values)).jobs:
+        if spec["step"] not in ("backbone", "report"):
+            assert spec["params"].get("backbone", {}).get("weights") is None
+    values["backbone"] |= {"name": "small", "weights": None}
+    with pytest.raises(ParamsError, match=r"backbone\.pretrain: missing"):
+        params.check(values)
+
+
 def test_a_job_of_another_network_has_another_name(values):
     names = [name for jobs in keys(values).values() for name in jobs]
     values["backbone"]["name"] = "squeezenet1_1"

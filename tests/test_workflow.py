@@ -289,6 +289,13 @@ def test_a_wrong_value_stops_before_anything_runs(toy: Toy):
         assert "train.steps" in output and "Traceback" not in output
 
 
+def test_a_reading_from_the_command_line(toy: Toy):
+    toy.run("snakemake", "-n", "--config", "reading=released")
+    (spec,) = (json.loads(path.read_text()) for path in (toy.folder / "results/specs/train").glob("*.json"))
+    assert spec["params"]["method"]["mask"] == "transposed" and "reading" not in spec["params"]
+    assert "reading" in toy.run("snakemake", "-n", "--config", "reading=authors", code=1)
+
+
 # --- with DVC ----------------------------------------------------------------------------------------------
 
 
