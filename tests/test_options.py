@@ -35,11 +35,15 @@ METHOD = params.Method.model_fields
 
 
 def words(section: type[params.Section], name: str) -> list[Any]:
-    """The values of an option that has a fixed set of them; empty for numbers."""
+    """The values of an option that has a fixed set of them; numbers have none."""
     kind = section.model_fields[name].annotation
-    kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    return [v for k in kinds for v in ((True, False) if k is bool else get_args(k))
-            if get_origin(k) is Literal or k is bool]  # fmt: skip
+    found: list[Any] = []
+    for part in get_args(kind) if isinstance(kind, types.UnionType) else (kind,):
+        if part is bool:
+            found += [True, False]
+        elif get_origin(part) is Literal:
+            found += get_args(part)
+    return found
 
 
 def method_cases() -> list[dict[str, Any]]:
