@@ -30,13 +30,13 @@ OPTIONS = (
     Option(
         "base_learner.trains", "head", "all", "all", "paper 3.2: ImageNet's weights fixed; both pretrainings"
     ),
-    Option("base_learner.optimiser", None, "adamw", "sgd", "pretraining (released: schedule-free)"),
-    Option("base_learner.warmup", None, 0.1, 0.0, "pretraining"),
+    Option("base_learner.optimiser", None, "adamw", "sgd", "both pretrainings (released: schedule-free)"),
+    Option("base_learner.warmup", None, 0.1, 0.0, "both pretrainings"),
     Option(
-        "base_learner.steps", None, "100 epochs", "100 epochs", "pretraining (released: first half of 200)"
+        "base_learner.steps", None, "100 epochs", "100 epochs", "both pretrainings (released: half of 200)"
     ),
-    Option("base_learner.batch", None, 64, 12, "pretraining"),
-    Option("base_learner.lr", None, 0.00025, 0.0025, "pretraining (BAM: the backbone's times 10)"),
+    Option("base_learner.batch", None, 64, 12, "both pretrainings"),
+    Option("base_learner.lr", None, 0.00025, 0.0025, "both pretrainings (BAM: the backbone's times 10)"),
     Option(
         "cam_head.mode",
         "pretrained",
