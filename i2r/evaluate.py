@@ -62,7 +62,6 @@ def run(job: Job) -> dict[str, Any]:
     ]
     memory = job.runtime.cache_gb / len(passes)
     cached, *others = (CachedEncoder(encoder, options, view, memory, device) for view in passes)
-
     predict = partial(augmented, head, others)
 
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: dict[str, Any]) -> None:

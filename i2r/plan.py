@@ -114,11 +114,8 @@ def make_plan(params: Params) -> Plan:
     sections = params.model_dump(mode="json")
     data_root = sections["data"].pop("root")  # `digest` says which data it is; without one the folder has to
     dataset, backbone = params.data.source, params.backbone.name
-    made = {
-        **sections["backbone"],
-        "weights": None,
-        "pretrain": None,
-    }  # all that jobs after the backbone's read
+    # all that is read of a backbone once it is made
+    made = {**sections["backbone"], "weights": None, "pretrain": None}
 
     def pick(section: str, *names: str) -> dict[str, Any]:
         return {name: sections[section][name] for name in names}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from seeded import PUBLISHED
 
 from i2r import cli, params, plan
 from i2r.params import ParamsError
@@ -61,6 +62,13 @@ def test_readings_differ_where_their_sources_do():
         "resnet50-bam",
         "bam",
     )
+
+
+def test_the_golden_numbers_were_made_with_the_released_reading():
+    said = {
+        key.removeprefix("method."): v for key, v in says("released").items() if key.startswith("method.")
+    }
+    assert said.items() >= {key: value for key, value in PUBLISHED.items() if key != "width"}.items()
 
 
 def test_the_value_counts_and_not_the_word(values):

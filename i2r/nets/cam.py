@@ -33,8 +33,8 @@ def cam_maps(
 ) -> Tensor:
     """Rectified maps (N, h, w) at the grid of `layer`, of classes (N,) on x3 (N, c3, h3, w3).
 
-    With backend "native" they are not normalised; the package "grad-cam" has scaled each to 0..1 already, which
-    `normalise` undoes.
+    Backend "native" leaves them as they are; the package "grad-cam" scales each to 0..1, which makes no difference to
+    what `normalise` makes of them.
     """
     return cam_maps_and_layer4(method, layer, backbone, x3, class_ids, backend)[0]
 
