@@ -1,4 +1,4 @@
-"""The base learner of a fold: PSPNet's head on the classes that the fold trains on (paper/method.md 2.1)."""
+"""The base learner of a fold: PSPNet's head on the classes that the fold trains on (docs/method.md 2.1)."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def run(job: Job) -> dict[str, Any]:
     With `weights` nothing is trained: they are taken from that file.
     """
     device = set_up(job.runtime)
-    options = BaseLearner(**job.params["base_learner"])
     size = job.params["data"]["size"]
     dataset, lists = job_dataset(job), job_lists(job)
+    options = BaseLearner(**job.params["base_learner"]).over(len(lists["train"]))
     classes = lists["train_classes"]
     backbone = open_backbone(
         Backbone(**job.params["backbone"]), job.inputs["backbone"] / "weights.safetensors"

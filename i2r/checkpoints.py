@@ -71,6 +71,7 @@ MARKS = {
 _PUBLISHED = {
     "cam": "xgradcam",
     "cam_layer": "layer3",
+    "cam_backend": "native",
     "delta": 0.7,
     "delta_compare": ">",
     "class_source": "episode",

@@ -87,6 +87,27 @@ def show(args: argparse.Namespace) -> None:
     print("i2r ui: all runs in MLflow, on http://127.0.0.1:5000")
 
 
+def readings(_: argparse.Namespace) -> None:
+    """Print what paper, released code and BAM say of the options in which they differ."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from i2r.readings import OPTIONS, READINGS, Option, says
+
+    said = {reading: says(reading) for reading in READINGS}
+
+    def cell(option: Option, reading: str) -> str:
+        text = str(said[reading][option.key]).lower()
+        return text if getattr(option, reading) is not None else f"({text})"
+
+    table = Table("option", *READINGS, "where", box=box.SIMPLE)
+    for option in OPTIONS:
+        table.add_row(option.key, *(cell(option, reading) for reading in READINGS), option.where)
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    print("In brackets: not said; BAM's value for the paper, the paper's for the others.")
+
+
 def track(args: argparse.Namespace) -> None:
     """Import all runs into MLflow, where it is installed."""
     try:
@@ -186,6 +207,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("name")
     verb.add_argument("--force", action="store_true", help="even if params.yaml has changes of its own")
     verb.set_defaults(function=preset)
+
+    verb = verbs.add_parser("readings", help="print what paper, released code and BAM say of each option")
+    verb.set_defaults(function=readings)
 
     verb = verbs.add_parser("track", help="import finished runs into MLflow")
     verb.add_argument("--mark", type=Path, help="a file to leave when it is done")

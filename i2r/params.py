@@ -5,11 +5,14 @@ Unknown keys, wrong types and impossible combinations are refused with a sentenc
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from i2r.readings import settle
 
 
 class ParamsError(ValueError):
@@ -77,12 +80,26 @@ class Schedule(Section):
 
     optimiser: Literal["sgd", "adamw"]
     warmup: Share
-    steps: Positive
+    steps: int | str
     batch: Positive
     lr: Rate
     momentum: Share
     weight_decay: Annotated[float, Field(ge=0)]
     power: Annotated[float, Field(ge=0)]
+
+    @field_validator("steps", mode="plain")
+    @classmethod
+    def _steps(cls, steps: Any) -> int | str:
+        if not (found := re.fullmatch(r"([1-9]\d*)( epochs)?", str(steps))):
+            raise ValueError("must be a number of steps or passes over the images, such as 300 epochs")
+        return steps if found[2] else int(steps)
+
+    def over(self, images: int) -> Self:
+        """The same with `steps` as a number, also where they are given as passes over so many images."""
+        if isinstance(self.steps, int):
+            return self
+        steps = int(self.steps.split()[0]) * images // self.batch
+        return self.model_copy(update={"steps": max(1, steps)})
 
 
 class Backbone(Section):
@@ -104,18 +121,60 @@ class CamHead(Schedule):
     temperature: Rate
 
 
-class Method(Section):
-    """One method: the network and every option of it (paper/method.md, sections 3 to 7)."""
+# Methods that the package pytorch-grad-cam has, by their names there.
+GRAD_CAM = {
+    "xgradcam": "XGradCAM",
+    "hirescam": "HiResCAM",
+    "gradcam": "GradCAM",
+    "gradcam++": "GradCAMPlusPlus",
+    "layercam": "LayerCAM",
+}
 
-    network: Literal["i2r", "bam"]
+
+class CamOptions(Section):
+    """What decides CAM+ and the priors (docs/method.md 2.3 to 3.4); needs no training."""
+
     cam: Literal[
         "xgradcam", "hirescam", "gradcam", "gradcam++", "bagcam", "bagcam-original", "layercam", "cam"
     ]
     cam_layer: Literal["layer3", "layer4"]
+    cam_backend: Literal["native", "grad-cam"]
     delta: Share | Literal["adaptive"]
     delta_compare: Literal[">=", ">"]
-    class_source: Literal["episode", "majority"]
+    class_source: Literal["episode", "majority", "table"]
     prior: str
+
+    @field_validator("prior")
+    @classmethod
+    def _prior(cls, prior: str) -> str:
+        known = ("pmgm", "ordered", "bam", "mean")
+        parts = prior.split("+")
+        if len(parts) > 2 or len(set(parts)) < len(parts) or any(part not in known for part in parts):
+            raise ValueError(
+                f"prior must be one of {', '.join(known)} or two of them joined by +, got {prior!r}"
+            )
+        return prior
+
+    @model_validator(mode="after")
+    def _layer(self) -> Self:
+        if self.cam == "cam" and self.cam_layer != "layer4":
+            raise ValueError("cam_layer must be layer4 for cam: cam (the classic CAM)")
+        return self
+
+    @model_validator(mode="after")
+    def _backend(self) -> Self:
+        if self.cam_backend == "grad-cam" and self.cam not in GRAD_CAM:
+            raise ValueError(
+                f"cam: {self.cam} is not in the package of cam_backend: grad-cam, "
+                f"which has {', '.join(GRAD_CAM)}; take cam_backend: native"
+            )
+        return self
+
+
+class Method(CamOptions):
+    """One method: the network and every option of it (docs/method.md 2.3 to 7.4)."""
+
+    network: Literal["i2r", "bam"]
     mask: Literal["none", "dicm", "column", "cyctr", "transposed", "random"]
     mask_test: Literal["none", "cyctr"]
     support_branch: bool
@@ -140,25 +199,8 @@ class Method(Section):
             raise ValueError("weights and start: take one, for what has weights is not trained")
         return self
 
-    @field_validator("prior")
-    @classmethod
-    def _prior(cls, prior: str) -> str:
-        known = ("pmgm", "ordered", "bam", "mean")
-        parts = prior.split("+")
-        if len(parts) > 2 or len(set(parts)) < len(parts) or any(part not in known for part in parts):
-            raise ValueError(
-                f"prior must be one of {', '.join(known)} or two of them joined by +, got {prior!r}"
-            )
-        return prior
-
     @model_validator(mode="after")
-    def _layer(self) -> Method:
-        if self.cam == "cam" and self.cam_layer != "layer4":
-            raise ValueError("cam_layer must be layer4 for cam: cam (the classic CAM)")
-        return self
-
-    @model_validator(mode="after")
-    def _blocks(self) -> Method:
+    def _blocks(self) -> Self:
         if self.cross > self.blocks:
             raise ValueError(f"cross ({self.cross}) cannot be larger than blocks ({self.blocks})")
         return self
@@ -186,6 +228,7 @@ class Evaluate(Section):
     episodes: Positive
     seeds: list[Count] = Field(min_length=1)
     scoring: Literal["original", "bam", "released", "size"]
+    tta: Literal["none", "scales", "released"]
 
 
 class Baselines(Section):
@@ -218,6 +261,7 @@ class Runtime(Section):
 
 class Params(Section):
     experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    reading: Literal["paper", "released", "bam"]
     run: Run
     data: Data
     backbone: Backbone
@@ -278,15 +322,17 @@ def describe(error: ValidationError) -> str:
 
 
 def check(values: dict[str, Any], where: str = "params") -> Params:
-    """Validated params.
+    """Validated params, what the reading says in place of the word `reading`.
 
     Raises:
         ParamsError: naming each key that is unknown, missing or wrong.
     """
     try:
-        return Params(**values)
+        return Params(**settle(values))
     except ValidationError as error:
         raise ParamsError(f"{where}: {describe(error)}") from None
+    except ValueError as error:
+        raise ParamsError(f"{where}: {error}") from None
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from i2r.files import read_json, sha256, write_json
 from i2r.jobs import VERSIONS, key_of
-from i2r.params import FROM_ONE_SHOT, Params, ParamsError
+from i2r.params import FROM_ONE_SHOT, CamOptions, Params, ParamsError
 
 Spec = dict[str, Any]
 
@@ -50,6 +50,10 @@ PRODUCTS = {
         *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "figures"),
     ],
 }
+
+
+# What the baselines without training read of a method: they make every prior, whatever it has.
+CAM = [name for name in CamOptions.model_fields if name != "prior"]
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ def make_plan(params: Params) -> Plan:
     )
     data_root = sections["data"].pop("root")  # `digest` says which data it is; without one the folder has to
     dataset, backbone = params.data.source, params.backbone.name
+    # all that is read of a backbone once it is made
+    made = {**sections["backbone"], "weights": None, "pretrain": None}
 
     def pick(section: str, *names: str) -> dict[str, Any]:
         return {name: sections[section][name] for name in names}
@@ -181,7 +187,7 @@ def make_plan(params: Params) -> Plan:
         lists = add("lists", f"{dataset}-fold{fold}", {"data": data}, args=args, data=rule)
         needs = {"data": data, "lists": lists, "backbone": network}
         for step in ("base_learner", "cam_head"):
-            uses = {"backbone": sections["backbone"], step: sections[step]}
+            uses = {"backbone": made, step: sections[step]}
             if step == "base_learner" and params.base_learner.weights:
                 uses[step] = sections[step] | {"weights": params.base_learner.weights}
             needs[step] = add(step, name, dict(needs), args=args, **shared, **uses)
@@ -200,7 +206,7 @@ def make_plan(params: Params) -> Plan:
         """Name, arguments and params of a method's network."""
         name = f"{dataset}-{backbone}-{method}-{shot}shot-fold{fold}-seed{seed}"
         args = {"method": method, "fold": fold, "shot": shot, "seed": seed}
-        shared = {name: sections[name] for name in ("data", "backbone")}
+        shared = {"data": sections["data"], "backbone": made}
         shared["method"] = params.resolve(method).model_dump(mode="json", exclude_none=True)
         if shot == 1 and shared["method"].get("start") == FROM_ONE_SHOT:
             del shared["method"]["start"]
@@ -230,10 +236,11 @@ def make_plan(params: Params) -> Plan:
                 place and f"{place}/evaluate",
                 args=args | {"eval_seed": eval_seed},
                 **shared,
-                **scoring,
+                evaluate=pick("evaluate", "scoring", "tta"),
+                report=shown,
             )
 
-    scoring = {"evaluate": pick("evaluate", "scoring"), "report": pick("report", "pictures", "bootstrap")}
+    shown = pick("report", "pictures", "bootstrap")
     if dataset == "shapes":
         data = add("data", dataset, {}, data=pick("data", "source", "shapes"))
         data["products"] = [*PRODUCTS["data"], "VOC"]
@@ -244,13 +251,14 @@ def make_plan(params: Params) -> Plan:
         uses = {"backbone": sections["backbone"], "data": pick("data", "size")}
         network = add("backbone", f"{dataset}-{backbone}", {"data": data}, **uses)
     else:
-        network = add("backbone", backbone, {}, backbone=sections["backbone"])
+        network = add("backbone", backbone, {}, backbone=sections["backbone"] | {"pretrain": None})
 
     run, ablate = params.run, params.ablate
     for fold, shot in product(run.folds, run.shots):
         for eval_seed in params.evaluate.seeds:
             args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
-            uses = {name: sections[name] for name in ("data", "backbone", "method", "baselines")} | scoring
+            uses = {"data": sections["data"], "backbone": made, "baselines": sections["baselines"]}
+            uses |= {"method": pick("method", *CAM), "evaluate": pick("evaluate", "scoring"), "report": shown}
             add(
                 "baselines",
                 f"{dataset}-{backbone}-{shot}shot-fold{fold}-eval{eval_seed}",

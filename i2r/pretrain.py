@@ -43,7 +43,8 @@ def run(job: Job) -> dict[str, Any]:
         backbone = build_backbone(options)
         load_backbone_weights(backbone, options)
         save_weights(backbone, job)
-        return {"classes": backbone.fc.out_features, "source": options.weights or "torchvision, ImageNet"}
+        classes = backbone.fc.out_features if backbone.fc else 0
+        return {"classes": classes, "source": options.weights or "torchvision, ImageNet"}
     if not (job.inputs["data"] / "VOC").is_dir():
         raise JobError(
             "backbone.name: small is trained on the generated objects of data.source shapes; for photographs "
@@ -58,10 +59,11 @@ def pretrain(job: Job, options: BackboneParams) -> dict[str, Any]:
     torch.manual_seed(0)
     # strided as a classifier's layer4 is; the weights fit the dense form that episodes use
     net = build_backbone(options, len(CLASSES), dense=False).to(device, memory_format=torch.channels_last)
+    schedule = options.pretrain.over(POOL)
     objects = pictures("train", POOL, SIDE + MARGIN)
 
     def losses(step: int) -> Mapping[str, Tensor | float]:
-        x, masks, y = batch(*objects, step, options.pretrain.batch)
+        x, masks, y = batch(*objects, step, schedule.batch)
         masks[: len(masks) // 2] = 1
         y = y.to(device)
         logits = masked_logits(net, x.to(device, memory_format=torch.channels_last), masks.to(device))
@@ -73,7 +75,7 @@ def pretrain(job: Job, options: BackboneParams) -> dict[str, Any]:
             "accuracy_masked": masked.mean(),
         }
 
-    metrics = fit(job, net.train(), options.pretrain, losses, label="backbone small")
+    metrics = fit(job, net.train(), schedule, losses, label="backbone small")
     dense = build_backbone(options, len(CLASSES))
     dense.load_state_dict(net.state_dict())
     images, masks, labels = pictures("held out", HELD_OUT, SIDE)

@@ -1,4 +1,4 @@
-"""Scores of segmentation and of prior maps (paper/method.md 8.2 and 3.4).
+"""Scores of segmentation and of prior maps (docs/method.md 8.2 and 3.4).
 
 One rule of counting for every method: per episode the pixels of intersection and union of foreground and of
 background on a scoring grid, unknown pixels (255) left out; sums per class give an IoU per class, their mean is

@@ -41,7 +41,8 @@ class Batch(NamedTuple):
 def run(job: Job) -> dict[str, Any]:
     """Train and write weights.safetensors of the learned part."""
     device = set_up(job.runtime)
-    options, train = Method(**job.params["method"]), Train(**job.params["train"])
+    options = Method(**job.params["method"])
+    train = Train(**job.params["train"]).over(len(job_lists(job)["train"]))
     fold, seed, shots = job.args["fold"], job.args["seed"], job.args["shot"]
     encoder = job_encoder(job, device)
     torch.manual_seed(seed_of("head", fold, seed))
@@ -110,7 +111,9 @@ def fresh_batches(
 
     Processes that load (runtime.workers) change nothing: an episode depends on its number alone.
     """
-    source = FreshEpisodes(job_dataset(job), job_lists(job), job.args, job.params["data"]["size"], train)
+    lists = job_lists(job)
+    source = FreshEpisodes(job_dataset(job), lists, job.args, job.params["data"]["size"], train)
+    train_classes = torch.tensor(lists["train_classes"], device=device)
     loader: Iterator[Sequence[Tensor]] | None = None
 
     def batch(step: int) -> Batch:
@@ -130,7 +133,8 @@ def fresh_batches(
             )
         query, supports, masks, mask_q, base_class = (t.to(device, non_blocking=True) for t in next(loader))
         loaded = synchronise(device)
-        inputs = encode_episode(encoder, query, supports, masks, options, mask_q, base_class)
+        classes = train_classes[base_class]
+        inputs = encode_episode(encoder, query, supports, masks, options, mask_q, base_class, classes=classes)
         return Batch(inputs, loaded - began, synchronise(device) - loaded)
 
     return batch

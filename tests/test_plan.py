@@ -62,6 +62,13 @@ FOLDS = {"lists", "episodes", "base_learner", "cam_head", "baselines"} | LEARNED
         ("cam_head.steps", 11, {"cam_head", "baselines"} | LEARNED),
         ("train.steps", 13, LEARNED),
         ("train.augment.flip_p", 0.5, LEARNED),
+        ("train.steps", "2 epochs", LEARNED),
+        ("method.blocks", 3, LEARNED),
+        ("method.delta", 0.5, {"baselines"} | LEARNED),
+        ("method.cam_backend", "grad-cam", {"baselines"} | LEARNED),
+        ("reading", "released", {"baselines"} | LEARNED),
+        ("reading", "bam", LEARNED),
+        ("evaluate.tta", "scales", {"evaluate", "report"}),
         ("evaluate.episodes", 21, {"episodes", "evaluate", "baselines", "report"}),
         ("evaluate.scoring", "bam", {"evaluate", "baselines", "report"}),
         ("evaluate.seeds", [0, 1], {"episodes", "evaluate", "baselines", "report"}),
@@ -125,6 +132,22 @@ def test_folders_and_devices_are_no_part_of_a_key(values):
     assert "backbone" not in changed(values, "data.train_list", "lists/other.txt"), (
         "ImageNet weights know no data"
     )
+
+
+def test_what_is_read_of_the_backbone_decides_its_key(values):
+    """How `small` is pretrained says nothing of ImageNet's weights; once made, its file is read, not its source."""
+    values["data"] |= {"source": "voc", "root": "data/voc", "digest": "a" * 64}
+    values["backbone"] |= {"name": "resnet50", "weights": "weights.safetensors"}
+    before = keys(values)
+    values["backbone"]["pretrain"] = None
+    del before["report"]
+    assert {step: jobs for step, jobs in keys(values).items() if step != "report"} == before
+    for spec in plan.make_plan(params.check(values)).jobs:
+        if spec["step"] not in ("backbone", "report"):
+            assert spec["params"].get("backbone", {}).get("weights") is None
+    values["backbone"] |= {"name": "small", "weights": None}
+    with pytest.raises(ParamsError, match=r"backbone\.pretrain: missing"):
+        params.check(values)
 
 
 def test_a_job_of_another_network_has_another_name(values):

@@ -74,7 +74,7 @@ def train_view(
     rng: np.random.Generator,
     cls: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A random view for training (method.md 8.1): scale, rotation, blur, flip, crop, in this order.
+    """A random view for training (docs/method.md 8.1): scale, rotation, blur, flip, crop, in this order.
 
     What the image does not cover is the mean colour, and unknown (255) in the mask. The scale is relative to the
     image's own pixels, as published, or with `augment.fit` to the size at which its longer side is `size`, which
@@ -130,7 +130,7 @@ def placement(height: int, width: int, size: int) -> Placement:
 def test_view(
     image: np.ndarray, mask: np.ndarray | None, size: int
 ) -> tuple[Tensor, Tensor | None, Placement]:
-    """The view for the test (method.md 8.2): the whole image, top left in a black square, unknown in the mask.
+    """The view for the test (docs/method.md 8.2): the whole image, top left in a black square, unknown in the mask.
 
     Args:
         image: uint8 (H, W, 3) RGB.

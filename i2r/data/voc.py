@@ -23,6 +23,17 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person"),
     *("pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+# The class of ImageNet's 1000 that stands for each, as in the authors' pretraining; person is military uniform.
+IMAGENET_CLASSES = dict(
+    zip(
+        VOC_CLASSES,
+        (
+            *(404, 671, 13, 833, 898, 829, 817, 281, 423, 345),
+            *(532, 151, 339, 665, 652, 738, 349, 831, 466, 851),
+        ),
+        strict=True,
+    )
+)
 IMAGES, MASKS = "JPEGImages", "SegmentationClassAug"
 
 

@@ -1,4 +1,4 @@
-"""BAM, the baseline: meta learner with ASPP, Gram adjustment and ensemble (method.md 7).
+"""BAM, the baseline: meta learner with ASPP, Gram adjustment and ensemble (docs/method.md 7).
 
 Parameter names are the published ones (the ensemble's below `ensemble.`).
 """
