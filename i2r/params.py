@@ -107,8 +107,15 @@ class Backbone(Section):
         "small", "resnet50", "resnet101", "squeezenet1_1", "resnet50-bam", "resnet101-bam", "vgg16-bam"
     ]
     weights: str | None
+    digest: str | None = None  # sha256 of the file `weights`
     stride_at: Literal["3x3", "1x1"]
     pretrain: Schedule | None = None  # of `small`, the one that is pretrained here
+
+    @model_validator(mode="after")
+    def _digest(self) -> Self:
+        if self.digest and not self.weights:
+            raise ValueError("digest is that of the file weights, which names none")
+        return self
 
 
 class BaseLearner(Schedule):

@@ -148,8 +148,10 @@ def make_plan(params: Params) -> Plan:
     )
     data_root = sections["data"].pop("root")  # `digest` says which data it is; without one the folder has to
     dataset, backbone = params.data.source, params.backbone.name
+    if params.backbone.digest:  # likewise
+        sections["backbone"]["weights"] = params.backbone.digest
     # all that is read of a backbone once it is made
-    made = {**sections["backbone"], "weights": None, "pretrain": None}
+    made = {**sections["backbone"], "weights": None, "digest": None, "pretrain": None}
 
     def pick(section: str, *names: str) -> dict[str, Any]:
         return {name: sections[section][name] for name in names}
@@ -252,6 +254,8 @@ def make_plan(params: Params) -> Plan:
         network = add("backbone", f"{dataset}-{backbone}", {"data": data}, **uses)
     else:
         network = add("backbone", backbone, {}, backbone=sections["backbone"] | {"pretrain": None})
+        if params.backbone.digest:
+            network["files"] = {"backbone.weights": params.backbone.weights}
 
     run, ablate = params.run, params.ablate
     for fold, shot in product(run.folds, run.shots):

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from i2r.data.shapes import CLASSES, single_object
 from i2r.data.transforms import MEAN, STD
+from i2r.files import sha256
 from i2r.jobs import Job, JobError
 from i2r.learn import fit, set_up
 from i2r.nets.backbones import Backbone, build_backbone
@@ -42,6 +43,8 @@ def run(job: Job) -> dict[str, Any]:
     if options.name != "small":
         backbone = build_backbone(options)
         load_backbone_weights(backbone, options)
+        if options.weights:
+            print(f"digest {sha256(options.weights)}")
         save_weights(backbone, job)
         classes = backbone.fc.out_features if backbone.fc else 0
         return {"classes": classes, "source": options.weights or "torchvision, ImageNet"}
