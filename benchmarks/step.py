@@ -55,8 +55,7 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of each task in each round; the tasks take turns."""
     values = params.load(PRESET)
-    i2r, _ = values.resolve("i2r")
-    bam, _ = values.resolve("bam")
+    i2r, bam = values.resolve("i2r"), values.resolve("bam")
     device, batch, size = torch.device(options.device), options.batch, options.size
     torch.manual_seed(0)
     reference = torchvision.models.resnet50(weights=None).eval().to(device)

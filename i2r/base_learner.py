@@ -1,4 +1,4 @@
-"""The base learner of a fold: PSPNet's head on the classes that the fold trains on (paper/method.md 2.1)."""
+"""The base learner of a fold: PSPNet's head on the classes that the fold trains on (docs/method.md 2.1)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from i2r.data.dataset import Dataset
 from i2r.data.transforms import UNKNOWN, train_view
 from i2r.files import write_json
 from i2r.frozen import base_labels, job_dataset, job_lists, test_picture
-from i2r.jobs import Job
+from i2r.jobs import Job, JobError
 from i2r.learn import fit, seed_of, set_up
 from i2r.nets.pspnet import PSPHead
 from i2r.nets.resize import bilinear
-from i2r.nets.weights import open_backbone
+from i2r.nets.weights import open_backbone, open_encoder, read_tensors
 from i2r.params import Augment, Backbone, BaseLearner
 from i2r.progress import Progress
 from i2r.scores import EPSILON, class_counts
@@ -32,15 +32,20 @@ BACKBONE_RATE = 0.1  # its learning rate, relative to the head's (BAM)
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train the head, with `trains: all` the backbone as well, and score it on the base classes of the val list."""
+    """Train the head, with `trains: all` the backbone as well, and score it on the base classes of the val list.
+
+    With `weights` nothing is trained: they are taken from that file.
+    """
     device = set_up(job.runtime)
-    options = BaseLearner(**job.params["base_learner"])
     size = job.params["data"]["size"]
     dataset, lists = job_dataset(job), job_lists(job)
+    options = BaseLearner(**job.params["base_learner"]).over(len(lists["train"]))
     classes = lists["train_classes"]
     backbone = open_backbone(
         Backbone(**job.params["backbone"]), job.inputs["backbone"] / "weights.safetensors"
     ).to(device)
+    if options.weights:
+        return trained_elsewhere(job, options.weights, dataset, classes, device)
     torch.manual_seed(seed_of("base_learner", job.args["fold"]))
     channels = backbone.channels[2]
     head = PSPHead(channels, len(classes), min(WIDTH, channels)).to(device)
@@ -73,6 +78,27 @@ def run(job: Job) -> dict[str, Any]:
     save_file({name: t.contiguous().cpu() for name, t in state.items()}, job.out / "weights.safetensors")
     write_json(job.out / "scores.json", scores)
     return metrics | {name: scores[name] for name in ("miou", "images")}
+
+
+def trained_elsewhere(
+    job: Job, path: str, dataset: Dataset, classes: list[int], device: torch.device
+) -> dict[str, Any]:
+    """Take the weights of a file, and score them.
+
+    Raises:
+        JobError: if its head is made for another number of classes.
+    """
+    options, size = Backbone(**job.params["backbone"]), job.params["data"]["size"]
+    encoder = open_encoder(options, job.inputs["backbone"] / "weights.safetensors", path).to(device)
+    found = encoder.head.cls[-1].out_channels - 1
+    if found != len(classes):
+        raise JobError(
+            f"base_learner.weights: {path} is made for {found} classes, the fold has {len(classes)}"
+        )
+    scores = evaluate(encoder.backbone, encoder.head, dataset, classes, size, device)
+    save_file({name: t.clone() for name, t in read_tensors(path).items()}, job.out / "weights.safetensors")
+    write_json(job.out / "scores.json", scores)
+    return {name: scores[name] for name in ("miou", "images")}
 
 
 def batch_names(names: list[str], fold: int, step: int, size: int) -> list[str]:

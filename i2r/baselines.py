@@ -40,7 +40,7 @@ from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.priors import PRIORS, prior
 from i2r.nets.regions import cam_regions
 from i2r.nets.resize import bilinear
-from i2r.params import Method
+from i2r.params import CamOptions
 
 FOREGROUND, PROTOTYPE = "foreground", "prototype"
 METHODS = (FOREGROUND, *(f"prior-{name}" for name in PRIORS), PROTOTYPE)
@@ -57,8 +57,7 @@ def run(job: Job) -> dict[str, Any]:
     draws = [test_draw(episode) for episode in load_episodes(job.inputs["episodes"] / "episodes.json")]
     if not draws:
         return no_number(job, lists)
-    # all priors are wanted, whatever the method has
-    options = Method(**{**job.params["method"], "network": "i2r", "prior": "pmgm+ordered"})
+    options = CamOptions(**job.params["method"], prior="pmgm+ordered")  # all priors, whatever the method has
     cached = CachedEncoder(
         job_encoder(job, device), options, test_picture(dataset, size), job.runtime.cache_gb, device
     )
@@ -121,7 +120,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def choose_thresholds(
-    job: Job, cached: CachedEncoder, lists: dict[str, Any], options: Method
+    job: Job, cached: CachedEncoder, lists: dict[str, Any], options: CamOptions
 ) -> dict[str, float]:
     """For each prior the threshold with the best mIoU on episodes of the training classes, at S x S."""
     number, seed = job.params["baselines"]["threshold_episodes"], job.args["eval_seed"]
@@ -136,7 +135,7 @@ def choose_thresholds(
     return {name: scores.best_threshold(tally[name])[0] for name in PRIORS}
 
 
-def all_priors(inputs: EpisodeInputs, options: Method) -> dict[str, Tensor]:
+def all_priors(inputs: EpisodeInputs, options: CamOptions) -> dict[str, Tensor]:
     """Every prior of the queries at image size, (B, S, S) each; shots count alike."""
     regions = cam_regions(inputs, options)
     size = inputs.masks_s.shape[-2:]

@@ -18,7 +18,7 @@ from torch import Tensor
 from i2r.data.transforms import binary
 from i2r.nets.encoder import Encoder, EpisodeInputs, Features, episode_class_ids
 from i2r.nets.regions import uses_cam
-from i2r.params import Method
+from i2r.params import CamOptions
 
 
 class View(NamedTuple):
@@ -77,7 +77,7 @@ class CachedEncoder:
     def __init__(
         self,
         encoder: Encoder,
-        options: Method,
+        options: CamOptions,
         picture: Callable[[View], tuple[Tensor, Tensor]],
         gigabytes: float,
         device: torch.device,
@@ -112,7 +112,8 @@ class CachedEncoder:
         def make() -> Tensor:
             x3 = self.features(view)[0].x3
             ids = torch.tensor([class_id], device=self.device)
-            return self.encoder.cams(x3, ids, self.options.cam, self.options.cam_layer)
+            options = self.options
+            return self.encoder.cams(x3, ids, options.cam, options.cam_layer, options.cam_backend)
 
         return self.memory.get(("cam", view, class_id), make)
 
@@ -123,7 +124,8 @@ class CachedEncoder:
         supports = [[self.features(view) for view in draw.supports] for draw in draws]
         cues = [[self.support(view, draw.cls) for view in draw.supports] for draw in draws]
         logits = _stack([[logits for _, logits in shots] for shots in cues])  # (B, K, classes)
-        class_id = episode_class_ids(logits, self.options.class_source)  # (B, K)
+        listed = self.encoder.listed(torch.tensor([draw.cls for draw in draws], device=self.device))
+        class_id = episode_class_ids(logits, self.options.class_source, listed)  # (B, K)
         base = [draw.base_class for draw in draws]
         cam_q = cam_s = None
         if uses_cam(self.options):

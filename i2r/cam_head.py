@@ -1,4 +1,4 @@
-"""The classifier that CAMs are made of (paper/method.md 2.2): the backbone's own, or one trained to imitate it."""
+"""The classifier that CAMs are made of (docs/method.md 2.2): the backbone's own, or one trained to imitate it."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def backbone_learned(job: Job) -> bool:
-    """Whether the base learner has trained the backbone, too."""
+    """Whether the base learner has trained the backbone, too, and has no classifier that fits it."""
     with safe_open(job.inputs["base_learner"] / "weights.safetensors", "pt") as file:
         names = file.keys()
-    return any(name.startswith("layer") for name in names)
+    return "fc.weight" not in names and any(name.startswith("layer") for name in names)
 
 
 def val_pairs(dataset: Dataset, classes: list[int]) -> list[Pair]:
@@ -113,6 +113,7 @@ def retrain(
         rows[pair.name].append(row)
     names = list(rows)
 
+    options = options.over(len(names))
     x, logits = averages(encoder, teacher, picture, pairs, device)
     x_val, logits_val = averages(encoder, teacher, picture, held_out, device)
     head = nn.Linear(x.shape[1], logits.shape[1]).to(device)
@@ -169,7 +170,7 @@ def averages(
 def classes_read(
     encoder: Encoder, picture: Picture, pairs: list[Pair], names: list[str], device: torch.device
 ) -> dict[str, Any]:
-    """The classes that the classifier reads from masked objects (method.md 2.3), the most frequent of each class."""
+    """Classes that the classifier reads from masked objects (docs/method.md 2.3), the most frequent of each class."""
     read: dict[int, Counter] = defaultdict(Counter)
     with Progress("cam head, classes", len(pairs), "object") as progress:
         for name, c in pairs:

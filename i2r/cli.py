@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from i2r import params
@@ -15,6 +17,7 @@ from i2r.plan import RESULTS, STAGES, make_plan
 
 PRESETS = Path("workflow/presets")
 CODE_VERSIONS = Path("tests/code_versions.json")
+CHECKPOINTS = ("iir-base", "bam-base", "bam", "i2r-released")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -84,6 +87,27 @@ def show(args: argparse.Namespace) -> None:
     print("i2r ui: all runs in MLflow, on http://127.0.0.1:5000")
 
 
+def readings(_: argparse.Namespace) -> None:
+    """Print what paper, released code and BAM say of the options in which they differ."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from i2r.readings import OPTIONS, READINGS, Option, says
+
+    said = {reading: says(reading) for reading in READINGS}
+
+    def cell(option: Option, reading: str) -> str:
+        text = str(said[reading][option.key]).lower()
+        return text if getattr(option, reading) is not None else f"({text})"
+
+    table = Table("option", *READINGS, "where", box=box.SIMPLE)
+    for option in OPTIONS:
+        table.add_row(option.key, *(cell(option, reading) for reading in READINGS), option.where)
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    print("In brackets: not said; BAM's value for the paper, the paper's for the others.")
+
+
 def track(args: argparse.Namespace) -> None:
     """Import all runs into MLflow, where it is installed."""
     try:
@@ -109,6 +133,41 @@ def ui(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
     serve(RESULTS, args.port)
+
+
+def import_checkpoint(args: argparse.Namespace) -> None:
+    """Turn a published checkpoint into a file of ours."""
+    from i2r.checkpoints import import_checkpoint
+
+    with clear_errors():
+        report = import_checkpoint(args.kind, args.file, args.out, args.size)
+    counts = ", ".join(f"{len(report[name])} {name}" for name in ("used", "ignored", "missing"))
+    print(f"wrote {args.out}; keys: {counts}; each in {args.out.with_suffix('.keys.json')}")
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Segment one picture."""
+    from i2r.predict import load, write_prediction
+
+    supports, masks = args.support[::2], args.support[1::2]
+    if len(supports) != len(masks):
+        raise JobError(f"--support: an image and a mask for each shot, got {len(args.support)} files")
+    with clear_errors():
+        found = load(args.weights, args.device).predict(args.query, supports, masks)
+        write_prediction(found, args.query, supports, masks, args.out)
+    share = 100 * found.mask.mean()
+    print(
+        f"{share:.1f} % of {args.query} is the object; wrote mask.png, prediction.npz, picture.png to {args.out}"
+    )
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """What a user's file may have wrong ends the command with a sentence instead of a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        raise JobError(str(error)) from None
 
 
 def record_code(_: argparse.Namespace) -> None:
@@ -149,6 +208,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--force", action="store_true", help="even if params.yaml has changes of its own")
     verb.set_defaults(function=preset)
 
+    verb = verbs.add_parser("readings", help="print what paper, released code and BAM say of each option")
+    verb.set_defaults(function=readings)
+
     verb = verbs.add_parser("track", help="import finished runs into MLflow")
     verb.add_argument("--mark", type=Path, help="a file to leave when it is done")
     verb.set_defaults(function=track)
@@ -156,6 +218,31 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
     verb.add_argument("--port", type=int, default=5000)
     verb.set_defaults(function=ui)
+
+    verb = verbs.add_parser("import-checkpoint", help="turn a published checkpoint into weights of ours")
+    verb.add_argument("--kind", choices=CHECKPOINTS, required=True)
+    verb.add_argument("--size", type=int, default=473, help="side of its input (default: 473; COCO: 641)")
+    verb.add_argument("file", metavar="FILE", type=Path, help=".pth, .ckpt or .safetensors")
+    verb.add_argument("out", metavar="OUT.safetensors", type=Path)
+    verb.set_defaults(function=import_checkpoint)
+
+    verb = verbs.add_parser("predict", help="segment in a picture what masks mark in others")
+    verb.add_argument(
+        "--support",
+        nargs="+",
+        metavar=("IMAGE", "MASK"),
+        type=Path,
+        action="extend",
+        required=True,
+        help="two files a shot; a mask has 1 on the object, 0 on background, 255 where it is unknown",
+    )
+    verb.add_argument("--query", metavar="IMAGE", type=Path, required=True)
+    verb.add_argument(
+        "--weights", metavar="FILE", type=Path, required=True, help="of import-checkpoint, or of a training"
+    )
+    verb.add_argument("--out", metavar="DIR", type=Path, required=True)
+    verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    verb.set_defaults(function=predict)
 
     verb = verbs.add_parser("dev", help="for those who change the code")
     tasks = verb.add_subparsers(required=True, metavar="TASK")

@@ -1,4 +1,4 @@
-"""Scores of a trained network over the frozen episodes of a fold, and of its prior and CAM beside it."""
+"""Scores of a trained or imported network over the frozen episodes of a fold, and of its prior and CAM beside it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,15 @@ from i2r.data.episodes import load_episodes
 from i2r.data.lists import describe_excluded
 from i2r.data.transforms import binary, placement, to_picture
 from i2r.files import replacing, write_json
-from i2r.frozen import job_dataset, job_encoder, job_lists, test_draw, test_picture
+from i2r.frozen import WEIGHTS, job_dataset, job_encoder, job_lists, resized, test_draw, test_picture
 from i2r.jobs import Job
 from i2r.learn import SavedState, seed_of, set_up
 from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.heads import build_head
+from i2r.nets.network import load_head
 from i2r.nets.output import Output
 from i2r.nets.regions import cam_regions, uses_cam
 from i2r.nets.resize import bilinear
-from i2r.nets.weights import load_tensors, read_tensors
 from i2r.params import Method
 from i2r.progress import Progress
 
@@ -51,14 +52,19 @@ def run(job: Job) -> dict[str, Any]:
         return no_number(job, lists)
     encoder = job_encoder(job, device)
     head = build_head(options, encoder.channels, job.args["shot"])
-    weights = job.inputs["train"] / "weights.safetensors"
-    load_tensors(head, read_tensors(weights), weights)
+    load_head(head, options.weights or job.inputs["train"] / WEIGHTS)
     head.to(device).eval()
     picture = test_picture(dataset, size)
-    cached = CachedEncoder(encoder, options, picture, job.runtime.cache_gb, device)
+    passes = [
+        picture,
+        *(resized(picture, *sides) for sides in tta_sides(job.params["evaluate"]["tta"], size)),
+    ]
+    memory = job.runtime.cache_gb / len(passes)
+    cached, *others = (CachedEncoder(encoder, options, view, memory, device) for view in passes)
+    predict = partial(augmented, head, others)
 
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: dict[str, Any]) -> None:
-        output: Output = head(inputs)
+        output = predict(part, inputs)
         prior = bilinear(output.prior_query, inputs.mask_q.shape[-2:])  # (B, S, S)
         plus = cam_regions(inputs, options).plus_query if uses_cam(options) else [None] * len(part)
         for place, draw in enumerate(part):
@@ -85,11 +91,40 @@ def run(job: Job) -> dict[str, Any]:
     write_rows(job.out / "episodes.csv", rows, COLUMNS)
     chosen = in_turn(draws, job.params["report"]["pictures"])
     with torch.no_grad():
-        write_pictures(job.out / "pictures.npz", draws, chosen, cached, dataset, rows, head, options)
+        write_pictures(job.out / "pictures.npz", draws, chosen, cached, dataset, rows, predict, options)
     return finite(
         {name: result[name] for name in ("miou", "fb_iou", "episodes", "seconds_per_episode")}
         | {f"prior_{name}": result["prior"][name] for name in ("bce", "ap", "iou_best")}
     )
+
+
+def tta_sides(tta: str, size: int) -> list[tuple[int, ...]]:
+    """Sides that pictures of side S are resized to, one after another, in each pass after the first.
+
+    `scales` means 0.8 and 1.25 of S; in the `released` code the last enlarges what the one before has reduced. Sides
+    stay multiples of 8 plus 1.
+    """
+
+    def scaled(side: int, scale: float) -> int:
+        return 8 * round((side - 1) * scale / 8) + 1
+
+    smaller = scaled(size, 0.8)
+    return {
+        "none": [],
+        "scales": [(smaller,), (scaled(size, 1.25),)],
+        "released": [(smaller,), (smaller, scaled(smaller, 1.25))],
+    }[tta]
+
+
+def augmented(
+    head: torch.nn.Module, others: Sequence[CachedEncoder], part: Sequence[Draw], inputs: EpisodeInputs
+) -> Output:
+    """Output on the inputs of these draws, its final logits (B, 2, S, S) means over all passes."""
+    output: Output = head(inputs)
+    logits = [head(other.inputs(part)).final_logits for other in others]
+    same = [bilinear(maps, output.final_logits.shape[-2:]) for maps in logits]
+    output.final_logits = torch.stack([output.final_logits, *same]).mean(0)
+    return output
 
 
 def walk(
@@ -295,7 +330,7 @@ def write_pictures(
     cached: CachedEncoder,
     dataset: Dataset,
     rows: Sequence[Row],
-    head: torch.nn.Module,
+    predict: Callable[[Sequence[Draw], EpisodeInputs], Output],
     options: Method,
 ) -> None:
     """Arrays of the chosen episodes, numbered in the order of `chosen`."""
@@ -303,7 +338,7 @@ def write_pictures(
     for number, index in enumerate(chosen):
         draw = draws[index]
         inputs = cached.inputs([draw])
-        output: Output = head(inputs)
+        output = predict([draw], inputs)
         parts = shown(cached, draw)
         parts["prediction"] = output.final_logits[0].argmax(0).byte().cpu().numpy()
         parts["prior"] = bilinear(output.prior_query, inputs.mask_q.shape[-2:])[0].float().cpu().numpy()

@@ -135,6 +135,25 @@ def problem(spec: dict[str, Any], results: Path) -> str | None:
     return None
 
 
+def sections_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """The sections of params that a spec's job was made with, paths included.
+
+    Raises:
+        JobError: if a file of weights that the params name is no longer what it was when the job was planned.
+    """
+    sections = {
+        name: dict(value) if isinstance(value, dict) else value for name, value in spec["params"].items()
+    }
+    if "data" in sections:
+        sections["data"]["root"] = spec["data_root"]
+    for where, path in spec.get("files", {}).items():
+        section, name = where.split(".")
+        if not Path(path).is_file() or sha256(path) != sections[section][name]:
+            raise JobError(f"{path}: missing, or another file than when {spec['name']} was planned with it")
+        sections[section][name] = path
+    return sections
+
+
 @contextmanager
 def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
     """Hold a lock file; the system frees it when its process ends, however it ends.
@@ -197,17 +216,12 @@ def _make(spec: dict[str, Any], results: Path, state: Path) -> dict[str, Any]:
         shutil.rmtree(out)
     out.mkdir(parents=True)
 
-    sections = {
-        name: dict(value) if isinstance(value, dict) else value for name, value in spec["params"].items()
-    }
-    if "data" in sections:
-        sections["data"]["root"] = spec["data_root"]
     job = Job(
         step=spec["step"],
         key=spec["key"],
         name=spec["name"],
         args=spec["args"],
-        params=sections,
+        params=sections_of(spec),
         inputs=inputs,
         out=out,
         state=state,

@@ -5,11 +5,14 @@ Unknown keys, wrong types and impossible combinations are refused with a sentenc
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from i2r.readings import settle
 
 
 class ParamsError(ValueError):
@@ -19,6 +22,8 @@ class ParamsError(ValueError):
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+
+FROM_ONE_SHOT = "1shot"  # method.start
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -75,12 +80,26 @@ class Schedule(Section):
 
     optimiser: Literal["sgd", "adamw"]
     warmup: Share
-    steps: Positive
+    steps: int | str
     batch: Positive
     lr: Rate
     momentum: Share
     weight_decay: Annotated[float, Field(ge=0)]
     power: Annotated[float, Field(ge=0)]
+
+    @field_validator("steps", mode="plain")
+    @classmethod
+    def _steps(cls, steps: Any) -> int | str:
+        if not (found := re.fullmatch(r"([1-9]\d*)( epochs)?", str(steps))):
+            raise ValueError("must be a number of steps or passes over the images, such as 300 epochs")
+        return steps if found[2] else int(steps)
+
+    def over(self, images: int) -> Self:
+        """The same with `steps` as a number, also where they are given as passes over so many images."""
+        if isinstance(self.steps, int):
+            return self
+        steps = int(self.steps.split()[0]) * images // self.batch
+        return self.model_copy(update={"steps": max(1, steps)})
 
 
 class Backbone(Section):
@@ -88,12 +107,20 @@ class Backbone(Section):
         "small", "resnet50", "resnet101", "squeezenet1_1", "resnet50-bam", "resnet101-bam", "vgg16-bam"
     ]
     weights: str | None
+    digest: str | None = None  # sha256 of the file `weights`
     stride_at: Literal["3x3", "1x1"]
-    pretrain: Schedule
+    pretrain: Schedule | None = None  # of `small`, the one that is pretrained here
+
+    @model_validator(mode="after")
+    def _digest(self) -> Self:
+        if self.digest and not self.weights:
+            raise ValueError("digest is that of the file weights, which names none")
+        return self
 
 
 class BaseLearner(Schedule):
     trains: Literal["head", "all"]
+    weights: str | None = None  # trained elsewhere: a file, {fold} in its name is the fold
 
 
 class CamHead(Schedule):
@@ -101,18 +128,60 @@ class CamHead(Schedule):
     temperature: Rate
 
 
-class Method(Section):
-    """One method: the network and every option of it (paper/method.md, sections 3 to 7)."""
+# Methods that the package pytorch-grad-cam has, by their names there.
+GRAD_CAM = {
+    "xgradcam": "XGradCAM",
+    "hirescam": "HiResCAM",
+    "gradcam": "GradCAM",
+    "gradcam++": "GradCAMPlusPlus",
+    "layercam": "LayerCAM",
+}
 
-    network: Literal["i2r", "bam"]
+
+class CamOptions(Section):
+    """What decides CAM+ and the priors (docs/method.md 2.3 to 3.4); needs no training."""
+
     cam: Literal[
         "xgradcam", "hirescam", "gradcam", "gradcam++", "bagcam", "bagcam-original", "layercam", "cam"
     ]
     cam_layer: Literal["layer3", "layer4"]
+    cam_backend: Literal["native", "grad-cam"]
     delta: Share | Literal["adaptive"]
     delta_compare: Literal[">=", ">"]
-    class_source: Literal["episode", "majority"]
+    class_source: Literal["episode", "majority", "table"]
     prior: str
+
+    @field_validator("prior")
+    @classmethod
+    def _prior(cls, prior: str) -> str:
+        known = ("pmgm", "ordered", "bam", "mean")
+        parts = prior.split("+")
+        if len(parts) > 2 or len(set(parts)) < len(parts) or any(part not in known for part in parts):
+            raise ValueError(
+                f"prior must be one of {', '.join(known)} or two of them joined by +, got {prior!r}"
+            )
+        return prior
+
+    @model_validator(mode="after")
+    def _layer(self) -> Self:
+        if self.cam == "cam" and self.cam_layer != "layer4":
+            raise ValueError("cam_layer must be layer4 for cam: cam (the classic CAM)")
+        return self
+
+    @model_validator(mode="after")
+    def _backend(self) -> Self:
+        if self.cam_backend == "grad-cam" and self.cam not in GRAD_CAM:
+            raise ValueError(
+                f"cam: {self.cam} is not in the package of cam_backend: grad-cam, "
+                f"which has {', '.join(GRAD_CAM)}; take cam_backend: native"
+            )
+        return self
+
+
+class Method(CamOptions):
+    """One method: the network and every option of it (docs/method.md 2.3 to 7.4)."""
+
+    network: Literal["i2r", "bam"]
     mask: Literal["none", "dicm", "column", "cyctr", "transposed", "random"]
     mask_test: Literal["none", "cyctr"]
     support_branch: bool
@@ -127,26 +196,18 @@ class Method(Section):
     width: Positive
     dropout: Share
     reduce_dropout: Share
-
-    @field_validator("prior")
-    @classmethod
-    def _prior(cls, prior: str) -> str:
-        known = ("pmgm", "ordered", "bam", "mean")
-        parts = prior.split("+")
-        if len(parts) > 2 or len(set(parts)) < len(parts) or any(part not in known for part in parts):
-            raise ValueError(
-                f"prior must be one of {', '.join(known)} or two of them joined by +, got {prior!r}"
-            )
-        return prior
+    # Files of weights; {fold}, {shot} and {seed} in a name stand for those of the job.
+    weights: str | None = None  # evaluated as they are, nothing is trained
+    start: str | None = None  # training starts from them; 1shot: from the method's own training with one shot
 
     @model_validator(mode="after")
-    def _layer(self) -> Method:
-        if self.cam == "cam" and self.cam_layer != "layer4":
-            raise ValueError("cam_layer must be layer4 for cam: cam (the classic CAM)")
+    def _start(self) -> Method:
+        if self.weights and self.start:
+            raise ValueError("weights and start: take one, for what has weights is not trained")
         return self
 
     @model_validator(mode="after")
-    def _blocks(self) -> Method:
+    def _blocks(self) -> Self:
         if self.cross > self.blocks:
             raise ValueError(f"cross ({self.cross}) cannot be larger than blocks ({self.blocks})")
         return self
@@ -174,6 +235,7 @@ class Evaluate(Section):
     episodes: Positive
     seeds: list[Count] = Field(min_length=1)
     scoring: Literal["original", "bam", "released", "size"]
+    tta: Literal["none", "scales", "released"]
 
 
 class Baselines(Section):
@@ -206,6 +268,7 @@ class Runtime(Section):
 
 class Params(Section):
     experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    reading: Literal["paper", "released", "bam"]
     run: Run
     data: Data
     backbone: Backbone
@@ -221,6 +284,12 @@ class Params(Section):
     runtime: Runtime
 
     @model_validator(mode="after")
+    def _pretrain(self) -> Params:
+        if self.backbone.name == "small" and self.backbone.pretrain is None:
+            raise ValueError("backbone.pretrain: missing, but small has to be pretrained")
+        return self
+
+    @model_validator(mode="after")
     def _methods(self) -> Params:
         for where, names in (("run.methods", self.run.methods), ("ablate.methods", self.ablate.methods)):
             for name in names:
@@ -228,6 +297,7 @@ class Params(Section):
                     raise ValueError(f"{where}: {name!r} is not among methods ({', '.join(self.methods)})")
         for name in self.methods:
             self.resolve(name)
+            self.training(name)
         if self.data.min_class_images < max(self.run.shots) + 1:
             raise ValueError(
                 f"data.min_class_images must be at least shots + 1 = {max(self.run.shots) + 1}, "
@@ -235,16 +305,20 @@ class Params(Section):
             )
         return self
 
-    def resolve(self, name: str) -> tuple[Method, Train]:
-        """The options of method `name` and of its training: those of `method` and `train`, its own on top."""
-        own = dict(self.methods[name])
-        training = own.pop("train", {})
+    def resolve(self, name: str) -> Method:
+        """The options of method `name`: those of `method` with its own on top."""
+        own = {key: value for key, value in self.methods[name].items() if key != "train"}
         try:
-            return Method(**{**self.method.model_dump(), **own}), Train(
-                **{**self.train.model_dump(), **training}
-            )
+            return Method(**{**self.method.model_dump(), **own})
         except ValidationError as error:
             raise ValueError(f"methods.{name}: {describe(error)}") from None
+
+    def training(self, name: str) -> Train:
+        """How method `name` is trained: as `train` says, with what its own `train` says on top."""
+        try:
+            return Train(**{**self.train.model_dump(), **self.methods[name].get("train", {})})
+        except ValidationError as error:
+            raise ValueError(f"methods.{name}.train: {describe(error)}") from None
 
 
 def describe(error: ValidationError) -> str:
@@ -264,15 +338,17 @@ def describe(error: ValidationError) -> str:
 
 
 def check(values: dict[str, Any], where: str = "params") -> Params:
-    """Validated params.
+    """Validated params, what the reading says in place of the word `reading`.
 
     Raises:
         ParamsError: naming each key that is unknown, missing or wrong.
     """
     try:
-        return Params(**values)
+        return Params(**settle(values))
     except ValidationError as error:
         raise ParamsError(f"{where}: {describe(error)}") from None
+    except ValueError as error:
+        raise ParamsError(f"{where}: {error}") from None
 
 
 def read(path: str | Path) -> dict[str, Any]:

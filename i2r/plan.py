@@ -8,13 +8,14 @@ changes no number (folders, devices, workers) is in its spec, but not in its key
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from i2r.files import read_json, write_json
+from i2r.files import read_json, sha256, write_json
 from i2r.jobs import VERSIONS, key_of
-from i2r.params import Params, ParamsError
+from i2r.params import FROM_ONE_SHOT, CamOptions, Params, ParamsError
 
 Spec = dict[str, Any]
 
@@ -49,6 +50,10 @@ PRODUCTS = {
         *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "figures"),
     ],
 }
+
+
+# What the baselines without training read of a method: they make every prior, whatever it has.
+CAM = [name for name in CamOptions.model_fields if name != "prior"]
 
 
 @dataclass(frozen=True)
@@ -96,20 +101,57 @@ def write_specs(plan: Plan, results: Path = RESULTS) -> None:
             write_json(path, spec)
 
 
+def name_by_content(uses: dict[str, Any], args: dict[str, Any]) -> dict[str, str]:
+    """Put the sha256 of each file of weights in the place of its path, and return the paths: "section.name": path.
+
+    Raises:
+        ParamsError: there is no such file, or its name has a placeholder that the job knows nothing of.
+    """
+    files = {}
+    for section, name in (("base_learner", "weights"), ("method", "weights"), ("method", "start")):
+        pattern = uses.get(section, {}).get(name)
+        if pattern is None or pattern == FROM_ONE_SHOT:
+            continue
+        key = f"methods.{args['method']}.{name}" if section == "method" else f"{section}.{name}"
+        try:
+            path = Path(pattern.format(**args))
+        except (KeyError, IndexError, ValueError):
+            raise ParamsError(f"{key}: {pattern!r} may hold {{fold}}, {{shot}} and {{seed}} only") from None
+        if not path.is_file():
+            raise ParamsError(f"{key}: no such file: {path}")
+        stat = path.stat()
+        uses[section] = uses[section] | {name: _digest(path, stat.st_size, stat.st_mtime_ns)}
+        files[f"{section}.{name}"] = str(path)
+    return files
+
+
+@cache
+def _digest(path: Path, size: int, modified: int) -> str:
+    """sha256 of a file, once for many jobs."""
+    return sha256(path)
+
+
 def make_plan(params: Params) -> Plan:
     """The jobs that the params ask for.
 
     Raises:
-        ParamsError: if the experiment has the name of a folder that results/ needs.
+        ParamsError: if the experiment has the name of a folder that results/ needs, or a file of weights is missing.
     """
     if params.experiment in RESERVED:
         raise ParamsError(
             f"experiment: {params.experiment!r} is the name of a folder in results/; take another"
         )
     jobs: dict[str, Spec] = {}
-    sections = params.model_dump(mode="json")
+    # files of weights enter where they are used, by their content
+    sections = params.model_dump(
+        mode="json", exclude={"method": {"weights", "start"}, "base_learner": {"weights"}}
+    )
     data_root = sections["data"].pop("root")  # `digest` says which data it is; without one the folder has to
     dataset, backbone = params.data.source, params.backbone.name
+    if params.backbone.digest:  # likewise
+        sections["backbone"]["weights"] = params.backbone.digest
+    # all that is read of a backbone once it is made
+    made = {**sections["backbone"], "weights": None, "digest": None, "pretrain": None}
 
     def pick(section: str, *names: str) -> dict[str, Any]:
         return {name: sections[section][name] for name in names}
@@ -118,6 +160,7 @@ def make_plan(params: Params) -> Plan:
         step: str, name: str, inputs: dict[str, Spec], place: str = "", /, args=None, **uses: Any
     ) -> Spec:
         """Plan a job, unless it is planned already; `uses` are the params that it depends on."""
+        files = name_by_content(uses, args or {})
         spec = {
             "step": step,
             "name": name,
@@ -130,6 +173,8 @@ def make_plan(params: Params) -> Plan:
             "runtime": sections["runtime"],
             "data_root": data_root,
         }
+        if files:
+            spec["files"] = files
         place = place or step
         spec["key"] = key = key_of(spec)
         spec["stage"] = next((stage for stage, places in STAGES.items() if place in places), step)
@@ -144,7 +189,9 @@ def make_plan(params: Params) -> Plan:
         lists = add("lists", f"{dataset}-fold{fold}", {"data": data}, args=args, data=rule)
         needs = {"data": data, "lists": lists, "backbone": network}
         for step in ("base_learner", "cam_head"):
-            uses = {"backbone": sections["backbone"], step: sections[step]}
+            uses = {"backbone": made, step: sections[step]}
+            if step == "base_learner" and params.base_learner.weights:
+                uses[step] = sections[step] | {"weights": params.base_learner.weights}
             needs[step] = add(step, name, dict(needs), args=args, **shared, **uses)
         return needs
 
@@ -155,24 +202,36 @@ def make_plan(params: Params) -> Plan:
         uses = {"evaluate": pick("evaluate", "episodes")}
         return needs | {"episodes": add("episodes", name, {"lists": needs["lists"]}, args=args, **uses)}
 
-    def evaluate(method: str, fold: int, shot: int, seed: int, place: str = "") -> None:
-        """Plan a training and its evaluations."""
+    def network_of(
+        method: str, fold: int, shot: int, seed: int
+    ) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        """Name, arguments and params of a method's network."""
         name = f"{dataset}-{backbone}-{method}-{shot}shot-fold{fold}-seed{seed}"
         args = {"method": method, "fold": fold, "shot": shot, "seed": seed}
-        shared = {name: sections[name] for name in ("data", "backbone")}
-        options, training = params.resolve(method)
-        shared["method"] = options.model_dump(mode="json")
-        trained = add(
-            "train",
-            name,
-            in_fold(fold),
-            place and f"{place}/train",
-            args=args,
-            **shared,
-            train=training.model_dump(mode="json"),
-        )
+        shared = {"data": sections["data"], "backbone": made}
+        shared["method"] = params.resolve(method).model_dump(mode="json", exclude_none=True)
+        if shot == 1 and shared["method"].get("start") == FROM_ONE_SHOT:
+            del shared["method"]["start"]
+        return name, args, shared
+
+    def train(method: str, fold: int, shot: int, seed: int, place: str) -> dict[str, Spec]:
+        """Plan a training; {} for a method whose weights are a file."""
+        name, args, shared = network_of(method, fold, shot, seed)
+        if "weights" in shared["method"]:
+            return {}
+        needs = in_fold(fold)
+        if shared["method"].get("start") == FROM_ONE_SHOT:
+            needs["start"] = train(method, fold, 1, seed, place)["train"]
+        where = place and f"{place}/train"
+        uses = shared | {"train": params.training(method).model_dump(mode="json")}
+        return {"train": add("train", name, needs, where, args=args, **uses)}
+
+    def evaluate(method: str, fold: int, shot: int, seed: int, place: str = "") -> None:
+        """Plan a training and its evaluations."""
+        name, args, shared = network_of(method, fold, shot, seed)
+        trained = train(method, fold, shot, seed, place)
         for eval_seed in params.evaluate.seeds:
-            needs = in_test(fold, shot, eval_seed) | {"train": trained}
+            needs = in_test(fold, shot, eval_seed) | trained
             add(
                 "evaluate",
                 f"{name}-eval{eval_seed}",
@@ -180,10 +239,11 @@ def make_plan(params: Params) -> Plan:
                 place and f"{place}/evaluate",
                 args=args | {"eval_seed": eval_seed},
                 **shared,
-                **scoring,
+                evaluate=pick("evaluate", "scoring", "tta"),
+                report=shown,
             )
 
-    scoring = {"evaluate": pick("evaluate", "scoring"), "report": pick("report", "pictures", "bootstrap")}
+    shown = pick("report", "pictures", "bootstrap")
     if dataset == "shapes":
         data = add("data", dataset, {}, data=pick("data", "source", "shapes"))
         data["products"] = [*PRODUCTS["data"], "VOC"]
@@ -194,13 +254,16 @@ def make_plan(params: Params) -> Plan:
         uses = {"backbone": sections["backbone"], "data": pick("data", "size")}
         network = add("backbone", f"{dataset}-{backbone}", {"data": data}, **uses)
     else:
-        network = add("backbone", backbone, {}, backbone=sections["backbone"])
+        network = add("backbone", backbone, {}, backbone=sections["backbone"] | {"pretrain": None})
+        if params.backbone.digest:
+            network["files"] = {"backbone.weights": params.backbone.weights}
 
     run, ablate = params.run, params.ablate
     for fold, shot in product(run.folds, run.shots):
         for eval_seed in params.evaluate.seeds:
             args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
-            uses = {name: sections[name] for name in ("data", "backbone", "method", "baselines")} | scoring
+            uses = {"data": sections["data"], "backbone": made, "baselines": sections["baselines"]}
+            uses |= {"method": pick("method", *CAM), "evaluate": pick("evaluate", "scoring"), "report": shown}
             add(
                 "baselines",
                 f"{dataset}-{backbone}-{shot}shot-fold{fold}-eval{eval_seed}",
@@ -215,7 +278,10 @@ def make_plan(params: Params) -> Plan:
 
     reported = {f"{spec['step']}/{spec['name']}": spec for spec in jobs.values()}
     uses = {name: value for name, value in sections.items() if name != "runtime"}
-    uses["methods"] = {name: sections["methods"][name] for name in (*run.methods, *ablate.methods)}
+    uses["methods"] = {
+        name: {k: v for k, v in sections["methods"][name].items() if k not in ("weights", "start")}
+        for name in (*run.methods, *ablate.methods)
+    }
     report = add("report", params.experiment, reported, **uses)
     report |= {"folder": params.experiment, "manifest": f"report-{report['key']}.json"}
     return Plan(params, list(jobs.values()))

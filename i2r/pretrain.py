@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from i2r.data.shapes import CLASSES, single_object
 from i2r.data.transforms import MEAN, STD
+from i2r.files import sha256
 from i2r.jobs import Job, JobError
 from i2r.learn import fit, set_up
 from i2r.nets.backbones import Backbone, build_backbone
@@ -42,8 +43,11 @@ def run(job: Job) -> dict[str, Any]:
     if options.name != "small":
         backbone = build_backbone(options)
         load_backbone_weights(backbone, options)
+        if options.weights:
+            print(f"digest {sha256(options.weights)}")
         save_weights(backbone, job)
-        return {"classes": backbone.fc.out_features, "source": options.weights or "torchvision, ImageNet"}
+        classes = backbone.fc.out_features if backbone.fc else 0
+        return {"classes": classes, "source": options.weights or "torchvision, ImageNet"}
     if not (job.inputs["data"] / "VOC").is_dir():
         raise JobError(
             "backbone.name: small is trained on the generated objects of data.source shapes; for photographs "
@@ -58,11 +62,12 @@ def pretrain(job: Job, options: BackboneParams) -> dict[str, Any]:
     torch.manual_seed(0)
     # strided as a classifier's layer4 is; the weights fit the dense form that episodes use
     net = build_backbone(options, len(CLASSES), dense=False).to(device, memory_format=torch.channels_last)
-    count = min(POOL, options.pretrain.steps * options.pretrain.batch)
+    schedule = options.pretrain.over(POOL)
+    count = min(POOL, schedule.steps * schedule.batch)
     objects = pictures("train", count, SIDE + MARGIN)
 
     def losses(step: int) -> Mapping[str, Tensor | float]:
-        x, masks, y = batch(*objects, step, options.pretrain.batch)
+        x, masks, y = batch(*objects, step, schedule.batch)
         masks[: len(masks) // 2] = 1
         y = y.to(device)
         logits = masked_logits(net, x.to(device, memory_format=torch.channels_last), masks.to(device))
@@ -74,7 +79,7 @@ def pretrain(job: Job, options: BackboneParams) -> dict[str, Any]:
             "accuracy_masked": masked.mean(),
         }
 
-    metrics = fit(job, net.train(), options.pretrain, losses, label="backbone small")
+    metrics = fit(job, net.train(), schedule, losses, label="backbone small")
     dense = build_backbone(options, len(CLASSES))
     dense.load_state_dict(net.state_dict())
     images, masks, labels = pictures("held out", HELD_OUT, SIDE)

@@ -1,4 +1,4 @@
-"""Scores of segmentation and of prior maps (paper/method.md 8.2 and 3.4).
+"""Scores of segmentation and of prior maps (docs/method.md 8.2 and 3.4).
 
 One rule of counting for every method: per episode the pixels of intersection and union of foreground and of
 background on a scoring grid, unknown pixels (255) left out; sums per class give an IoU per class, their mean is
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from i2r.data.transforms import Placement
+from i2r.data.transforms import Placement, to_original
 
 IGNORE = 255
 EPSILON = 1e-10  # in the denominator of an IoU, as published
@@ -71,16 +71,12 @@ def predict_on_grid(scoring: str, logits: Tensor, place: Placement) -> Tensor:
     """Class of every cell of the scoring grid.
 
     logits (C, S', S') of the network's square (S' = S as a rule) -> (H', W') int64. `original` cuts the padding
-    off and resizes what is left to the true size, pixel centres on pixel centres as the image was resized;
-    the published grids stretch the whole square, corners aligned.
+    off and resizes what is left to the true size; the published grids stretch the whole square, corners aligned.
     """
     if scoring == "size":
         return logits.argmax(0)
     if scoring == "original":
-        logits = logits[None, :, : place.inner_h, : place.inner_w]
-        return F.interpolate(logits, (place.height, place.width), mode="bilinear", align_corners=False)[
-            0
-        ].argmax(0)
+        return to_original(logits, place).argmax(0)
     side = max(place.height, place.width)
     grid = (side, side) if scoring == "bam" else (place.height, place.width)
     return F.interpolate(logits[None], grid, mode="bilinear", align_corners=True)[0].argmax(0)

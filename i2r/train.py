@@ -20,11 +20,12 @@ from i2r.cache import CachedEncoder, Draw, View
 from i2r.data.dataset import Dataset
 from i2r.data.episodes import train_episode
 from i2r.data.transforms import binary, train_view
-from i2r.frozen import job_dataset, job_encoder, job_lists, train_picture
+from i2r.frozen import WEIGHTS, job_dataset, job_encoder, job_lists, start_file, train_picture
 from i2r.jobs import Job
 from i2r.learn import fit, seed_of, set_up, synchronise
 from i2r.nets.encoder import Encoder, EpisodeInputs, encode_episode
 from i2r.nets.heads import build_head
+from i2r.nets.network import load_head
 from i2r.nets.output import Output
 from i2r.params import Method, Train
 
@@ -40,11 +41,15 @@ class Batch(NamedTuple):
 def run(job: Job) -> dict[str, Any]:
     """Train and write weights.safetensors of the learned part."""
     device = set_up(job.runtime)
-    options, train = Method(**job.params["method"]), Train(**job.params["train"])
+    options = Method(**job.params["method"])
+    train = Train(**job.params["train"]).over(len(job_lists(job)["train"]))
     fold, seed, shots = job.args["fold"], job.args["seed"], job.args["shot"]
     encoder = job_encoder(job, device)
     torch.manual_seed(seed_of("head", fold, seed))
-    head = build_head(options, encoder.channels, shots).to(device).train()
+    head = build_head(options, encoder.channels, shots)
+    if start := start_file(job):
+        load_head(head, start, shots_may_differ=True)
+    head.to(device).train()
     batches = kept_batches if train.augment.views else fresh_batches
     next_batch = batches(job, encoder, options, train, device)
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
@@ -66,7 +71,7 @@ def run(job: Job) -> dict[str, Any]:
     if device.type == "cuda":
         metrics["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
     state = {name: tensor.contiguous().cpu() for name, tensor in head.state_dict().items()}
-    save_file(state, job.out / "weights.safetensors")
+    save_file(state, job.out / WEIGHTS)
     return metrics
 
 
@@ -106,7 +111,9 @@ def fresh_batches(
 
     Processes that load (runtime.workers) change nothing: an episode depends on its number alone.
     """
-    source = FreshEpisodes(job_dataset(job), job_lists(job), job.args, job.params["data"]["size"], train)
+    lists = job_lists(job)
+    source = FreshEpisodes(job_dataset(job), lists, job.args, job.params["data"]["size"], train)
+    train_classes = torch.tensor(lists["train_classes"], device=device)
     loader: Iterator[Sequence[Tensor]] | None = None
 
     def batch(step: int) -> Batch:
@@ -126,7 +133,8 @@ def fresh_batches(
             )
         query, supports, masks, mask_q, base_class = (t.to(device, non_blocking=True) for t in next(loader))
         loaded = synchronise(device)
-        inputs = encode_episode(encoder, query, supports, masks, options, mask_q, base_class)
+        classes = train_classes[base_class]
+        inputs = encode_episode(encoder, query, supports, masks, options, mask_q, base_class, classes=classes)
         return Batch(inputs, loaded - began, synchronise(device) - loaded)
 
     return batch

@@ -14,6 +14,7 @@ from i2r.data import dataset, episodes, lists
 from i2r.data.shapes import CLASSES
 from i2r.jobs import Job
 from i2r.nets.backbones import build_backbone
+from i2r.plan import CAM
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,17 +45,19 @@ def sections(**changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_job(
-    folder: Path, step: str, inputs: dict[str, Path], name: str = "", **changes: dict[str, Any]
+    folder: Path, step: str, inputs: dict[str, Path], name: str = "", shot: int = 1, **changes: dict[str, Any]
 ) -> Job:
-    """A job of fold 0 with one shot that writes to folder/<name or step>."""
+    """A job of fold 0 that writes to folder/<name or step>."""
     values = sections(**changes)
+    if step == "baselines":
+        values["method"] = {key: values["method"][key] for key in CAM}
     out = folder / (name or step)
     out.mkdir(parents=True, exist_ok=True)
     return Job(
         step=step,
         key="0" * 12,
         name=name or step,
-        args={"fold": 0, "shot": 1, "seed": 0, "eval_seed": 0, "method": "i2r"},
+        args={"fold": 0, "shot": shot, "seed": 0, "eval_seed": 0, "method": "i2r"},
         params=values,
         inputs=inputs,
         out=out,
@@ -64,12 +67,12 @@ def make_job(
     )
 
 
-def prepare(folder: Path, **changes: dict[str, Any]) -> dict[str, Path]:
+def prepare(folder: Path, shot: int = 1, **changes: dict[str, Any]) -> dict[str, Path]:
     """The inputs of a training: data, lists, episodes, an untrained small backbone, base learner and CAM head."""
     inputs: dict[str, Path] = {}
 
     def do(step: str, run: Any) -> None:
-        job = make_job(folder, step, dict(inputs), **changes)
+        job = make_job(folder, step, dict(inputs), shot=shot, **changes)
         run(job)
         inputs[step] = job.out
 

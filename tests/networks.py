@@ -1,20 +1,25 @@
-"""Frozen networks with weights made from names (weights_by_seed.py), as the golden numbers were made.
+"""Networks with weights made from names (weights_by_seed.py), as the golden numbers were made.
 
-`encoder("i2r")` is the frozen part of I2R; `episode("four", 2, 1)` one of its inputs.
+`network("i2r-released", shots=5, blocks=5, cross=4, ensemble=False)` is a whole network, imported from a published
+state dict with weights by seed; `episode("four", 2, 1)` one of its inputs, so `network("bam")(**episode("four", 2, 1))`
+is an Output to compare. `encoder("i2r")` is the frozen part alone.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
 import torch
-from weights_by_seed import fill, image, mask
+from weights_by_seed import canonical, fill, image, mask, tensor
 
 from i2r import params
+from i2r.checkpoints import network_about, rename
 from i2r.nets.backbones import build_backbone
 from i2r.nets.encoder import Encoder
+from i2r.nets.network import Network, build_network
 from i2r.nets.weights import load_backbone_tensors, open_head, without_values
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -62,6 +67,53 @@ def published(keys: str) -> dict[str, list[int]]:
     return json.loads((GOLDEN / keys).read_text())
 
 
+@cache
+def seeded(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor by seed, by its canonical name; shared, don't change."""
+    return torch.from_numpy(tensor(name, shape))
+
+
+def checkpoint(kind: str, shots: int = 1, blocks: int = 6, cross: int = 5) -> dict[str, torch.Tensor]:
+    """A published state dict with weights by seed: iir-base, bam-base, bam, i2r-released, bam-vgg16, bam-base-vgg16.
+
+    Names that mean one tensor share it.
+
+    Args:
+        shots: 1 or more, of the whole networks. blocks, cross: of i2r-released.
+    """
+    backbone = "-vgg16_bn" if kind.endswith("-vgg16") else ""
+    kind = kind.removesuffix("-vgg16")
+    shapes = published(f"{kind}-keys{backbone}.json")
+    if shots > 1:
+        shapes |= {
+            name: [shots if size == 5 else size for size in shape]
+            for name, shape in published(f"{kind}-keys-5shot-extra.json").items()
+        }
+    limits = {"CrossAttn": cross, "Q_cls_head": blocks - 1, "S_cls_head": blocks - 1}
+    limits |= dict.fromkeys(("Q_block", "S_block", "Q_block_res2_meta", "S_block_res2_meta"), blocks)
+
+    def kept(name: str) -> bool:
+        match = re.match(r"(\w+)\.(\d+)\.", name)
+        return match is None or match[1] not in limits or int(match[2]) < limits[match[1]]
+
+    return {name: seeded(canonical(name), tuple(shape)) for name, shape in shapes.items() if kept(name)}
+
+
+def network(
+    kind: str = "i2r-released", shots: int = 1, blocks: int = 6, cross: int = 5, **changes
+) -> Network:
+    """A whole published network, i2r-released, bam or bam-vgg16, with weights by seed, in eval mode.
+
+    Args:
+        changes: of its options, as `ensemble=False`, `mask="dicm"`, `delta="adaptive"`, `dropout=0.0`.
+    """
+    published_kind = kind.removesuffix("-vgg16")
+    tensors = rename(published_kind, checkpoint(kind, shots, blocks, cross), kind).tensors
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # training changes norms in place
+    about = network_about(published_kind, tensors, size=161)
+    return build_network(tensors, about, kind, params.Method(**{**about["method"], **changes}))
+
+
 def episode(tag: str, batch: int, shots: int, height: int = 161, width: int = 161) -> dict[str, torch.Tensor]:
     """Arguments of `encode_episode`: query (B, 3, H, W), supports (B, K, 3, H, W), masks (B, K, H, W), mask_q."""
 
@@ -78,3 +130,10 @@ def episode(tag: str, batch: int, shots: int, height: int = 161, width: int = 16
         "masks": of_shots(mask, "support_mask"),
         "mask_q": of_query(mask, "query_mask"),
     }
+
+
+def base_labels(tag: str, batch: int, height: int = 161, width: int = 161) -> torch.Tensor:
+    """Labels of the base learner for an episode's queries, (B, H, W): 3 for even b, 7 for odd b, on 0, and 255."""
+    values = [3, 7]
+    rows = [mask(f"{tag}/base_mask/{b}", height, width, values[b % 2]) for b in range(batch)]
+    return torch.stack([torch.from_numpy(row) for row in rows])

@@ -69,8 +69,8 @@ def test_losses_and_shapes():
     inputs = random_inputs(2, 3)
     inputs.episode_class = torch.tensor([1, 4])
     head = build_head(options(**BAM), CHANNELS, 3)
-    base_labels = torch.randint(0, 6, (2, 49, 65))
-    output = head(inputs, base_labels)
+    inputs.base_labels = torch.randint(0, 6, (2, 49, 65))
+    output = head(inputs)
     assert output.final_logits.shape == (2, 2, 49, 65) and output.meta_logits.shape == (2, 2, 7, 9)
     assert output.support_logits is None and output.cam_query is None and output.mask_ratio is None
     target = inputs.mask_q
@@ -79,6 +79,7 @@ def test_losses_and_shapes():
     torch.testing.assert_close(output.aux1, F.cross_entropy(large, target, ignore_index=255))
     output.loss.backward()
     assert [name for name, p in head.named_parameters() if p.grad is None] == []
+    inputs.base_labels = None
     assert head(inputs).aux2 == 0
 
 

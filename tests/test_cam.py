@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from networks import backbone_params, encoder, episode
+from seeded import options
 
 from i2r.nets.backbones import build_backbone
 from i2r.nets.cam import (
@@ -15,11 +16,13 @@ from i2r.nets.cam import (
     SCORES,
     adaptive_thresholds,
     cam_maps,
+    cam_maps_and_layer4,
     cam_masks,
     class_gradient,
     combine,
     normalise,
 )
+from i2r.params import GRAD_CAM
 
 GOLDEN = Path(__file__).parent / "golden" / "i2r_cams.npz"
 PUBLISHED = {
@@ -140,6 +143,26 @@ def test_agrees_with_pytorch_grad_cam(toy, backbone, name, layer):
     )  # its XGradCAM sums |A| + 1e-7 as well, in another order
 
 
+@pytest.mark.parametrize("layer", ["layer3", "layer4"])
+@pytest.mark.parametrize("method", GRAD_CAM)
+def test_backends_give_the_same_numbers(toy, method, layer):
+    net, _, x3, ids = toy
+    with torch.no_grad():
+        native, package = (
+            cam_maps_and_layer4(method, layer, net, x3, ids, backend) for backend in ("native", "grad-cam")
+        )
+    full = [normalise(maps, (40, 56)) for maps, _ in (native, package)]
+    torch.testing.assert_close(*full, atol=2e-4, rtol=0)
+    torch.testing.assert_close(native[1], package[1])
+    assert x3.grad is None and not package[0].requires_grad
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in GRAD_CAM])
+def test_a_method_that_the_package_lacks_is_refused_naming_both_keys(method):
+    with pytest.raises(ValueError, match=f"cam: {method} .* cam_backend: grad-cam"):
+        options(cam=method, cam_layer="layer4", cam_backend="grad-cam")
+
+
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "cam"])
 def test_closed_form_at_layer4_is_the_gradient(toy, method):
     net, _, x3, ids = toy
@@ -247,6 +270,23 @@ def test_thresholds_compare_as_asked():
     above, _ = cam_masks(cam, cam, mask, 0.7, ">")
     assert at_least.sum() == 2 and above.sum() == 1
     assert cam_masks(torch.zeros_like(cam), cam, mask, 0.7)[0].sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adaptive_threshold_equals_the_loop_over_thresholds(dtype):
+    torch.manual_seed(0)
+    cam = torch.rand(3, 2, 33, 27, dtype=dtype)
+    cam[0] = (cam[0] * 50).round().mul(0.02)  # values at the thresholds themselves
+    cam[1, 0] = 0
+    mask = (cam + 0.5 * torch.rand_like(cam) > 0.9).long()
+    mask[2, 0, :5] = 255
+    steps = (torch.arange(51, dtype=torch.float64) * 0.02).float()
+    plus, truth = cam > steps.view(51, 1, 1, 1, 1), mask == 1
+    iou = (plus & truth).sum((-2, -1)) / (plus | truth).sum((-2, -1)).clamp(min=1).double()
+    expected = steps[iou.argmax(0)].to(dtype)
+    assert len(expected.unique()) > 2
+    assert torch.equal(adaptive_thresholds(cam, mask), expected)
+    assert torch.equal(adaptive_thresholds(cam[0, 0], mask[0, 0]), expected[0, 0])
 
 
 def test_adaptive_threshold_is_the_first_best_of_a_slow_search():

@@ -165,7 +165,7 @@ def photographs():
 
 
 def test_animals_are_those_of_vocs_validation(photographs):
-    """Counts of the published validation lists (method.md 9) for the five complete classes."""
+    """Counts of the published validation lists (docs/method.md 9) for the five complete classes."""
     index = voc.index_voc(photographs / "voc2012-animals", "lists/train.txt", "lists/val.txt")
     assert (len(index["train"]), len(index["val"])) == (1238, 434)
     area = round(2048 * 0.64**2)  # of the reduced images

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from i2r import params, plan
-from i2r.jobs import FUNCTIONS, VERSIONS, JobError, key_of, read_spec
+from i2r.files import sha256
+from i2r.jobs import FUNCTIONS, VERSIONS, JobError, key_of, read_spec, sections_of
 from i2r.params import ParamsError
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,13 @@ FOLDS = {"lists", "episodes", "base_learner", "cam_head", "baselines"} | LEARNED
         ("cam_head.steps", 11, {"cam_head", "baselines"} | LEARNED),
         ("train.steps", 13, LEARNED),
         ("train.augment.flip_p", 0.5, LEARNED),
+        ("train.steps", "2 epochs", LEARNED),
+        ("method.blocks", 3, LEARNED),
+        ("method.delta", 0.5, {"baselines"} | LEARNED),
+        ("method.cam_backend", "grad-cam", {"baselines"} | LEARNED),
+        ("reading", "released", {"baselines"} | LEARNED),
+        ("reading", "bam", LEARNED),
+        ("evaluate.tta", "scales", {"evaluate", "report"}),
         ("evaluate.episodes", 21, {"episodes", "evaluate", "baselines", "report"}),
         ("evaluate.scoring", "bam", {"evaluate", "baselines", "report"}),
         ("evaluate.seeds", [0, 1], {"episodes", "evaluate", "baselines", "report"}),
@@ -121,7 +129,7 @@ def test_a_method_trains_as_its_own_options_say(values):
     }
     assert rates == {"i2r": values["train"]["lr"], "bam": 0.002}
     values["methods"]["bam"]["train"] = {"learning_rate": 0.002}
-    with pytest.raises(params.ParamsError, match=r"methods\.bam: learning_rate: unknown key"):
+    with pytest.raises(params.ParamsError, match=r"methods\.bam\.train: learning_rate: unknown key"):
         params.check(values)
 
 
@@ -134,10 +142,45 @@ def test_folders_and_devices_are_no_part_of_a_key(values):
     assert "data" in changed(values, "data.root", "/elsewhere/voc"), (
         "without a digest the folder says which data"
     )
+    assert "backbone" in changed(values, "backbone.weights", "elsewhere.safetensors")
+    values["backbone"]["digest"] = "c" * 64
+    assert changed(values, "backbone.weights", "elsewhere.safetensors") == set()
+    assert "backbone" in changed(values, "backbone.digest", "d" * 64)
     assert "data" not in changed(values, "data.size", 105)
     assert "backbone" not in changed(values, "data.train_list", "lists/other.txt"), (
         "ImageNet weights know no data"
     )
+
+
+def test_what_is_read_of_the_backbone_decides_its_key(values):
+    """How `small` is pretrained says nothing of ImageNet's weights; once made, its file is read, not its source."""
+    values["data"] |= {"source": "voc", "root": "data/voc", "digest": "a" * 64}
+    values["backbone"] |= {"name": "resnet50", "weights": "weights.safetensors"}
+    before = keys(values)
+    values["backbone"]["pretrain"] = None
+    del before["report"]
+    assert {step: jobs for step, jobs in keys(values).items() if step != "report"} == before
+    for spec in plan.make_plan(params.check(values)).jobs:
+        if spec["step"] not in ("backbone", "report"):
+            assert spec["params"].get("backbone", {}).get("weights") is None
+    values["backbone"] |= {"name": "small", "weights": None}
+    with pytest.raises(ParamsError, match=r"backbone\.pretrain: missing"):
+        params.check(values)
+
+
+def test_a_backbone_of_another_file_than_its_digest_is_refused(values, tmp_path):
+    weights = tmp_path / "resnet.safetensors"
+    weights.write_bytes(b"weights")
+    values["data"] |= {"source": "voc", "root": "data/voc", "digest": "a" * 64}
+    values["backbone"] |= {"name": "resnet50", "weights": str(weights), "digest": sha256(weights)}
+    (spec,) = plan.make_plan(params.check(values)).of("backbone")
+    assert sections_of(spec)["backbone"]["weights"] == str(weights)
+    weights.write_bytes(b"others")
+    with pytest.raises(JobError, match=r"resnet\.safetensors: missing, or another file"):
+        sections_of(spec)
+    values["backbone"]["weights"] = None
+    with pytest.raises(ParamsError, match=r"backbone: digest is that of the file weights"):
+        params.check(values)
 
 
 def test_a_job_of_another_network_has_another_name(values):

@@ -9,13 +9,14 @@ import time
 import pytest
 import torch
 from learning import make_job, prepare
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from i2r import cam_head, learn, train
+from i2r import cam_head, learn, params, pretrain, train
 from i2r.cache import CachedEncoder, Draw, Memory, View
 from i2r.frozen import base_labels, job_dataset, job_encoder, test_picture
 from i2r.jobs import JobError
+from i2r.nets.backbones import build_backbone
 from i2r.nets.encoder import encode_episode
 from i2r.params import Method, Schedule
 
@@ -236,6 +237,21 @@ def test_base_learner_and_cam_head_left_scores(inputs):
             if n.startswith("fc.")
         },
     )
+
+
+def test_a_backbone_without_classifier_is_taken_but_gives_no_cam(tmp_path, inputs):
+    """VGG-16 as BAM has it: a step that needs its classifier says so."""
+    torch.manual_seed(0)
+    features = build_backbone(params.Backbone(name="vgg16-bam", weights=None, stride_at="3x3"))
+    names = {name: t for name, t in features.state_dict().items() if not name.startswith("fc.")}
+    save_file(names, tmp_path / "vgg.safetensors")
+    options = {"name": "vgg16-bam", "weights": str(tmp_path / "vgg.safetensors")}
+    job = make_job(tmp_path, "backbone", {}, backbone=options)
+    assert pretrain.run(job)["classes"] == 0
+    same(weights(job), names)
+    later = {**{name: inputs[name] for name in ("data", "lists")}, "backbone": job.out}
+    with pytest.raises(JobError, match="no classifier"):
+        cam_head.run(make_job(tmp_path, "cam_head", later, backbone=options))
 
 
 def test_fine_tuned_backbone_needs_and_gets_a_new_classifier(tmp_path, inputs):

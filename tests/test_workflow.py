@@ -118,6 +118,8 @@ def test_params_of_dvc_cover_what_decides_the_jobs_of_each_stage():
         "ablate": ["run", "ablate", "methods", "evaluate.seeds"],
         "report": ["experiment", "run", "ablate", "methods", "evaluate"],
     }
+    for stage in set(plan.STAGES) - {"data"}:  # no job there uses an option that a reading may say
+        decide[stage] = [*decide.get(stage, []), "reading"]
     for change in ({}, {"source": "voc", "root": "data/voc"}):
         values["data"] |= change
         jobs = plan.make_plan(params.check(values)).jobs
@@ -285,6 +287,13 @@ def test_a_wrong_value_stops_before_anything_runs(toy: Toy):
     for command in (("snakemake", "-n"), ("i2r", "stage", "train"), ("i2r", "plan")):
         output = toy.run(*command, code=1)
         assert "train.steps" in output and "Traceback" not in output
+
+
+def test_a_reading_from_the_command_line(toy: Toy):
+    toy.run("snakemake", "-n", "--config", "reading=released")
+    (spec,) = (json.loads(path.read_text()) for path in (toy.folder / "results/specs/train").glob("*.json"))
+    assert spec["params"]["method"]["mask"] == "transposed" and "reading" not in spec["params"]
+    assert "reading" in toy.run("snakemake", "-n", "--config", "reading=authors", code=1)
 
 
 # --- with DVC ----------------------------------------------------------------------------------------------

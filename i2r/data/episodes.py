@@ -34,7 +34,7 @@ def _supports(rng: np.random.Generator, images: list[str], query: str, shots: in
 def train_episode(
     lists: dict[str, Any], seed: int, fold: int, index: int, shots: int, sampling: str = "image"
 ) -> Episode:
-    """Training episode number `index` of a fold (method.md 8.1).
+    """Training episode number `index` of a fold (docs/method.md 8.1).
 
     Args:
         lists: of lists.fold_lists.
@@ -73,7 +73,7 @@ def train_episode(
 
 
 def test_episodes(lists: dict[str, Any], seed: int, episodes: int, shots: int) -> list[Episode]:
-    """The frozen test episodes of a fold (method.md 8.2); none if no class is scored.
+    """The frozen test episodes of a fold (docs/method.md 8.2); none if no class is scored.
 
     Queries pass through the test list in order, as often as needed; the class is drawn among the query's test
     classes, the supports among the class's images. The first n episodes are the same for every n.

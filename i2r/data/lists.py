@@ -45,7 +45,7 @@ def _by_class(images: dict[str, list[int]], classes: list[int]) -> dict[str, lis
 def fold_lists(
     index: dict[str, Any], fold: int, *, novel: str = "drop", min_area: int, min_class_images: int
 ) -> dict[str, Any]:
-    """The lists of one fold (method.md 9), in the order of the master lists.
+    """The lists of one fold (docs/method.md 9), in the order of the master lists.
 
     Training keeps an image with `min_area` pixels or more of a training class; with `novel: drop` (BAM) only if
     no pixel in it is of a test class, with `keep` (PFENet, HSNet) whatever else it shows. The test keeps an image

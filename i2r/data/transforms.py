@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from i2r import params
 
@@ -73,7 +74,7 @@ def train_view(
     rng: np.random.Generator,
     cls: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A random view for training (method.md 8.1): scale, rotation, blur, flip, crop, in this order.
+    """A random view for training (docs/method.md 8.1): scale, rotation, blur, flip, crop, in this order.
 
     What the image does not cover is the mean colour, and unknown (255) in the mask. The scale is relative to the
     image's own pixels, as published, or with `augment.fit` to the size at which its longer side is `size`, which
@@ -129,7 +130,7 @@ def placement(height: int, width: int, size: int) -> Placement:
 def test_view(
     image: np.ndarray, mask: np.ndarray | None, size: int
 ) -> tuple[Tensor, Tensor | None, Placement]:
-    """The view for the test (method.md 8.2): the whole image, top left in a black square, unknown in the mask.
+    """The view for the test (docs/method.md 8.2): the whole image, top left in a black square, unknown in the mask.
 
     Args:
         image: uint8 (H, W, 3) RGB.
@@ -148,6 +149,15 @@ def test_view(
     labels = np.full((size, size), UNKNOWN, np.uint8)
     labels[: place.inner_h, : place.inner_w] = _resize_mask(mask, place.inner_h, place.inner_w)
     return normalise(square), torch.from_numpy(labels), place
+
+
+def to_original(maps: Tensor, place: Placement) -> Tensor:
+    """Maps (C, S, S) of a test view -> (C, height, width) of the image: without padding, at the image's own size.
+
+    Pixel centres on pixel centres, as the image was resized.
+    """
+    inner = maps[None, :, : place.inner_h, : place.inner_w]
+    return F.interpolate(inner, (place.height, place.width), mode="bilinear", align_corners=False)[0]
 
 
 test_view.__test__ = False  # not a test, whatever pytest makes of its name

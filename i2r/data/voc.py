@@ -23,6 +23,17 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person"),
     *("pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+# The class of ImageNet's 1000 that stands for each, as in the authors' pretraining; person is military uniform.
+IMAGENET_CLASSES = dict(
+    zip(
+        VOC_CLASSES,
+        (
+            *(404, 671, 13, 833, 898, 829, 817, 281, 423, 345),
+            *(532, 151, 339, 665, 652, 738, 349, 831, 466, 851),
+        ),
+        strict=True,
+    )
+)
 IMAGES, MASKS = "JPEGImages", "SegmentationClassAug"
 
 
@@ -97,13 +108,12 @@ def _decode_mask(path: Path, data: bytes) -> np.ndarray:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
 
-def read_image(root: Path, name: str) -> np.ndarray:
-    """Image `name` as uint8 (H, W, 3) RGB.
+def open_image(path: Path) -> np.ndarray:
+    """An image file as uint8 (H, W, 3) RGB.
 
     Raises:
         DataError: the file is missing or no image.
     """
-    path = image_path(root, name)
     # Masks know nothing of the camera's orientation tag, so it is ignored here too
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(_read_bytes(path), np.uint8), flags)
@@ -112,14 +122,23 @@ def read_image(root: Path, name: str) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def read_mask(root: Path, name: str) -> np.ndarray:
-    """Mask `name` as uint8 (H, W): class ids, 255 unknown.
+def open_mask(path: Path) -> np.ndarray:
+    """A mask file as uint8 (H, W), its palette indices or grey values.
 
     Raises:
         DataError: the file is missing or no mask.
     """
-    path = mask_path(root, name)
     return _decode_mask(path, _read_bytes(path))
+
+
+def read_image(root: Path, name: str) -> np.ndarray:
+    """Image `name` as uint8 (H, W, 3) RGB; errors as open_image."""
+    return open_image(image_path(root, name))
+
+
+def read_mask(root: Path, name: str) -> np.ndarray:
+    """Mask `name` as uint8 (H, W): class ids, 255 unknown; errors as open_mask."""
+    return open_mask(mask_path(root, name))
 
 
 def _inspect(root: Path, name: str, classes: int) -> tuple[dict[str, int], list[int], bytes]:

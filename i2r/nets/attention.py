@@ -1,4 +1,4 @@
-"""Self-attention of each branch and cross-attention from the query to the supports (method.md 5).
+"""Self-attention of each branch and cross-attention from the query to the supports (docs/method.md 5).
 
 Single-head, scale 1/sqrt(width), dropout on the attended value. Tokens are (B, K, n, d): a query has K = 1.
 Parameter names are those of the published checkpoints.

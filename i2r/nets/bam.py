@@ -1,4 +1,4 @@
-"""BAM, the baseline: meta learner with ASPP, Gram adjustment and ensemble (method.md 7).
+"""BAM, the baseline: meta learner with ASPP, Gram adjustment and ensemble (docs/method.md 7).
 
 Parameter names are the published ones (the ensemble's below `ensemble.`).
 """
@@ -56,12 +56,11 @@ class BAM(nn.Module):
         self.ensemble = Ensemble() if options.ensemble else None
         self.kshot_rw = shot_layers(shots) if shots > 1 and options.shot_weights == "gram" else None
 
-    def forward(self, inputs: EpisodeInputs, base_labels: torch.Tensor | None = None) -> Output:
+    def forward(self, inputs: EpisodeInputs) -> Output:
         """Segment B queries with the help of K shots each.
 
-        Args:
-            base_labels: (B, S, S) 0 background, 1.. base classes, 255 unknown: for BAM's third loss (aux2). It has
-                no gradient, for the base learner is frozen; without the labels it is 0.
+        The third loss (aux2), the base learner's own, has no gradient, for the base learner is frozen; without
+        base labels it is 0.
 
         Raises:
             ValueError: see I2R.forward.
@@ -97,9 +96,9 @@ class BAM(nn.Module):
             output.main = two_class_loss(final, target)
             output.aux1 = two_class_loss(meta, target) if self.ensemble is not None else output.main
             output.aux2 = output.main.new_zeros(())
-            if base_labels is not None:
-                logits = bilinear(inputs.base, base_labels.shape[-2:])
-                output.aux2 = F.cross_entropy(logits, base_labels.long(), ignore_index=255)
+            if inputs.base is not None and inputs.base_labels is not None:
+                logits = bilinear(inputs.base, inputs.base_labels.shape[-2:])
+                output.aux2 = F.cross_entropy(logits, inputs.base_labels.long(), ignore_index=255)
         return output
 
     def prototype(self, inputs: EpisodeInputs, weights: torch.Tensor) -> torch.Tensor:

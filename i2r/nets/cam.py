@@ -1,4 +1,4 @@
-"""Class activation maps by the cheap gradient (method.md 3.1, 3.2 and 4).
+"""Class activation maps by the cheap gradient (docs/method.md 3.1, 3.2 and 4).
 
 All that a map needs is the gradient of the class score with respect to one layer: layers 0 to 3 run without a
 graph, x3 is a leaf, layer4 and the classifier run once for all images, and one `autograd.grad` gives every
@@ -18,22 +18,29 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from i2r.nets.backbones import Backbone
+from i2r.params import GRAD_CAM
 
 # Score whose gradient a method takes; every other method takes that of the logit.
 SCORES = {"bagcam": "probability", "bagcam-original": "log probability"}
 METHODS = ("xgradcam", "hirescam", "gradcam", "gradcam++", "bagcam", "bagcam-original", "layercam", "cam")
 
 
-def cam_maps(method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor) -> Tensor:
-    """Rectified maps (N, h, w), not normalised, at the grid of `layer`, of classes (N,) on x3 (N, c3, h3, w3)."""
-    return cam_maps_and_layer4(method, layer, backbone, x3, class_ids)[0]
+def cam_maps(
+    method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor, backend: str = "native"
+) -> Tensor:
+    """Rectified maps (N, h, w) at the grid of `layer`, of classes (N,) on x3 (N, c3, h3, w3).
+
+    Backend "native" leaves them as they are; the package "grad-cam" scales each to 0..1, which makes no difference to
+    what `normalise` makes of them.
+    """
+    return cam_maps_and_layer4(method, layer, backbone, x3, class_ids, backend)[0]
 
 
 def cam_maps_and_layer4(
-    method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor
+    method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor, backend: str = "native"
 ) -> tuple[Tensor, Tensor]:
     """As `cam_maps`, and x4 (N, c4, h4, w4), which the gradient needs anyway.
 
@@ -44,6 +51,10 @@ def cam_maps_and_layer4(
         raise ValueError(f"cam must be one of {', '.join(METHODS)}, got {method!r}")
     if layer not in ("layer3", "layer4"):
         raise ValueError(f"cam_layer must be layer3 or layer4, got {layer!r}")
+    if backend == "grad-cam":
+        with torch.no_grad():
+            x4 = backbone.layer4(x3)
+        return _by_package(method, layer, backbone, x3, class_ids), x4
     if method == "cam":
         if layer != "layer4":
             raise ValueError("the classic CAM (cam: cam) exists at layer4 only: set cam_layer to layer4")
@@ -53,6 +64,34 @@ def cam_maps_and_layer4(
             return F.relu(torch.einsum("nc,nchw->nhw", weights, x4)), x4
     activation, gradient, x4 = class_gradient(backbone, layer, x3, class_ids, SCORES.get(method, "logit"))
     return combine(method, activation, gradient), x4
+
+
+class FromLayer3(nn.Module):
+    """A backbone without what comes before x3, as a model with layers that pytorch-grad-cam can watch."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layer3, self.layer4 = nn.Identity(), backbone.layer4
+
+    def forward(self, x3: Tensor) -> Tensor:
+        """(N, c3, h, w) -> class logits (N, classes)."""
+        return self.backbone.logits(self.layer4(self.layer3(x3)))
+
+
+def _by_package(method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor) -> Tensor:
+    """Maps (N, h, w) made by pytorch-grad-cam, normalised as it does."""
+    import i2r.nets.torchvision_ops  # noqa: F401  # isort: skip  (the package imports torchvision)
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    model = FromLayer3(backbone)
+    targets = [ClassifierOutputTarget(class_id) for class_id in class_ids.tolist()]
+    maker = getattr(pytorch_grad_cam, GRAD_CAM[method])
+    with torch.enable_grad(), maker(model=model, target_layers=[getattr(model, layer)]) as package:
+        package.get_target_width_height = lambda _: None  # leave the maps on the layer's grid
+        maps = package(input_tensor=x3.detach().requires_grad_(), targets=targets)
+    return torch.from_numpy(maps).to(x3)
 
 
 def class_gradient(
@@ -92,7 +131,7 @@ def _closed_form(backbone: Backbone, x4: Tensor, class_ids: Tensor, score: str) 
 
 @torch.no_grad()
 def combine(method: str, a: Tensor, g: Tensor) -> Tensor:
-    """Activations and gradients (N, C, h, w) -> rectified map (N, h, w), by the formulas of method.md 3.1.
+    """Activations and gradients (N, C, h, w) -> rectified map (N, h, w), by the formulas of docs/method.md 3.1.
 
     BagCAM gives every cell m a localiser of its own, weighs channel c by G[c, m] A[c, m] + 1 and averages over
     this bag: map[i] = sum_c relu(mean_m (G[c, m] A[c, m] + 1) G[c, i] A[c, i]). Original and release differ in
@@ -121,7 +160,7 @@ def combine(method: str, a: Tensor, g: Tensor) -> Tensor:
 
 
 def normalise(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Low-resolution maps (..., h, w) -> (..., *size) in 0..1, enlarged first (method.md 3.1).
+    """Low-resolution maps (..., h, w) -> (..., *size) in 0..1, enlarged first (docs/method.md 3.1).
 
     Bilinear, corners not aligned; then, for each image, the methods' own min-max with max + 1e-5, and the
     second one without epsilon. A constant map gives zeros (the published code makes it NaN).
@@ -138,7 +177,7 @@ def normalise(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def cam_masks(
     cam_q: Tensor, cam_s: Tensor, masks_s: Tensor, delta: float | str, compare: str = ">="
 ) -> tuple[Tensor, Tensor]:
-    """CAM+ of query and supports, bool (..., H, W), from normalised maps (..., H, W) (method.md 3.2).
+    """CAM+ of query and supports, bool (..., H, W), from normalised maps (..., H, W) (docs/method.md 3.2).
 
     Args:
         masks_s: of the supports (..., H, W) with 1 on the object; used by the adaptive threshold only.
@@ -164,11 +203,15 @@ def adaptive_thresholds(cam_s: Tensor, masks_s: Tensor) -> Tensor:
     Returns:
         (...) of cam_s's dtype; the values are those of float32.
     """
-    steps = (torch.arange(51, dtype=torch.float64) * 0.02).to(cam_s.device, torch.float32)
-    maps, truth = cam_s.flatten(-2), (masks_s == 1).flatten(-2)
-    scores = []
-    for step in steps:
-        plus = maps > step
-        inter, union = (plus & truth).sum(-1), (plus | truth).sum(-1)
-        scores.append(inter.double() / union.clamp(min=1))
-    return steps[torch.stack(scores).argmax(0)].to(cam_s.dtype)
+    steps = (torch.arange(51, dtype=torch.float64) * 0.02).to(cam_s.device, torch.float32).to(cam_s.dtype)
+    cells = cam_s.shape[-2] * cam_s.shape[-1]
+    maps, truth = cam_s.reshape(-1, cells), (masks_s == 1).reshape(-1, cells)  # (N, H * W)
+    # how many thresholds a pixel exceeds, counted by image and by background or object: (N, 2, 52)
+    exceeds = torch.bucketize(maps, steps)
+    rows = 2 * torch.arange(len(maps), device=maps.device)[:, None] + truth
+    bins = len(steps) + 1
+    counts = torch.bincount((rows * bins + exceeds).flatten(), minlength=2 * len(maps) * bins)
+    above = counts.view(-1, 2, bins).flip(-1).cumsum(-1).flip(-1)  # pixels that exceed at least so many
+    inter, union = above[:, 1, 1:], above[:, 0, 1:] + above[:, 1, :1]  # (N, 51)
+    best = (inter.double() / union.clamp(min=1)).argmax(-1)  # the first of equals
+    return steps[best].view(cam_s.shape[:-2])

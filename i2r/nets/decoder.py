@@ -1,4 +1,4 @@
-"""I2R's decoder: self-attention in both branches, cross-attention between them, side outputs (method.md 5).
+"""I2R's decoder: self-attention in both branches, cross-attention between them, side outputs (docs/method.md 5).
 
 Parameter names are those of the published checkpoints (Q_ query, S_ support).
 """
@@ -29,7 +29,7 @@ class Decoder(nn.Module):
     """`blocks` blocks, the first `cross` of them with cross-attention.
 
     Without the support branch the cross-attentions take the merged support features as they are, and there is no
-    output for the support (method.md leaves this open).
+    output for the support (docs/method.md 5: the paper does not say).
     """
 
     def __init__(self, width: int, blocks: int, cross: int, dropout: float, support_branch: bool):

@@ -13,6 +13,7 @@ from i2r import params
 from i2r.nets.backbones import Backbone
 from i2r.nets.cam import cam_maps, cam_maps_and_layer4
 from i2r.nets.pspnet import PSPHead
+from i2r.nets.regions import uses_cam
 
 
 class Features(NamedTuple):
@@ -38,24 +39,33 @@ class EpisodeInputs:
     base: Tensor | None  # (B, base classes + 1, h4, w4) logits of the query
     x2_s: Tensor  # (B, K, c2, h2, w2)
     x3_s: Tensor  # (B, K, c3, h, w)
-    x4_s: Tensor  # (B, K, c4, h4, w4), layer4 of the MASKED support (method.md 2.3)
+    x4_s: Tensor  # (B, K, c4, h4, w4), layer4 of the MASKED support (docs/method.md 2.3)
     cam_q: Tensor | None  # (B, K, hc, wc)
     cam_s: Tensor | None  # (B, K, hc, wc)
     class_id: Tensor  # (B, K) int64, class that the classifier reads from the masked support
     masks_s: Tensor  # (B, K, H, W) 0, 1, 255
     mask_q: Tensor | None = None  # (B, H, W) 0, 1, 255
-    episode_class: Tensor | None = (
-        None  # (B,) int64, base class from 0 that the base map leaves out (training)
-    )
+    # (B,) int64, base class from 0 that the base map leaves out (training)
+    episode_class: Tensor | None = None
+    # (B, H, W) of the query: 0 background, 1.. base classes, 255 unknown; for BAM's loss of the base learner
+    base_labels: Tensor | None = None
 
 
 class Encoder(nn.Module):
-    """Backbone with classifier and, optionally, the base learner's head; frozen and in eval mode for ever."""
+    """Backbone with classifier and, optionally, the base learner's head; frozen and in eval mode for ever.
+
+    Attributes:
+        class_table: (C,) int64, the classifier's class that stands for each of a data set's classes 1..C; None
+            unless method.class_source asks for it.
+    """
+
+    class_table: Tensor | None
 
     def __init__(self, backbone: Backbone, head: PSPHead | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.register_buffer("class_table", None, persistent=False)
         self.requires_grad_(False)
         self.eval()
 
@@ -82,7 +92,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def support(self, x3: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Masked layer4 features and the class logits read from them (method.md 2.3).
+        """Masked layer4 features and the class logits read from them (docs/method.md 2.3).
 
         Args:
             x3: (N, c3, h, w) of whole support images.
@@ -98,18 +108,30 @@ class Encoder(nn.Module):
         )
         return x4, x4.new_zeros(len(x4), 1) if self.backbone.fc is None else self.backbone.logits(x4)
 
-    def cams(self, x3: Tensor, class_ids: Tensor, method: str, layer: str) -> Tensor:
+    def cams(self, x3: Tensor, class_ids: Tensor, method: str, layer: str, backend: str = "native") -> Tensor:
         """Rectified maps (N, hc, wc) of classes (N,) on whole images, see `cam.cam_maps`."""
-        return cam_maps(method, layer, self.backbone, x3, class_ids)
+        return cam_maps(method, layer, self.backbone, x3, class_ids, backend)
+
+    def listed(self, classes: Tensor) -> Tensor | None:
+        """The classifier's class (B,) of data set classes (B,), counted from 1; None without a table."""
+        return None if self.class_table is None else self.class_table[classes - 1]
 
 
-def episode_class_ids(logits: Tensor, source: str) -> Tensor:
-    """Class of each shot (B, K) from the logits (B, K, classes) of the masked supports.
+def episode_class_ids(logits: Tensor, source: str, listed: Tensor | None = None) -> Tensor:
+    """Class of each shot (B, K) from the logits (B, K, classes) of the masked supports (docs/method.md 2.3).
 
     Args:
         source: "episode": each shot has its own; "majority": all have the one that most shots have, of
-            equally frequent ones that with the larger logit on average.
+            equally frequent ones that with the larger logit on average; "table": all have the listed one.
+        listed: (B,) classes by a table.
+
+    Raises:
+        ValueError: "table" without `listed`.
     """
+    if source == "table":
+        if listed is None:
+            raise ValueError("class_source: table needs the episodes' classes and the encoder's class_table")
+        return listed[:, None].expand(logits.shape[:2])
     ids = logits.argmax(-1)  # (B, K)
     if source == "episode":
         return ids
@@ -128,6 +150,8 @@ def encode_episode(
     options: params.Method,
     mask_q: Tensor | None = None,
     base_class: Tensor | None = None,
+    base_labels: Tensor | None = None,
+    classes: Tensor | None = None,
 ) -> EpisodeInputs:
     """Run the frozen part on B episodes, in float32.
 
@@ -135,20 +159,23 @@ def encode_episode(
         query: normalised images (B, 3, H, W).
         supports: (B, K, 3, H, W).
         masks: of the supports, (B, K, H, W) with 0, 1, 255.
-        options: CAM method, layer and class source; BAM has no CAM.
+        options: CAM method, layer and class source; no CAM is made where no prior looks at one (BAM).
         mask_q: (B, H, W) with 0, 1, 255, in training or to measure.
         base_class: (B,) base class from 0 of each episode, in training.
+        base_labels: (B, H, W) of the query with 0, 1.. base classes, 255: for BAM's third loss.
+        classes: (B,) of the data set, from 1; what class_source: table looks up.
     """
     batch, shots = supports.shape[:2]
     with torch.autocast(query.device.type, enabled=False):
         x2, x3 = encoder.backbone.to_layer3(torch.cat([query, supports.flatten(0, 1)]))
         x3_q, x3_s = x3[:batch], x3[batch:]
         x4_s, logits = encoder.support(x3_s, masks.flatten(0, 1))
-        class_id = episode_class_ids(logits.unflatten(0, (batch, shots)), options.class_source)
-        if options.network == "bam":
-            x4_q, cam_q, cam_s = encoder.backbone.layer4(x3_q), None, None
-        else:
+        listed = None if classes is None else encoder.listed(classes)
+        class_id = episode_class_ids(logits.unflatten(0, (batch, shots)), options.class_source, listed)
+        if uses_cam(options):
             x4_q, cam_q, cam_s = _episode_cams(encoder, x3_q, x3_s, class_id, options)
+        else:
+            x4_q, cam_q, cam_s = encoder.backbone.layer4(x3_q), None, None
         base = encoder.base(x4_q)
 
     def split(tensor: Tensor) -> Tensor:
@@ -168,6 +195,7 @@ def encode_episode(
         masks_s=masks,
         mask_q=mask_q,
         episode_class=base_class,
+        base_labels=base_labels,
     )
 
 
@@ -188,6 +216,7 @@ def _episode_cams(
         encoder.backbone,
         torch.cat([x3_q[rows], x3_s]),
         torch.cat([classes, class_id.flatten()]),
+        options.cam_backend,
     )
     position = {pair: index for index, pair in enumerate(unique)}
     cam_q = maps[[position[pair] for pair in pairs]].unflatten(0, (batch, shots))

@@ -1,4 +1,4 @@
-"""I2R: merge of features, prototypes and priors (method.md 3.5, 3.6), its decoder, ensemble and losses."""
+"""I2R: merge of features, prototypes and priors (docs/method.md 3.5, 3.6), its decoder, ensemble and losses."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class I2R(nn.Module):
     def losses(
         self, final: torch.Tensor, decoded: Decoded, inputs: EpisodeInputs
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """main, aux1, aux2 of method.md 6.
+        """main, aux1, aux2 of docs/method.md 6.
 
         Without the support branch its terms are left out and the query's keep their weight of one half.
         """

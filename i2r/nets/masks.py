@@ -23,7 +23,7 @@ def find_mask(
     query: torch.Tensor | None = None,
     unknown: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
-    """Cells of the attention map that a strategy masks (method.md 5.1).
+    """Cells of the attention map that a strategy masks (docs/method.md 5.1).
 
     Args:
         strategy: none | dicm | column | cyctr | transposed | random.

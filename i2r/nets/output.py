@@ -1,4 +1,4 @@
-"""What a network returns, and its losses (method.md 6)."""
+"""What a network returns, and its losses (docs/method.md 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regions, prototypes and prior maps (method.md 3.3, 3.4): everything before the learned part that tells
+"""Regions, prototypes and prior maps (docs/method.md 3.3, 3.4): everything before the learned part that tells
 where in the query the object may be. Nothing here learns; all of it runs in float32 without gradient.
 
 All corners are handled image by image (the released code lets one degenerate image zero its whole batch): an
@@ -66,7 +66,7 @@ def masked_minmax(maps: torch.Tensor, region: torch.Tensor, eps: float = EPS) ->
 def prior(
     name: str,
     inputs: EpisodeInputs,
-    options: params.Method,
+    options: params.CamOptions,
     weights: torch.Tensor | None = None,
     regions: Regions | None = None,
     embedding: torch.Tensor | None = None,
@@ -97,7 +97,7 @@ def prior(
 def _shot_maps(
     name: str,
     inputs: EpisodeInputs,
-    options: params.Method,
+    options: params.CamOptions,
     regions: Regions | None,
     embedding: torch.Tensor | None,
     support: bool,
@@ -121,7 +121,7 @@ def _shot_maps(
 def regional_prototypes(
     inputs: EpisodeInputs, regions: Regions, embedding: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """v1 and v2 of method.md 3.3: (B, K, 2, c4)."""
+    """v1 and v2 of docs/method.md 3.3: (B, K, 2, c4)."""
     x4_s = inputs.x4_s.float()
     v = region_means(x4_s, object_regions(inputs, regions.plus_support, x4_s.shape[-2:]))
     if embedding is None:

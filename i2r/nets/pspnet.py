@@ -1,4 +1,4 @@
-"""The base learner's head: PSPNet on layer4 (method.md 2.1). State names are the published ones."""
+"""The base learner's head: PSPNet on layer4 (docs/method.md 2.1). State names are the published ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From low-resolution CAMs to CAM+ at image size (method.md 3.1, 3.2)."""
+"""From low-resolution CAMs to CAM+ at image size (docs/method.md 3.1, 3.2)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Regions(NamedTuple):
     plus_support: torch.Tensor  # (B, K, S, S) bool
 
 
-def uses_cam(options: params.Method) -> bool:
+def uses_cam(options: params.CamOptions) -> bool:
     """Whether any part of the method looks at a CAM: the priors by CAM do, and with them I2R's merge."""
     return any(part in ("pmgm", "ordered") for part in options.prior.split("+"))
 
 
 @torch.no_grad()
-def cam_regions(inputs: EpisodeInputs, options: params.Method) -> Regions:
+def cam_regions(inputs: EpisodeInputs, options: params.CamOptions) -> Regions:
     """Enlarged, normalised maps and CAM+ of query and supports.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Resizing of maps with any leading dimensions; the two kinds that the method uses (method.md 3.3)."""
+"""Resizing of maps with any leading dimensions; the two kinds that the method uses (docs/method.md 3.3)."""
 
 from __future__ import annotations
 

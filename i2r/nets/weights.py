@@ -51,6 +51,11 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        if refused := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
+            raise WeightsError(
+                f"{path}: holds a Python object ({refused[1]}) beside its tensors, which is never loaded, for "
+                "that could run any code; save its state_dict alone, in a program that you trust the file to"
+            ) from None
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path}: not a readable weights file ({first})") from None
     if isinstance(tensors, Mapping) and isinstance(tensors.get("state_dict"), Mapping):
@@ -149,6 +154,8 @@ def load_backbone_tensors(
 def load_backbone_weights(backbone: Backbone, options: params.Backbone) -> None:
     """ImageNet weights: from the file `options.weights` or, where that is null, torchvision's.
 
+    Of a base network's file the base learner's head (ppm.*, cls.*) is left out.
+
     torchvision's files are downloaded into torch.hub's folder once and checked against the hash in their name.
 
     Raises:
@@ -156,7 +163,9 @@ def load_backbone_weights(backbone: Backbone, options: params.Backbone) -> None:
     """
     name = options.name
     if options.weights is not None:
-        load_backbone_tensors(backbone, read_tensors(options.weights), name, options.weights)
+        tensors = read_tensors(options.weights)
+        own = {key: value for key, value in tensors.items() if not key.startswith(("ppm.", "cls."))}
+        load_backbone_tensors(backbone, own, name, options.weights)
         return
     if name not in PUBLISHED:
         raise WeightsError(

@@ -6,7 +6,7 @@ A figure is one mosaic of pictures with words around it: sixty axes of their own
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +171,39 @@ def episode_id(episode: dict[str, Any]) -> tuple[str, str, str]:
     """Class, query and supports: the same for the same episode under another method."""
     meta = episode["meta"]
     return str(meta["class"]), str(meta["query"]), str(meta["supports"])
+
+
+def prediction_figure(
+    query: np.ndarray,
+    supports: Sequence[tuple[np.ndarray, np.ndarray]],
+    found: Mapping[str, np.ndarray],
+    path: Path,
+) -> Path:
+    """One prediction: supports with their masks, query, CAM of the first support (where there is one), prior and
+    prediction, each padded to a square.
+
+    Args:
+        query: (H, W, 3) uint8. supports: K of (H, W, 3) uint8 and (H, W) with 1 on the object.
+        found: mask (H, W), prior (H, W) and, for networks that have it, cam (K, H, W).
+    """
+    image = squared(query)
+    shown = {
+        f"support {k}" if len(supports) > 1 else "support": outlined(squared(picture), squared(mask), ORANGE)
+        for k, (picture, mask) in enumerate(supports, start=1)
+    }
+    shown["query"] = fit(image)
+    if "cam" in found:
+        shown["CAM"] = heated(image, squared(found["cam"][0]))
+    shown["prior"] = heated(image, squared(found["prior"]))
+    shown["prediction"] = tinted(image, squared(found["mask"]), SKY)
+    return mosaic([list(shown.values())], list(shown), [""], {}, path)
+
+
+def squared(array: np.ndarray) -> np.ndarray:
+    """(H, W, ...) in the middle of a square of zeros (L, L, ...), L the longer side."""
+    height, width = array.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.zeros((side, side, *array.shape[2:]), array.dtype)
+    square[top : top + height, left : left + width] = array
+    return square
