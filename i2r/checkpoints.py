@@ -23,6 +23,7 @@ from i2r.files import replacing, write_json
 from i2r.nets.backbones import build_backbone
 from i2r.nets.network import build_network, describe, save_network
 from i2r.nets.weights import WeightsError, load_backbone_tensors, open_head, read_tensors, without_values
+from i2r.readings import says
 
 _BASE = (("layer", "layer"), ("ppm.", "ppm."), ("cls.", "cls."), ("encoder.", "layer"))
 _ENCODER = {"layer": "encoder.backbone.layer", "fc.": "encoder.backbone.fc."} | {
@@ -68,42 +69,19 @@ MARKS = {
     ),
 }
 
-_PUBLISHED = {
+# Options of the published networks beside those in which the readings differ; blocks, cross and ensemble follow from
+# the weights.
+READING = {"i2r-released": "released", "bam": "bam"}
+COMMON = {
     "cam": "xgradcam",
     "cam_layer": "layer3",
     "cam_backend": "native",
     "delta": 0.7,
-    "delta_compare": ">",
-    "class_source": "episode",
     "mask_test": "none",
-    "shot_weights": "gram",
-    "shot_cam": "last",
+    "support_branch": True,
     "width": 256,
     "dropout": 0.1,
     "reduce_dropout": 0.5,
-}
-# Options of the published networks; blocks, cross and ensemble follow from the weights.
-OPTIONS = {
-    "i2r-released": _PUBLISHED
-    | {
-        "network": "i2r",
-        "prior": "pmgm",
-        "mask": "transposed",
-        "support_branch": True,
-        "embedding": True,
-        "detach_merge_input": True,
-        "ignore": "background",
-    },
-    "bam": _PUBLISHED
-    | {
-        "network": "bam",
-        "prior": "bam",
-        "mask": "none",
-        "support_branch": False,
-        "embedding": False,
-        "detach_merge_input": False,
-        "ignore": "255",
-    },
 }
 
 
@@ -137,7 +115,7 @@ def import_checkpoint(kind: str, path: str | Path, out: str | Path, size: int = 
         raise WeightsError(f"{out}: the file to write must end in .safetensors")
     renamed = rename(kind, read_tensors(path), path)
     about = None
-    if kind in OPTIONS:
+    if kind in READING:
         about = network_about(kind, renamed.tensors, size)
         network = build_network(renamed.tensors, about, path)
         state = network.state_dict()
@@ -202,15 +180,19 @@ def _fits(kind: str, tensors: Mapping[str, Tensor]) -> bool:
 def network_about(kind: str, tensors: Mapping[str, Tensor], size: int) -> dict[str, Any]:
     """What a network file of these tensors says: backbone, blocks, ensemble and shots are read from them."""
     blocks, cross = (_count(tensors, rf"head\.decoder\.{name}\.(\d+)\.") for name in ("Q_block", "CrossAttn"))
+    ensemble = "head.ensemble.gram_merge.weight" in tensors
     options = params.Method(
-        **OPTIONS[kind],
-        blocks=blocks or 1,
-        cross=cross,
-        ensemble="head.ensemble.gram_merge.weight" in tensors,
+        **published_options(kind) | {"blocks": blocks or 1, "cross": cross, "ensemble": ensemble}
     )
     shot_layer = tensors.get("head.kshot_rw.0.weight")
     shots = 1 if shot_layer is None else shot_layer.shape[1]
     return describe(backbone_name(tensors, "encoder.backbone."), options, shots, size)
+
+
+def published_options(kind: str) -> dict[str, Any]:
+    """Options of `method` of a published network."""
+    said = says(READING[kind])
+    return COMMON | {key.removeprefix("method."): value for key, value in said.items() if "method." in key}
 
 
 def backbone_name(tensors: Mapping[str, Tensor], prefix: str = "") -> str:

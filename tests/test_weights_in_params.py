@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from test_checkpoints import saved
 
 from i2r import base_learner, cam_head, evaluate, params, plan, predict, train
-from i2r.checkpoints import OPTIONS, import_checkpoint
+from i2r.checkpoints import import_checkpoint, published_options
 from i2r.jobs import JobError, sections_of
 from i2r.nets.pspnet import PSPHead
 from i2r.params import ParamsError
 
-RELEASED = {**OPTIONS["i2r-released"], "blocks": 6, "cross": 5, "ensemble": True}
+RELEASED = {**published_options("i2r-released"), "blocks": 6, "cross": 5, "ensemble": True}
 
 
 @pytest.fixture(scope="module")
