@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pytorch_grad_cam import XGradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
 from i2r import params
@@ -26,7 +24,10 @@ from i2r.nets.cam import cam_maps_and_layer4
 from i2r.nets.encoder import Encoder, encode_episode
 from i2r.nets.heads import build_head
 from i2r.nets.pspnet import PSPHead
-from i2r.nets.torchvision_ops import torchvision
+from i2r.nets.torchvision_ops import torchvision  # before the package below, which imports torchvision, too
+
+from pytorch_grad_cam import XGradCAM  # isort: skip
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # isort: skip
 
 PRESET = Path(__file__).parents[1] / "workflow" / "presets" / "pascal.yaml"
 IMAGES, EPISODES = (
@@ -55,17 +56,19 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of each task in each round; the tasks take turns."""
     values = params.load(PRESET)
-    i2r, bam = values.resolve("i2r"), values.resolve("bam")
+    i2r = values.resolve("i2r").model_copy(update={"ensemble": False})
+    methods = {
+        "I2R": i2r,
+        "I2R with ensemble": values.resolve("i2r").model_copy(update={"ensemble": True}),
+        "BAM": values.resolve("bam"),
+    }
     device, batch, size = torch.device(options.device), options.batch, options.size
     torch.manual_seed(0)
     reference = torchvision.models.resnet50(weights=None).eval().to(device)
     backbone = build_backbone(values.backbone).to(device)
     encoder = Encoder(backbone).to(device)
     with_base = Encoder(backbone, PSPHead(2048, 15)).to(device)
-    heads = {
-        name: build_head(method, encoder.channels, 1).to(device)
-        for name, method in (("i2r", i2r), ("bam", bam))
-    }
+    heads = {name: build_head(method, encoder.channels, 1).to(device) for name, method in methods.items()}
     optimisers = {
         name: torch.optim.SGD(head.parameters(), 1e-3, momentum=0.9) for name, head in heads.items()
     }
@@ -88,7 +91,8 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
             reference(images)
 
     def train(name: str) -> None:
-        frozen, method = (encoder, i2r) if name == "i2r" else (with_base, bam)
+        method = methods[name]
+        frozen = with_base if method.ensemble else encoder
         inputs = encode_episode(frozen, query, supports, masks_s, method, mask_q, classes[:batch])
         loss = heads[name].train()(inputs).loss
         optimisers[name].zero_grad(set_to_none=True)
@@ -96,7 +100,8 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
         optimisers[name].step()
 
     def evaluate(name: str) -> None:
-        frozen, method = (encoder, i2r) if name == "i2r" else (with_base, bam)
+        method = methods[name]
+        frozen = with_base if method.ensemble else encoder
         with torch.no_grad():
             heads[name].eval()(encode_episode(frozen, query, supports, masks_s, method))
 
@@ -122,15 +127,17 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
             for start in range(0, EPISODES, batch):
                 inputs = cached.inputs(draws[start : start + batch])
                 inputs.mask_q = None
-                heads["i2r"].eval()(inputs)
+                heads["I2R"].eval()(inputs)
 
     labels = masks[0].cpu()
     tasks: dict[str, Callable[[], None]] = {
         "unit": unit,
-        "I2R, training step": lambda: train("i2r"),
-        "I2R, evaluation": lambda: evaluate("i2r"),
-        "BAM, training step": lambda: train("bam"),
-        "BAM, evaluation": lambda: evaluate("bam"),
+        "I2R, training step": lambda: train("I2R"),
+        "I2R, evaluation": lambda: evaluate("I2R"),
+        "I2R with ensemble, training step": lambda: train("I2R with ensemble"),
+        "I2R with ensemble, evaluation": lambda: evaluate("I2R with ensemble"),
+        "BAM, training step": lambda: train("BAM"),
+        "BAM, evaluation": lambda: evaluate("BAM"),
         "layer4": layer4,
         "layer4 and CAM": cam,
         "pytorch-grad-cam's XGradCAM": package_cam,

@@ -75,8 +75,8 @@ def ablation_table(
     rows = []
     for method in methods:
         parts = components(options[method])
-        row = {"method": method} | parts | {f"fold-{f}": cells[f].get(method) for f in folds}
-        row |= {name: cells[name].get(method) for name in ("mean", "mean low", "mean high")}
+        row = {"method": method} | parts | {f"fold-{f}": cells[f].get(method, np.nan) for f in folds}
+        row |= {name: cells[name].get(method, np.nan) for name in ("mean", "mean low", "mean high")}
         low, high = (
             difference(samples, method, methods[0], shot, over) if method != methods[0] else (None, None)
         )
