@@ -221,6 +221,13 @@ def test_a_fold_without_classes_makes_no_number(tmp_path):
     assert "Mean of 0" in (home / "table.md").read_text()
 
 
+def test_an_experiment_without_ablation_has_a_report(tmp_path):
+    none = {"folds": [], "seeds": [], "methods": []}
+    made = fake_jobs.make(tmp_path, **{**SMALL, "ablate": none}, report={"bootstrap": 20})
+    run_job(tmp_path / made.report["spec"])
+    assert "reaches" in (tmp_path / "shapes" / "summary.md").read_text()
+
+
 def test_k_shots_have_their_own_columns(jobs):
     scored = results.evaluations(jobs)
     both = pd.concat([scored, scored.assign(shot=5, miou=scored["miou"] + 5)])
