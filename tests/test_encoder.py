@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import backbone_params
-from seeded import options
+from seeded import close, options
 
 from i2r.nets.backbones import build_backbone
 from i2r.nets.encoder import Encoder, encode_episode, episode_class_ids
@@ -37,14 +37,14 @@ def test_every_shot_gives_the_query_a_map_of_its_class(net, data):
     assert out.cam_q.shape == out.cam_s.shape == (2, 4, *out.x3_q.shape[-2:])
     for b in range(2):
         query = net.images(data["query"][b : b + 1])
-        torch.testing.assert_close(out.x4_q[b], query.x4[0])
-        torch.testing.assert_close(out.base[b], query.base[0])
+        close(out.x4_q[b], query.x4[0])
+        close(out.base[b], query.base[0])
         for k in range(4):
             support = net.images(data["supports"][b, k][None])
             ids = out.class_id[b, k][None]
             x4, logits = net.support(support.x3, data["masks"][b, k][None])
             assert logits.argmax().item() == ids.item()
-            torch.testing.assert_close(out.x4_s[b, k], x4[0])
+            close(out.x4_s[b, k], x4[0])
             for ours, x3 in ((out.cam_q, query.x3), (out.cam_s, support.x3)):
                 alone = net.cams(x3, ids, "xgradcam", "layer3")[0]
                 torch.testing.assert_close(ours[b, k], alone, rtol=1e-3, atol=1e-4 * alone.max().item())
