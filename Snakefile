@@ -1,4 +1,4 @@
-"""I2R from raw data to report: `snakemake --cores` makes everything, `snakemake --cores train` one stage."""
+"""I2R from raw data to report: `snakemake --cores all` makes everything, `snakemake --cores all train` one stage."""
 
 from snakemake.utils import min_version
 

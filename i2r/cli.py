@@ -76,7 +76,7 @@ def show(args: argparse.Namespace) -> None:
     made = make_plan(params.check(read_values(args.configfile)))
     home = RESULTS / made.params.experiment
     if not (RESULTS / made.report["folder"] / made.report["manifest"]).is_file():
-        raise JobError(f"{home}: no report by the present params; `snakemake --cores` makes it")
+        raise JobError(f"{home}: no report by the present params; `snakemake --cores all` makes it")
     print((home / "table.md").read_text())
     for page, text in (
         ("summary.html", "what the numbers say"),

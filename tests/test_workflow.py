@@ -278,7 +278,7 @@ def test_a_failed_job_names_its_log_and_leaves_nothing_half(toy: Toy):
     assert not list((toy.folder / "results/store").glob("backbone/*/*/*"))
     module.write_text(text)
     toy.ran()
-    assert NOTHING not in toy.run("snakemake", "--cores", "2")
+    assert NOTHING not in toy.run("snakemake")
     assert toy.ran()["backbone"] == 1 and toy.ran()["data"] == 0
 
 
