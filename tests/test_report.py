@@ -244,4 +244,5 @@ def test_a_broken_manifest_is_named(tmp_path):
 
 
 def test_ratio_of_masks_is_in_percent(jobs):
-    assert "| 0.0100 | 0.0200 |" in studies.mask_ratios(jobs)
+    text = studies.mask_ratios(jobs)
+    assert "| Method | Shot | Fold | Seed | CAB 0 | CAB 1 |" in text and "| 0 | 0.0100 | 0.0200 |" in text

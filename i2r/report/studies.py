@@ -238,14 +238,13 @@ def mask_ratios(jobs: Sequence[Finished]) -> str:
     rows = [
         [
             label(job.args["method"]),
-            str(job.args["shot"]),
-            str(job.args["fold"]),
+            *(str(job.args[name]) for name in ("shot", "fold", "seed")),
             *(f"{100 * ratio:.4f}" for ratio in ratios),
             *["-"] * (blocks - len(ratios)),
         ]
         for job, ratios in found
     ]
-    header = ["Method", "Shot", "Fold", *(f"CAB {i}" for i in range(blocks))]
+    header = ["Method", "Shot", "Fold", "Seed", *(f"CAB {i}" for i in range(blocks))]
     return (
         "\n## Mask ratio (form of the paper's Table 5)\n\n"
         + markdown(header, rows)
