@@ -315,8 +315,11 @@ class Params(Section):
 
     def training(self, name: str) -> Train:
         """How method `name` is trained: as `train` says, with what its own `train` says on top."""
+        own = self.methods[name].get("train", {})
+        if not isinstance(own, dict):
+            raise ValueError(f"methods.{name}.train: must hold keys of train, got {own!r}")
         try:
-            return Train(**{**self.train.model_dump(), **self.methods[name].get("train", {})})
+            return Train(**{**self.train.model_dump(), **own})
         except ValidationError as error:
             raise ValueError(f"methods.{name}.train: {describe(error)}") from None
 

@@ -128,6 +128,9 @@ def test_a_method_trains_as_its_own_options_say(values):
         for spec in plan.make_plan(params.check(values)).of("train")
     }
     assert rates == {"i2r": values["train"]["lr"], "bam": 0.002}
+    values["methods"]["bam"]["train"] = 800
+    with pytest.raises(params.ParamsError, match=r"methods\.bam\.train: must hold keys of train, got 800"):
+        params.check(values)
     values["methods"]["bam"]["train"] = {"learning_rate": 0.002}
     with pytest.raises(params.ParamsError, match=r"methods\.bam\.train: learning_rate: unknown key"):
         params.check(values)
