@@ -52,7 +52,7 @@ VERSIONS = {
     "train": 2,
     "evaluate": 1,
     "baselines": 1,
-    "report": 2,
+    "report": 3,
 }
 
 

@@ -132,8 +132,8 @@ def prior_verdicts(table: pd.DataFrame, shot: int) -> list[str]:
         better = [m for m in ("ap", "iou_best") if means.at[m, "pmgm"] > means.at[m, "bam"]]
         ranks = {
             2: "ranks the pixels better, too",
-            0: "does not rank them better",
-            1: "ranks them no clearer",
+            0: "does not rank the pixels better",
+            1: "ranks the pixels better by one of two measures",
         }
         out.append(
             f"PMGM's prior has the {'lower' if lower else 'higher'} cross-entropy against BAM's (the paper: lower) and "
