@@ -17,7 +17,6 @@ from torch import Tensor
 
 from i2r.data.transforms import binary
 from i2r.nets.encoder import Encoder, EpisodeInputs, Features, episode_class_ids
-from i2r.nets.regions import uses_cam
 from i2r.params import CamOptions
 
 
@@ -128,7 +127,7 @@ class CachedEncoder:
         class_id = episode_class_ids(logits, self.options.class_source, listed)  # (B, K)
         base = [draw.base_class for draw in draws]
         cam_q = cam_s = None
-        if uses_cam(self.options):
+        if self.options.uses_cam:
             pairs = list(zip(draws, class_id.tolist(), strict=True))
             cam_q = _stack([[self.cam(draw.query, c) for c in ids] for draw, ids in pairs])
             cam_s = _stack(

@@ -175,7 +175,7 @@ def classes_read(
     with Progress("cam head, classes", len(pairs), "object") as progress:
         for name, c in pairs:
             image, mask = picture(View(name))
-            x3 = encoder.backbone.to_layer3(image[None].to(device))[1]
+            x3 = encoder.folded().backbone.to_layer3(image[None].to(device))[1]
             _, logits = encoder.support(x3, binary(mask, c)[None].to(device))
             read[c][int(logits.argmax())] += 1
             progress.update()

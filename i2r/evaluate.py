@@ -30,7 +30,7 @@ from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.heads import build_head
 from i2r.nets.network import load_head
 from i2r.nets.output import Output
-from i2r.nets.regions import cam_regions, uses_cam
+from i2r.nets.regions import cam_regions
 from i2r.nets.resize import bilinear
 from i2r.params import Method
 from i2r.progress import Progress
@@ -66,7 +66,7 @@ def run(job: Job) -> dict[str, Any]:
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: dict[str, Any]) -> None:
         output = predict(part, inputs)
         prior = bilinear(output.prior_query, inputs.mask_q.shape[-2:])  # (B, S, S)
-        plus = cam_regions(inputs, options).plus_query if uses_cam(options) else [None] * len(part)
+        plus = cam_regions(inputs, options).plus_query if options.uses_cam else [None] * len(part)
         for place, draw in enumerate(part):
             mask_s = inputs.mask_q[place]
             row = episode_row(len(tally["rows"]), draw)
@@ -342,7 +342,7 @@ def write_pictures(
         parts = shown(cached, draw)
         parts["prediction"] = output.final_logits[0].argmax(0).byte().cpu().numpy()
         parts["prior"] = bilinear(output.prior_query, inputs.mask_q.shape[-2:])[0].float().cpu().numpy()
-        if uses_cam(options):
+        if options.uses_cam:
             parts["cam"] = cam_regions(inputs, options).cam_query[0, 0].float().cpu().numpy()
         parts["meta"] = about(draw, dataset, rows[index])
         arrays |= {f"{name}_{number}": part for name, part in parts.items()}

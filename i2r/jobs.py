@@ -47,11 +47,11 @@ VERSIONS = {
     "lists": 1,
     "episodes": 1,
     "backbone": 2,
-    "base_learner": 1,
-    "cam_head": 1,
-    "train": 2,
-    "evaluate": 1,
-    "baselines": 1,
+    "base_learner": 2,
+    "cam_head": 2,
+    "train": 3,
+    "evaluate": 2,
+    "baselines": 2,
     "report": 3,
 }
 

@@ -124,7 +124,7 @@ class BaseLearner(Schedule):
 
 
 class CamHead(Schedule):
-    mode: Literal["pretrained", "retrained"]
+    mode: Literal["pretrained", "retrained", "none"]
     temperature: Rate
 
 
@@ -136,6 +136,9 @@ GRAD_CAM = {
     "gradcam++": "GradCAMPlusPlus",
     "layercam": "LayerCAM",
 }
+
+
+CAM_PRIORS = ("pmgm", "ordered")  # those that are made of CAM+ and CAM-
 
 
 class CamOptions(Section):
@@ -150,6 +153,11 @@ class CamOptions(Section):
     delta_compare: Literal[">=", ">"]
     class_source: Literal["episode", "majority", "table"]
     prior: str
+
+    @property
+    def uses_cam(self) -> bool:
+        """Whether any part of the method looks at a CAM: the priors by CAM do, and with them I2R's merge."""
+        return any(part in CAM_PRIORS for part in self.prior.split("+"))
 
     @field_validator("prior")
     @classmethod
@@ -298,6 +306,9 @@ class Params(Section):
         for name in self.methods:
             self.resolve(name)
             self.training(name)
+        for name in (*self.run.methods, *self.ablate.methods):
+            if self.cam_head.mode == "none" and self.resolve(name).uses_cam:
+                raise ValueError(f"cam_head.mode: none, but methods.{name} needs a CAM for its prior")
         if self.data.min_class_images < max(self.run.shots) + 1:
             raise ValueError(
                 f"data.min_class_images must be at least shots + 1 = {max(self.run.shots) + 1}, "

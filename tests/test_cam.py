@@ -50,8 +50,8 @@ def seeded():
     query, supports, masks = inputs["query"], inputs["supports"], inputs["masks"]
     with torch.no_grad():
         x3 = {
-            "query": [net.backbone.to_layer3(image[None])[1] for image in query],
-            "support": [net.backbone.to_layer3(image)[1] for image in supports],
+            "query": [net.images(image[None]).x3 for image in query],
+            "support": [net.images(image).x3 for image in supports],
         }
         logits = [net.support(x, mask)[1] for x, mask in zip(x3["support"], masks, strict=True)]
     return net, x3, masks[:, 0], torch.cat(logits)

@@ -52,7 +52,9 @@ def test_every_shot_gives_the_query_a_map_of_its_class(net, data):
 
 def test_a_class_that_shots_share_costs_the_query_one_map(net, data):
     sizes = []
-    hook = net.backbone.layer4.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    hook = net.folded().backbone.layer4.register_forward_hook(
+        lambda _, inputs, __: sizes.append(len(inputs[0]))
+    )
     out = encode_episode(net, **data, options=options())
     hook.remove()
     different = sum(len(row.unique()) for row in out.class_id)

@@ -15,7 +15,7 @@ from i2r.nets.ensemble import Ensemble, shot_layers
 from i2r.nets.output import Output, query_target, two_class_loss
 from i2r.nets.priors import region_means
 from i2r.nets.reduce import reduced, reduction, stacked_priors, weigh_shots
-from i2r.nets.regions import cam_regions, uses_cam
+from i2r.nets.regions import cam_regions
 from i2r.nets.resize import bilinear
 
 GAP_EPS = 5e-4  # of the masked average
@@ -67,7 +67,7 @@ class BAM(nn.Module):
         """
         options = self.options
         weights, psi = weigh_shots(inputs, self.kshot_rw, needs_distance=self.ensemble is not None)
-        regions = cam_regions(inputs, options) if uses_cam(options) else None
+        regions = cam_regions(inputs, options) if options.uses_cam else None
         prior, _ = stacked_priors(inputs, options, weights, regions, support=False)  # (B, P, h, w)
         f_q = reduced(self.down_query, inputs.x2_q, inputs.x3_q)  # (B, d, h, w)
         prototype = self.prototype(inputs, weights)[..., None, None].expand_as(f_q)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from i2r import params
 from i2r.nets.backbones import Backbone
 from i2r.nets.cam import cam_maps, cam_maps_and_layer4
+from i2r.nets.fold import folded, stamp
 from i2r.nets.pspnet import PSPHead
-from i2r.nets.regions import uses_cam
 
 
 class Features(NamedTuple):
@@ -23,6 +23,14 @@ class Features(NamedTuple):
     x3: Tensor  # (N, c3, h, w)
     x4: Tensor  # (N, c4, h4, w4)
     base: Tensor | None  # (N, base classes + 1, h4, w4) logits
+
+
+class Folded(NamedTuple):
+    """What an Encoder computes with."""
+
+    backbone: Backbone
+    head: PSPHead | None
+    stamp: tuple[tuple[int, int], ...]  # of the weights that it was made of
 
 
 @dataclass
@@ -54,6 +62,9 @@ class EpisodeInputs:
 class Encoder(nn.Module):
     """Backbone with classifier and, optionally, the base learner's head; frozen and in eval mode for ever.
 
+    Both compute in a folded form (nets/fold.py), made at first use and again after their weights were loaded, moved
+    or written to; only of writes through `.data` torch keeps no count. The classifier is not folded but shared.
+
     Attributes:
         class_table: (C,) int64, the classifier's class that stands for each of a data set's classes 1..C; None
             unless method.class_source asks for it.
@@ -66,6 +77,7 @@ class Encoder(nn.Module):
         self.backbone = backbone
         self.head = head
         self.register_buffer("class_table", None, persistent=False)
+        self._folded: Folded | None = None
         self.requires_grad_(False)
         self.eval()
 
@@ -78,17 +90,28 @@ class Encoder(nn.Module):
         """Channels of x2, x3, x4."""
         return self.backbone.channels
 
+    def folded(self) -> Folded:
+        """What computes in place of the backbone and the head, with their present weights."""
+        now = stamp(self)
+        if self._folded is None or self._folded.stamp != now:
+            backbone = folded(self.backbone)
+            backbone.fc = self.backbone.fc
+            self._folded = Folded(backbone, folded(self.head) if self.head else None, now)
+        return self._folded
+
     @torch.no_grad()
     def images(self, images: Tensor) -> Features:
         """Features of normalised images (N, 3, H, W)."""
-        x2, x3 = self.backbone.to_layer3(images)
-        x4 = self.backbone.layer4(x3)
+        backbone = self.folded().backbone
+        x2, x3 = backbone.to_layer3(images)
+        x4 = backbone.layer4(x3)
         return Features(x2, x3, x4, self.base(x4))
 
     @torch.no_grad()
     def base(self, x4: Tensor) -> Tensor | None:
         """Logits (N, base classes + 1, h4, w4) of unmasked x4; None without a base learner."""
-        return None if self.head is None else self.head(x4)
+        head = self.folded().head
+        return None if head is None else head(x4)
 
     @torch.no_grad()
     def support(self, x3: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,15 +125,14 @@ class Encoder(nn.Module):
             x4 of x3 * mask (N, c4, h4, w4), and logits (N, classes); of a backbone without classifier, which
             serves BAM, zeros (N, 1).
         """
+        backbone = self.folded().backbone
         mask = (masks == 1).to(x3.dtype)[:, None]
-        x4 = self.backbone.layer4(
-            x3 * F.interpolate(mask, x3.shape[-2:], mode="bilinear", align_corners=True)
-        )
-        return x4, x4.new_zeros(len(x4), 1) if self.backbone.fc is None else self.backbone.logits(x4)
+        x4 = backbone.layer4(x3 * F.interpolate(mask, x3.shape[-2:], mode="bilinear", align_corners=True))
+        return x4, x4.new_zeros(len(x4), 1) if backbone.fc is None else backbone.logits(x4)
 
     def cams(self, x3: Tensor, class_ids: Tensor, method: str, layer: str, backend: str = "native") -> Tensor:
         """Rectified maps (N, hc, wc) of classes (N,) on whole images, see `cam.cam_maps`."""
-        return cam_maps(method, layer, self.backbone, x3, class_ids, backend)
+        return cam_maps(method, layer, self.folded().backbone, x3, class_ids, backend)
 
     def listed(self, classes: Tensor) -> Tensor | None:
         """The classifier's class (B,) of data set classes (B,), counted from 1; None without a table."""
@@ -167,15 +189,16 @@ def encode_episode(
     """
     batch, shots = supports.shape[:2]
     with torch.autocast(query.device.type, enabled=False):
-        x2, x3 = encoder.backbone.to_layer3(torch.cat([query, supports.flatten(0, 1)]))
+        backbone = encoder.folded().backbone
+        x2, x3 = backbone.to_layer3(torch.cat([query, supports.flatten(0, 1)]))
         x3_q, x3_s = x3[:batch], x3[batch:]
         x4_s, logits = encoder.support(x3_s, masks.flatten(0, 1))
         listed = None if classes is None else encoder.listed(classes)
         class_id = episode_class_ids(logits.unflatten(0, (batch, shots)), options.class_source, listed)
-        if uses_cam(options):
+        if options.uses_cam:
             x4_q, cam_q, cam_s = _episode_cams(encoder, x3_q, x3_s, class_id, options)
         else:
-            x4_q, cam_q, cam_s = encoder.backbone.layer4(x3_q), None, None
+            x4_q, cam_q, cam_s = backbone.layer4(x3_q), None, None
         base = encoder.base(x4_q)
 
     def split(tensor: Tensor) -> Tensor:
@@ -213,7 +236,7 @@ def _episode_cams(
     maps, x4 = cam_maps_and_layer4(
         options.cam,
         options.cam_layer,
-        encoder.backbone,
+        encoder.folded().backbone,
         torch.cat([x3_q[rows], x3_s]),
         torch.cat([classes, class_id.flatten()]),
         options.cam_backend,

@@ -15,7 +15,7 @@ from i2r.nets.ensemble import Ensemble, shot_layers
 from i2r.nets.output import Output, query_target, two_class_loss
 from i2r.nets.priors import object_regions, region_means
 from i2r.nets.reduce import reduced, reduction, stacked_priors, weigh_shots
-from i2r.nets.regions import Regions, cam_regions, uses_cam
+from i2r.nets.regions import Regions, cam_regions
 from i2r.nets.resize import bilinear, nearest
 
 
@@ -39,7 +39,7 @@ class I2R(nn.Module):
         super().__init__()
         self.options = options
         self.shots = shots
-        self.pmgm = uses_cam(options)
+        self.pmgm = options.uses_cam
         width = options.width
         inputs = (3 if self.pmgm else 2) * width + len(options.prior.split("+"))
         self.down_query = reduction(channels, width, options.reduce_dropout)

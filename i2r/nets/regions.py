@@ -22,11 +22,6 @@ class Regions(NamedTuple):
     plus_support: torch.Tensor  # (B, K, S, S) bool
 
 
-def uses_cam(options: params.CamOptions) -> bool:
-    """Whether any part of the method looks at a CAM: the priors by CAM do, and with them I2R's merge."""
-    return any(part in ("pmgm", "ordered") for part in options.prior.split("+"))
-
-
 @torch.no_grad()
 def cam_regions(inputs: EpisodeInputs, options: params.CamOptions) -> Regions:
     """Enlarged, normalised maps and CAM+ of query and supports.
