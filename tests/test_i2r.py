@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from seeded import PUBLISHED, options, published_name, random_inputs
 
+from i2r.nets.attention import Dropout
 from i2r.nets.heads import build_head
 from i2r.nets.masks import STRATEGIES
 
@@ -164,3 +165,17 @@ def test_errors_name_what_is_missing():
         head_for(ensemble=True)(inputs)
     with pytest.raises(ValueError, match="made for 5 shots, the episode has 1"):
         head_for(5, shot_weights="gram")(inputs)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_drops_its_share_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    layer, x = Dropout(p).train(), torch.ones(7, 333, 101, requires_grad=True)
+    y = layer(x)
+    assert abs((y == 0).float().mean() - p) < 0.004
+    assert torch.equal(y.unique(), torch.tensor([0, 1 / (1 - p)]))
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, y.detach())
+    assert (y[1:] == 0).ne(y[:-1] == 0).any()
+    assert torch.equal(layer.eval()(x), x) and torch.equal(Dropout(0.0).train()(x), x)
+    assert not Dropout(1.0).train()(x).any()
