@@ -40,10 +40,9 @@ from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.priors import PRIORS, prior
 from i2r.nets.regions import cam_regions
 from i2r.nets.resize import bilinear
-from i2r.params import CamOptions
+from i2r.params import CAM_PRIORS, CamOptions
 
 FOREGROUND, PROTOTYPE = "foreground", "prototype"
-METHODS = (FOREGROUND, *(f"prior-{name}" for name in PRIORS), PROTOTYPE)
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -57,7 +56,11 @@ def run(job: Job) -> dict[str, Any]:
     draws = [test_draw(episode) for episode in load_episodes(job.inputs["episodes"] / "episodes.json")]
     if not draws:
         return no_number(job, lists)
-    options = CamOptions(**job.params["method"], prior="pmgm+ordered")  # all priors, whatever the method has
+    has_cam = "cam_head" in job.inputs
+    # all priors, whatever the method has
+    options = CamOptions(**job.params["method"], prior="+".join(CAM_PRIORS) if has_cam else "bam")
+    known = prior_names(options)
+    names = [FOREGROUND, *(f"prior-{name}" for name in known), PROTOTYPE]
     cached = CachedEncoder(
         job_encoder(job, device), options, test_picture(dataset, size), job.runtime.cache_gb, device
     )
@@ -66,15 +69,14 @@ def run(job: Job) -> dict[str, Any]:
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: dict[str, Any]) -> None:
         priors = all_priors(inputs, options)
         predicted = predictions(cached, part, inputs, priors, thresholds)
-        plus = cam_regions(inputs, options).plus_query
+        plus = cam_regions(inputs, options).plus_query if has_cam else None
         index = tally["done"]
         for place, draw in enumerate(part):
             mask_s = inputs.mask_q[place]
             row = episode_row(index + place, draw)
-            tally["cam"].append(
-                {"class": draw.cls, "cam_classes": inputs.class_id[place].tolist()}
-                | cam_measures(plus[place], mask_s)
-            )
+            if plus is not None:
+                read = {"class": draw.cls, "cam_classes": inputs.class_id[place].tolist()}
+                tally["cam"].append(read | cam_measures(plus[place], mask_s))
             for method, logits in predicted.items():
                 own = row | count(dataset, draw, logits[place], mask_s, scoring)
                 name = method.removeprefix("prior-")
@@ -82,26 +84,27 @@ def run(job: Job) -> dict[str, Any]:
                     own |= prior_measures(tally["hists"][name], draw.cls, priors[name][place], mask_s)
                 tally["rows"][method].append(own)
 
-    empty = {"rows": {m: [] for m in METHODS}, "hists": {name: {} for name in PRIORS}, "cam": []}
+    empty = {"rows": {m: [] for m in names}, "hists": {name: {} for name in known}, "cam": []}
     tally = walk(job, cached, draws, empty, measure, f"baselines {job.name}")
     rows = tally["rows"]
-    methods = {m: summary(job, rows[m], dataset, lists, tally["seconds"]) for m in METHODS}
+    methods = {m: summary(job, rows[m], dataset, lists, tally["seconds"]) for m in names}
     for name, threshold in thresholds.items():
         methods[f"prior-{name}"]["threshold"] = threshold
     result = {
         "methods": methods,
-        "priors": {name: prior_summary(rows[f"prior-{name}"], tally["hists"][name]) for name in PRIORS},
-        "cam": {
+        "priors": {name: prior_summary(rows[f"prior-{name}"], tally["hists"][name]) for name in known},
+    }
+    if has_cam:
+        result["cam"] = {
             name: 100 * float(np.nanmean([row[name] for row in tally["cam"]]))
             for name in ("share_cam", "precision_cam", "recall_cam")
-        },
-        "cam_classes": cam_classes(tally["cam"]),
-    }
+        }
+        result["cam_classes"] = cam_classes(tally["cam"])
     write_json(job.out / "scores.json", finite(result))
-    together = ({"method": m, **row} for m in METHODS for row in rows[m])
+    together = ({"method": m, **row} for m in names for row in rows[m])
     write_rows(job.out / "episodes.csv", together, ("method", *COLUMNS))
 
-    best = max(METHODS, key=lambda m: methods[m]["miou"])
+    best = max(names, key=lambda m: methods[m]["miou"])
     with torch.no_grad():
         arrays = {}
         for number, index in enumerate(in_turn(draws, job.params["report"]["pictures"])):
@@ -111,12 +114,13 @@ def run(job: Job) -> dict[str, Any]:
             logits = predictions(cached, [draw], inputs, priors, thresholds)[best]
             parts = shown(cached, draw)
             parts["prediction"] = logits[0].argmax(0).byte().cpu().numpy()
-            parts["cam"] = cam_regions(inputs, options).cam_query[0, 0].float().cpu().numpy()
+            if has_cam:
+                parts["cam"] = cam_regions(inputs, options).cam_query[0, 0].float().cpu().numpy()
             parts |= {f"prior_{name}": maps[0].cpu().numpy() for name, maps in priors.items()}
             parts["meta"] = about(draw, dataset, rows[best][index], method=best)
             arrays |= {f"{name}_{number}": part for name, part in parts.items()}
         save_arrays(job.out / "pictures.npz", arrays)
-    return finite({f"miou_{method}": methods[method]["miou"] for method in METHODS})
+    return finite({f"miou_{method}": methods[method]["miou"] for method in names})
 
 
 def choose_thresholds(
@@ -131,17 +135,23 @@ def choose_thresholds(
             for draw, one, mask_s in zip(part, maps, inputs.mask_q, strict=True):
                 prior_measures(tally[name], draw.cls, one, mask_s)
 
-    tally = walk(job, cached, draws, {name: {} for name in PRIORS}, measure, f"thresholds {job.name}")
-    return {name: scores.best_threshold(tally[name])[0] for name in PRIORS}
+    names = prior_names(options)
+    tally = walk(job, cached, draws, {name: {} for name in names}, measure, f"thresholds {job.name}")
+    return {name: scores.best_threshold(tally[name])[0] for name in names}
+
+
+def prior_names(options: CamOptions) -> list[str]:
+    """All priors, without a CAM those that need none."""
+    return [name for name in PRIORS if options.uses_cam or name not in CAM_PRIORS]
 
 
 def all_priors(inputs: EpisodeInputs, options: CamOptions) -> dict[str, Tensor]:
-    """Every prior of the queries at image size, (B, S, S) each; shots count alike."""
-    regions = cam_regions(inputs, options)
+    """The priors of `prior_names`, of the queries at image size, (B, S, S) each; shots count alike."""
+    regions = cam_regions(inputs, options) if options.uses_cam else None
     size = inputs.masks_s.shape[-2:]
     return {
         name: bilinear(prior(name, inputs, options, regions=regions, support=False)[0], size)
-        for name in PRIORS
+        for name in prior_names(options)
     }
 
 

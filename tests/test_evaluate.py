@@ -141,12 +141,22 @@ def test_fold_without_a_class_makes_no_number(inputs, tmp_path):
         assert table(job) == []
 
 
+def test_baselines_without_a_cam_head_go_without_its_priors(inputs, tmp_path):
+    bare = {role: folder for role, folder in inputs.items() if role != "cam_head"}
+    job = make_job(tmp_path, "baselines", bare)
+    baselines.run(job)
+    result = read(job)
+    assert set(result["methods"]) == {"foreground", "prototype", "prior-bam", "prior-mean"}
+    assert set(result["priors"]) == {"bam", "mean"} and "cam" not in result
+
+
 def test_baselines(compared):
     result = read(compared)
-    assert set(result["methods"]) == set(baselines.METHODS)
+    names = {"foreground", "prototype", "prior-pmgm", "prior-ordered", "prior-bam", "prior-mean"}
+    assert set(result["methods"]) == names
     assert set(result["priors"]) == {"pmgm", "ordered", "bam", "mean"}
     rows = table(compared)
-    assert len(rows) == 12 * len(baselines.METHODS)
+    assert len(rows) == 12 * len(names)
     dataset = job_dataset(compared)
     for row in rows:
         if row["method"] == "foreground":

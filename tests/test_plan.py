@@ -251,3 +251,11 @@ def test_the_conda_environment_has_the_versions_of_the_lock():
     asked = (ROOT / "envs/requirements.in").read_text().splitlines()
     asked = {re.split(r"[<>=]", line)[0] for line in asked if line and not line.startswith("#")}
     assert asked == {name.split("==")[0] for name in listed}
+
+
+def test_without_a_cam_head_nothing_makes_or_needs_one(values):
+    values["cam_head"]["mode"] = "none"
+    with pytest.raises(ParamsError, match=r"cam_head.mode: none, but methods.i2r needs a CAM"):
+        params.check(values)
+    values["run"]["methods"], values["ablate"]["methods"] = ["bam"], []
+    assert "cam_head" not in keys(values) and len(keys(values)["baselines"]) == 2
