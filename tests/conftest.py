@@ -1,4 +1,5 @@
-"""A copy of the project in which every step is instant: what is tested is the way that jobs are planned and run."""
+"""Copies of the project: one whose steps are real, and one in which every step is instant, where what is tested is
+the way that jobs are planned and run."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ WORKFLOW = (
 
 @dataclass(frozen=True)
 class Toy:
-    """A project folder with instant steps."""
+    """A project folder."""
 
     folder: Path
 
@@ -82,7 +83,8 @@ class Toy:
         self.run("git", "commit", "-q", "-m", "a state", "--allow-empty")
 
 
-def make_toy(folder: Path) -> Toy:
+def make_copy(folder: Path) -> Toy:
+    """A copy with the `tiny` preset for its params.yaml."""
     for name in WORKFLOW:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +92,12 @@ def make_toy(folder: Path) -> Toy:
             shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, target)
+    shutil.copy(ROOT / "workflow/presets/tiny.yaml", folder / "params.yaml")
+    return Toy(folder)
+
+
+def make_toy(folder: Path) -> Toy:
+    toy = make_copy(folder)
     step = (ROOT / "tests" / "toy_step.py").read_text()
     for module in {function.split(":")[0] for function in FUNCTIONS.values()} | {"i2r.track"}:
         path = folder / (module.replace(".", "/") + ".py")
@@ -97,9 +105,7 @@ def make_toy(folder: Path) -> Toy:
         for package in path.relative_to(folder).parents:  # the steps' packages import nothing heavy either
             if package != Path("i2r") and (folder / package / "__init__.py").is_file():
                 (folder / package / "__init__.py").write_text("")
-    shutil.copy(ROOT / "workflow/presets/tiny.yaml", folder / "params.yaml")
     (folder / ".gitignore").write_text((folder / ".gitignore").read_text() + "ran.txt\nslow\n")
-    toy = Toy(folder)
     toy.change(run={"folds": [0], "methods": ["i2r"]})
     toy.run("git", "init", "-q")
     toy.commit()
@@ -109,6 +115,12 @@ def make_toy(folder: Path) -> Toy:
 @pytest.fixture
 def toy(tmp_path: Path) -> Iterator[Toy]:
     yield make_toy(tmp_path / "toy")
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Toy:
+    """A copy with the real steps, and `tiny` for its params."""
+    return make_copy(tmp_path / "real")
 
 
 @pytest.fixture(scope="session")
