@@ -52,7 +52,7 @@ VERSIONS = {
     "train": 3,
     "evaluate": 2,
     "baselines": 2,
-    "report": 3,
+    "report": 4,
 }
 
 
