@@ -94,8 +94,8 @@ def run(job: Job) -> dict[str, Any]:
     )
     if len(ablate["seeds"]) == 1:
         note += (
-            "\nOne training seed: on the embedded data set the same params gave differences up to four points apart, "
-            "of either sign, on two kinds of processor. So a direction here is a hint, not a finding.\n"
+            "\nOne training seed: on the embedded data set, two runs that differed in rounding alone (another "
+            "processor) had such differences four points apart, of either sign. A direction is a hint, no finding.\n"
         )
     sections = {
         "What the numbers say": summary.bullets(
