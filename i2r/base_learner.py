@@ -18,7 +18,7 @@ from i2r.files import write_json
 from i2r.frozen import base_labels, job_dataset, job_lists, test_picture
 from i2r.jobs import Job, JobError
 from i2r.learn import fit, seed_of, set_up
-from i2r.nets.fold import folded
+from i2r.nets.fold import fold
 from i2r.nets.pspnet import PSPHead
 from i2r.nets.resize import bilinear
 from i2r.nets.weights import open_backbone, open_encoder, read_tensors
@@ -59,7 +59,7 @@ def run(job: Job) -> dict[str, Any]:
         groups.append((BACKBONE_RATE, backbone.parameters()))
         draw = fresh_views(dataset, size, job.args["fold"])
     else:
-        backbone = folded(backbone)
+        backbone = fold(backbone)
         model, groups = head, None
         draw = kept_features(backbone, dataset, size, job.runtime.cache_gb * 2**30, device)
 

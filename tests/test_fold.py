@@ -10,7 +10,7 @@ from torch import nn
 
 from i2r.nets.backbones import build_backbone
 from i2r.nets.encoder import Encoder
-from i2r.nets.fold import folded
+from i2r.nets.fold import fold
 from i2r.nets.pspnet import PSPHead
 
 
@@ -30,7 +30,7 @@ def lively(module):
 @torch.no_grad()
 def test_a_folded_backbone_computes_the_same_without_norms(name):
     net = lively(build_backbone(backbone_params(name), 7))
-    quick = folded(net)
+    quick = fold(net)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in quick.modules())
     images = torch.randn(2, 3, 65, 81)
     for theirs, ours in zip(net.to_layer3(images), quick.to_layer3(images), strict=True):
@@ -41,7 +41,7 @@ def test_a_folded_backbone_computes_the_same_without_norms(name):
 @torch.no_grad()
 def test_a_folded_head_computes_the_same():
     head, x4 = lively(PSPHead(64, 5, 32)), torch.randn(2, 64, 7, 9)
-    close(folded(head)(x4), head(x4))
+    close(fold(head)(x4), head(x4))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from i2r import params
 from i2r.nets.backbones import Backbone
 from i2r.nets.cam import cam_maps, cam_maps_and_layer4
-from i2r.nets.fold import folded, stamp
+from i2r.nets.fold import fold, stamp
 from i2r.nets.pspnet import PSPHead
 
 
@@ -94,9 +94,9 @@ class Encoder(nn.Module):
         """What computes in place of the backbone and the head, with their present weights."""
         now = stamp(self)
         if self._folded is None or self._folded.stamp != now:
-            backbone = folded(self.backbone)
+            backbone = fold(self.backbone)
             backbone.fc = self.backbone.fc
-            self._folded = Folded(backbone, folded(self.head) if self.head else None, now)
+            self._folded = Folded(backbone, fold(self.head) if self.head else None, now)
         return self._folded
 
     @torch.no_grad()
