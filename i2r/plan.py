@@ -188,7 +188,8 @@ def make_plan(params: Params) -> Plan:
         rule = pick("data", "novel", "min_area", "min_class_images")
         lists = add("lists", f"{dataset}-fold{fold}", {"data": data}, args=args, data=rule)
         needs = {"data": data, "lists": lists, "backbone": network}
-        for step in ("base_learner", "cam_head") if params.cam_head.mode != "none" else ("base_learner",):
+        learned = ["base_learner"] if params.cam_head.mode == "none" else ["base_learner", "cam_head"]
+        for step in learned:
             uses = {"backbone": made, step: sections[step]}
             if step == "base_learner" and params.base_learner.weights:
                 uses[step] = sections[step] | {"weights": params.base_learner.weights}
