@@ -1,4 +1,4 @@
-"""Every value of every option of a method, evaluation and CAM head, once through Snakemake on `tiny`."""
+"""Every value of the options of methods, evaluation and CAM head, once through Snakemake on `tiny`."""
 
 from __future__ import annotations
 
@@ -71,9 +71,10 @@ def test_every_value_runs_from_params_through_snakemake(real: Toy):
 
     # what belongs to the experiment as a whole: BAM by itself, every grid to score on, every augmentation
     values["run"]["methods"], values["methods"] = ["bam"], {"bam": {"network": "bam", "prior": "bam"}}
-    values["cam_head"]["mode"] = "none"
+    values["base_learner"]["trains"] = "all"
     grids, passes = words(params.Evaluate, "scoring"), words(params.Evaluate, "tta")
     for row, scoring in enumerate(grids):
+        values["cam_head"]["mode"] = "none" if row else "retrained"
         values["evaluate"] |= {"scoring": scoring, "tta": passes[row % len(passes)]}
         write(real, values)
         real.run("snakemake", "evaluate", "--cores", "2")
