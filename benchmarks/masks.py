@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from i2r.nets.masks import find_mask
+from i2r.nets.decoder.attention_masks import find_mask
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import loops  # isort: skip

@@ -17,14 +17,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from i2r import params
-from i2r.cache import CachedEncoder, Draw, View
-from i2r.nets.backbones import build_backbone
-from i2r.nets.cam import cam_maps_and_layer4
+from i2r.config import schema as params
+from i2r.engine.feature_cache import CachedEncoder, Draw, View
+from i2r.nets.backbone.models import build_backbone
+from i2r.nets.backbone.torchvision_ops import (
+    torchvision,  # before the package below, which imports torchvision, too
+)
 from i2r.nets.encoder import Encoder, encode_episode
 from i2r.nets.heads import build_head
+from i2r.nets.pmgm.cam import cam_maps_and_layer4
 from i2r.nets.pspnet import PSPHead
-from i2r.nets.torchvision_ops import torchvision  # before the package below, which imports torchvision, too
 
 from pytorch_grad_cam import XGradCAM  # isort: skip
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # isort: skip

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from i2r import params
+from i2r.config import schema as params
+from i2r.config.schema import ParamsError
 from i2r.files import write_json, write_text
-from i2r.jobs import FUNCTIONS, JobError, run_job
-from i2r.params import ParamsError
-from i2r.plan import RESULTS, STAGES, make_plan
+from i2r.pipeline.jobs import FUNCTIONS, JobError, run_job
+from i2r.pipeline.plan import RESULTS, STAGES, make_plan
 
 PRESETS = Path("workflow/presets")
 CODE_VERSIONS = Path("tests/code_versions.json")
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def stage(args: argparse.Namespace) -> None:
-    from i2r.stages import run_stage
+    from i2r.pipeline.stages import run_stage
 
     run_stage(args.name, args.cores, args.configfile)
 
@@ -58,7 +58,7 @@ def preset(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Print every job and how far it is."""
-    from i2r.stages import prepare, read_values, state
+    from i2r.pipeline.stages import prepare, read_values, state
 
     made = prepare(read_values(args.configfile))
     counts: dict[str, int] = {}
@@ -71,7 +71,7 @@ def plan(args: argparse.Namespace) -> None:
 
 def show(args: argparse.Namespace) -> None:
     """Print the table of results and where everything is."""
-    from i2r.stages import read_values
+    from i2r.pipeline.stages import read_values
 
     made = make_plan(params.check(read_values(args.configfile)))
     home = RESULTS / made.params.experiment
@@ -93,7 +93,7 @@ def readings(_: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from i2r.readings import OPTIONS, READINGS, Option, says
+    from i2r.config.readings import OPTIONS, READINGS, Option, says
 
     said = {reading: says(reading) for reading in READINGS}
 
@@ -111,7 +111,7 @@ def readings(_: argparse.Namespace) -> None:
 def track(args: argparse.Namespace) -> None:
     """Import all runs into MLflow, where it is installed."""
     try:
-        from i2r.track import track as import_runs
+        from i2r.tracking.mlflow_import import track as import_runs
     except ModuleNotFoundError as error:
         if error.name != "mlflow":
             raise
@@ -129,7 +129,7 @@ def track(args: argparse.Namespace) -> None:
 def ui(args: argparse.Namespace) -> None:
     """Serve MLflow with all runs, running ones included."""
     try:
-        from i2r.track import ui as serve
+        from i2r.tracking.mlflow_import import ui as serve
     except ModuleNotFoundError as error:
         raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
     serve(RESULTS, args.port)
@@ -137,7 +137,7 @@ def ui(args: argparse.Namespace) -> None:
 
 def import_checkpoint(args: argparse.Namespace) -> None:
     """Turn a published checkpoint into a file of ours."""
-    from i2r.checkpoints import import_checkpoint
+    from i2r.nets.io.published import import_checkpoint
 
     with clear_errors():
         report = import_checkpoint(args.kind, args.file, args.out, args.size)
@@ -171,7 +171,7 @@ def clear_errors() -> Iterator[None]:
 
 
 def record_code(_: argparse.Namespace) -> None:
-    from i2r import code
+    from i2r.pipeline import digests as code
 
     write_json(CODE_VERSIONS, code.record())
     print(f"wrote {CODE_VERSIONS}")

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from i2r import params
+from i2r.config import schema as params
 from i2r.data.transforms import UNKNOWN, test_view, to_original
 from i2r.data.voc import DataError, open_image, open_mask
+from i2r.engine.inputs import frozen_networks
 from i2r.files import read_json, replacing
-from i2r.frozen import frozen_networks
-from i2r.jobs import sections_of
 from i2r.nets.heads import build_head
-from i2r.nets.network import Network, describe, load_head, open_network, read_about, save_network
+from i2r.nets.io.network_file import Network, describe, load_head, open_network, read_about, save_network
+from i2r.nets.io.weights import WeightsError
 from i2r.nets.resize import bilinear
-from i2r.nets.weights import WeightsError
+from i2r.pipeline.jobs import sections_of
 
 Image = str | Path | np.ndarray | Tensor
 

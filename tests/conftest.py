@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from i2r.jobs import FUNCTIONS
+from i2r.pipeline.jobs import FUNCTIONS
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = (
@@ -99,7 +99,9 @@ def make_copy(folder: Path) -> Toy:
 def make_toy(folder: Path) -> Toy:
     toy = make_copy(folder)
     step = (ROOT / "tests" / "toy_step.py").read_text()
-    for module in {function.split(":")[0] for function in FUNCTIONS.values()} | {"i2r.track"}:
+    for module in {function.split(":")[0] for function in FUNCTIONS.values()} | {
+        "i2r.tracking.mlflow_import"
+    }:
         path = folder / (module.replace(".", "/") + ".py")
         path.write_text(step)
         for package in path.relative_to(folder).parents:  # the steps' packages import nothing heavy either

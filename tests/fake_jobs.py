@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from i2r import params, plan
+from i2r.config import schema as params
+from i2r.pipeline import plan
 
 NAMES = ["star", "gear", "key", "mug", "fish", "crescent", "leaf", "arrow", "heart", "bolt"]
 NAMES += ["cross", "drop", "hand", "cup", "bell", "anchor", "comb", "tree", "boat", "wheel"]

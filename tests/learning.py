@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from i2r import base_learner, cam_head, params
+from i2r.config import schema as params
 from i2r.data import dataset, episodes, lists
-from i2r.data.shapes import CLASSES
-from i2r.jobs import Job
-from i2r.nets.backbones import build_backbone
-from i2r.plan import CAM
+from i2r.data.shapes.generate import CLASSES
+from i2r.nets.backbone.models import build_backbone
+from i2r.pipeline.jobs import Job
+from i2r.pipeline.plan import CAM
+from i2r.steps import base_learner, cam_head
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from weights_by_seed import canonical, fill, image, mask, tensor
 
-from i2r import params
-from i2r.checkpoints import network_about, rename
-from i2r.nets.backbones import build_backbone
+from i2r.config import schema as params
+from i2r.nets.backbone.models import build_backbone
 from i2r.nets.encoder import Encoder
-from i2r.nets.network import Network, build_network
-from i2r.nets.weights import load_backbone_tensors, open_head, without_values
+from i2r.nets.io.network_file import Network, build_network
+from i2r.nets.io.published import network_about, rename
+from i2r.nets.io.weights import load_backbone_tensors, open_head, without_values
 
 GOLDEN = Path(__file__).parent / "golden"
 

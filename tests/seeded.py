@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import weights_by_seed
 
-from i2r import params
+from i2r.config import schema as params
 from i2r.nets.encoder import EpisodeInputs
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for one another

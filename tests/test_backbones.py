@@ -14,12 +14,10 @@ from weights_by_seed import canonical
 
 from i2r.data.transforms import normalise as standardise
 from i2r.data.voc import read_image, read_list, read_mask
-from i2r.nets.backbones import GradientChannels, build_backbone
-from i2r.nets.cam import normalise
+from i2r.nets.backbone.models import GradientChannels, build_backbone
+from i2r.nets.backbone.torchvision_ops import torchvision
 from i2r.nets.encoder import Encoder
-from i2r.nets.pspnet import PSPHead
-from i2r.nets.torchvision_ops import torchvision
-from i2r.nets.weights import (
+from i2r.nets.io.weights import (
     WeightsError,
     load_backbone_tensors,
     load_backbone_weights,
@@ -27,6 +25,8 @@ from i2r.nets.weights import (
     open_encoder,
     read_tensors,
 )
+from i2r.nets.pmgm.cam import normalise
+from i2r.nets.pspnet import PSPHead
 
 GRIDS = {  # layer2, layer3, layer4 at 97 x 129
     "small": [(25, 33), (13, 17), (13, 17)],

@@ -13,7 +13,7 @@ from seeded import close, fill, normal, options, published_name, random_inputs
 from i2r.nets.encoder import encode_episode
 from i2r.nets.ensemble import base_foreground
 from i2r.nets.heads import build_head
-from i2r.nets.priors import region_means
+from i2r.nets.pmgm.priors import region_means
 from i2r.nets.reduce import weigh_shots
 
 FOLDER = Path(__file__).parent / "golden"

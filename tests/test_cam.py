@@ -10,8 +10,9 @@ import torch
 from networks import backbone_params, encoder, episode
 from seeded import options
 
-from i2r.nets.backbones import build_backbone
-from i2r.nets.cam import (
+from i2r.config.schema import GRAD_CAM
+from i2r.nets.backbone.models import build_backbone
+from i2r.nets.pmgm.cam import (
     METHODS,
     SCORES,
     adaptive_thresholds,
@@ -22,7 +23,6 @@ from i2r.nets.cam import (
     combine,
     normalise,
 )
-from i2r.params import GRAD_CAM
 
 GOLDEN = Path(__file__).parent / "golden" / "i2r_cams.npz"
 PUBLISHED = {

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from seeded import close
 
 from i2r import cli
-from i2r.checkpoints import NAMES, import_checkpoint
-from i2r.nets.backbones import build_backbone
-from i2r.nets.network import open_network
-from i2r.nets.weights import WeightsError, load_backbone_weights, open_encoder
+from i2r.nets.backbone.models import build_backbone
+from i2r.nets.io.network_file import open_network
+from i2r.nets.io.published import NAMES, import_checkpoint
+from i2r.nets.io.weights import WeightsError, load_backbone_weights, open_encoder
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = {name: np.load(FOLDER / f"{name}.npz") for name in ("i2r_priors", "i2r_cams", "bam_prior")}

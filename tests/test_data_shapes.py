@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2r import params
-from i2r.data import shapes, voc
+from i2r.config import schema as params
+from i2r.data import voc
 from i2r.data.lists import fold_lists
-from i2r.data.silhouettes import CLASSES, outline
+from i2r.data.shapes import generate as shapes
+from i2r.data.shapes.silhouettes import CLASSES, outline
 
 
 def make(folder, train=6, val=4, seed=0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from i2r import params
+from i2r.config import schema as params
 from i2r.data import transforms
 from i2r.data.transforms import MEAN, STD, binary, normalise, placement, to_picture, train_view
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 import weights_by_seed
 from seeded import close, normal
 
-from i2r.nets.attention import CrossAttention, Labels, SelfAttention
-from i2r.nets.decoder import Decoder
+from i2r.nets.decoder.attention import CrossAttention, Labels, SelfAttention
+from i2r.nets.decoder.blocks import Decoder
 from i2r.nets.ensemble import Ensemble, base_foreground, gram, gram_distance, gram_weights, shot_layers
 from i2r.nets.output import query_target, two_class_loss
 from i2r.nets.resize import bilinear, nearest

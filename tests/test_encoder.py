@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from networks import backbone_params
 from seeded import close, options
 
-from i2r.nets.backbones import build_backbone
+from i2r.nets.backbone.models import build_backbone
 from i2r.nets.encoder import Encoder, encode_episode, episode_class_ids
 from i2r.nets.pspnet import PSPHead
 

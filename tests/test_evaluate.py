@@ -10,9 +10,11 @@ import pytest
 import torch
 from learning import make_job, prepare
 
-from i2r import baselines, evaluate, learn, scores, train
-from i2r.cache import Draw, View
-from i2r.frozen import job_dataset
+from i2r.engine import trainer as learn
+from i2r.engine.feature_cache import Draw, View
+from i2r.engine.inputs import job_dataset
+from i2r.metrics import segmentation as scores
+from i2r.steps import baselines, evaluate, train
 
 
 @pytest.fixture(scope="module")

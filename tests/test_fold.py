@@ -8,9 +8,9 @@ from networks import backbone_params
 from seeded import close
 from torch import nn
 
-from i2r.nets.backbones import build_backbone
+from i2r.nets.backbone.models import build_backbone
 from i2r.nets.encoder import Encoder
-from i2r.nets.fold import fold
+from i2r.nets.fuse import fold
 from i2r.nets.pspnet import PSPHead
 
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from seeded import PUBLISHED, options, published_name, random_inputs
 
-from i2r.nets.attention import Dropout
+from i2r.nets.decoder.attention import Dropout
+from i2r.nets.decoder.attention_masks import STRATEGIES
 from i2r.nets.heads import build_head
-from i2r.nets.masks import STRATEGIES
 
 FOLDER = Path(__file__).parent / "golden"
 CHANNELS = (6, 8, 12)

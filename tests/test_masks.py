@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from i2r.nets.attention import CrossAttention, Labels
-from i2r.nets.masks import STRATEGIES, find_mask, mask_ratio, masked_softmax
+from i2r.nets.decoder.attention import CrossAttention, Labels
+from i2r.nets.decoder.attention_masks import STRATEGIES, find_mask, mask_ratio, masked_softmax
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "masks_synthetic_4x4.npz")
 CASES = range(6)

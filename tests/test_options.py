@@ -13,14 +13,15 @@ import pytest
 import torch
 from learning import make_job, prepare, sections
 
-from i2r import baselines, evaluate, params, train
+from i2r.config import schema as params
+from i2r.config.schema import GRAD_CAM, ParamsError
 from i2r.data.voc import IMAGENET_CLASSES, VOC_CLASSES
-from i2r.frozen import class_table, resized
-from i2r.jobs import JobError
+from i2r.engine.inputs import class_table, resized
 from i2r.nets.output import Output
-from i2r.nets.priors import PRIORS
-from i2r.params import GRAD_CAM, ParamsError
-from i2r.plan import CAM
+from i2r.nets.pmgm.priors import PRIORS
+from i2r.pipeline.jobs import JobError
+from i2r.pipeline.plan import CAM
+from i2r.steps import baselines, evaluate, train
 
 TINY = {  # one step, two episodes
     "data": {"min_class_images": 6, "shapes": {"train_images": 120, "val_images": 200, "seed": 0}},

@@ -10,9 +10,9 @@ import pytest
 from conftest import Toy
 from test_options import METHOD, words
 
-from i2r import params
-from i2r.nets.priors import PRIORS
-from i2r.params import GRAD_CAM
+from i2r.config import schema as params
+from i2r.config.schema import GRAD_CAM
+from i2r.nets.pmgm.priors import PRIORS
 
 CHOICES: dict[str, list[Any]] = {
     **{name: found for name in METHOD if name != "network" and (found := words(params.Method, name))},

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from i2r import params, plan
+from i2r.config import schema as params
+from i2r.config.schema import ParamsError
 from i2r.files import sha256
-from i2r.jobs import FUNCTIONS, VERSIONS, JobError, key_of, read_spec, sections_of
-from i2r.params import ParamsError
+from i2r.pipeline import plan
+from i2r.pipeline.jobs import FUNCTIONS, VERSIONS, JobError, key_of, read_spec, sections_of
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "workflow/presets").glob("*.yaml"))
@@ -236,7 +237,7 @@ def test_values_given_as_text_count_as_what_they_are(values):
 
 def test_planning_is_quick_and_needs_no_torch():
     heavy = "{'torch', 'mlflow', 'pandas', 'cv2', 'matplotlib'} & set(sys.modules)"
-    code = f"import sys, i2r.stages, i2r.plan as p, i2r.params as q; p.make_plan(q.load('params.yaml')); print({heavy})"
+    code = f"import sys, i2r.pipeline.stages, i2r.pipeline.plan as p, i2r.config.schema as q; p.make_plan(q.load('params.yaml')); print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -11,11 +11,12 @@ from learning import make_job, prepare
 from PIL import Image
 
 import i2r
-from i2r import cli, train
+from i2r import cli
 from i2r.data.transforms import test_view as view_of
-from i2r.frozen import job_dataset
-from i2r.nets.network import save_network
-from i2r.scores import predict_on_grid
+from i2r.engine.inputs import job_dataset
+from i2r.metrics.segmentation import predict_on_grid
+from i2r.nets.io.network_file import save_network
+from i2r.steps import train
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from seeded import PUBLISHED, close, fill, normal, options, random_inputs
 
 from i2r.nets.encoder import encode_episode
 from i2r.nets.heads import build_head
-from i2r.nets.priors import (
+from i2r.nets.pmgm.priors import (
     PRIORS,
     cosine_maps,
     masked_minmax,
@@ -20,8 +20,8 @@ from i2r.nets.priors import (
     region_means,
     regional_prototypes,
 )
+from i2r.nets.pmgm.regions import cam_regions
 from i2r.nets.reduce import weigh_shots
-from i2r.nets.regions import cam_regions
 from i2r.nets.resize import nearest
 
 FOLDER = Path(__file__).parent / "golden"

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from seeded import PUBLISHED
 
-from i2r import cli, params, plan
-from i2r.params import ParamsError
-from i2r.readings import FALLBACK, OPTIONS, READINGS, WORD, says
+from i2r import cli
+from i2r.config import schema as params
+from i2r.config.readings import FALLBACK, OPTIONS, READINGS, WORD, says
+from i2r.config.schema import ParamsError
+from i2r.pipeline import plan
 
 PRESETS = Path(__file__).parents[1] / "workflow/presets"
 

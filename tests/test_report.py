@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2r.jobs import run_job
+from i2r.pipeline.jobs import run_job
 from i2r.report import results, studies, summary, tables
 
 PARAMS = fake_jobs.PARAMS

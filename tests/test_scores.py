@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from i2r import scores
 from i2r.data.transforms import Placement
+from i2r.metrics import segmentation as scores
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text())
 CLASSES = range(5)

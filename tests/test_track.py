@@ -15,13 +15,13 @@ from pathlib import Path
 import fake_jobs
 import pytest
 
-from i2r.jobs import JobError, run_job
+from i2r.pipeline.jobs import JobError, run_job
 
 pytest.importorskip("mlflow", reason="mlflow is not installed")
 
 from mlflow import MlflowClient
 
-from i2r import track
+from i2r.tracking import mlflow_import as track
 
 ONE_FOLD = {"run": {"folds": [0, 1], "methods": ["i2r"]}, "ablate": {"folds": [], "methods": []}}
 
@@ -220,7 +220,7 @@ def test_ui_serves_and_ends(imported):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = f"from pathlib import Path; from i2r.track import ui; ui(Path({str(imported[0])!r}), {port}, 1)"
+    code = f"from pathlib import Path; from i2r.tracking.mlflow_import import ui; ui(Path({str(imported[0])!r}), {port}, 1)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     try:
         for _ in range(120):

@@ -12,13 +12,16 @@ from learning import make_job, prepare
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from i2r import cam_head, learn, params, pretrain, train
-from i2r.cache import CachedEncoder, Draw, Memory, View
-from i2r.frozen import base_labels, job_dataset, job_encoder, test_picture
-from i2r.jobs import JobError
-from i2r.nets.backbones import build_backbone
+from i2r.config import schema as params
+from i2r.config.schema import Method, Schedule
+from i2r.engine import trainer as learn
+from i2r.engine.feature_cache import CachedEncoder, Draw, Memory, View
+from i2r.engine.inputs import base_labels, job_dataset, job_encoder, test_picture
+from i2r.nets.backbone.models import build_backbone
 from i2r.nets.encoder import encode_episode
-from i2r.params import Method, Schedule
+from i2r.pipeline.jobs import JobError
+from i2r.steps import backbone as pretrain
+from i2r.steps import cam_head, train
 
 AUGMENT = {
     "views": 0,
@@ -255,7 +258,7 @@ def test_a_backbone_without_classifier_is_taken_but_gives_no_cam(tmp_path, input
 
 
 def test_fine_tuned_backbone_needs_and_gets_a_new_classifier(tmp_path, inputs):
-    from i2r import base_learner
+    from i2r.steps import base_learner
 
     earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
     job = make_job(tmp_path, "base_learner", earlier, base_learner={"trains": "all", "steps": 2})

@@ -11,11 +11,14 @@ from learning import make_job, prepare, sections
 from safetensors.torch import load_file, save_file
 from test_checkpoints import saved
 
-from i2r import base_learner, cam_head, evaluate, params, plan, predict, train
-from i2r.checkpoints import import_checkpoint, published_options
-from i2r.jobs import JobError, sections_of
+from i2r import predict
+from i2r.config import schema as params
+from i2r.config.schema import ParamsError
+from i2r.nets.io.published import import_checkpoint, published_options
 from i2r.nets.pspnet import PSPHead
-from i2r.params import ParamsError
+from i2r.pipeline import plan
+from i2r.pipeline.jobs import JobError, sections_of
+from i2r.steps import base_learner, cam_head, evaluate, train
 
 RELEASED = {**published_options("i2r-released"), "blocks": 6, "cross": 5, "ensemble": True}
 

@@ -18,8 +18,10 @@ import pytest
 import yaml
 from conftest import ROOT, Toy
 
-from i2r import code, params, plan
-from i2r.jobs import FUNCTIONS
+from i2r.config import schema as params
+from i2r.pipeline import digests as code
+from i2r.pipeline import plan
+from i2r.pipeline.jobs import FUNCTIONS
 
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 NOTHING = "Nothing to be done"
@@ -141,7 +143,7 @@ def test_code_that_makes_numbers_has_a_version():
     recorded = json.loads((ROOT / "tests/code_versions.json").read_text())
     for step, now in code.record().items():
         assert recorded[step] == now, (
-            f"numbers of step {step} may have changed: raise VERSIONS[{step!r}] in i2r/jobs.py or, if they have not, "
+            f"numbers of step {step} may have changed: raise VERSIONS[{step!r}] in i2r/pipeline/jobs.py or, if they have not, "
             "leave it; then run `i2r dev record-code`"
         )
 
@@ -269,7 +271,7 @@ def test_a_killed_run_goes_on(copied: Toy):
 
 @pytest.mark.slow
 def test_a_failed_job_names_its_log_and_leaves_nothing_half(toy: Toy):
-    module = toy.folder / "i2r/pretrain.py"
+    module = toy.folder / "i2r/steps/backbone.py"
     text = module.read_text()
     broken = "(job.out / 'weights.safetensors').touch()\n    raise ValueError('no sense in it')"
     module.write_text(text.replace("-> dict:\n", f"-> dict:\n    {broken}\n", 1))

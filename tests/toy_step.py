@@ -4,8 +4,8 @@ import json
 import time
 from pathlib import Path
 
-from i2r.jobs import Job
-from i2r.plan import PRODUCTS
+from i2r.pipeline.jobs import Job
+from i2r.pipeline.plan import PRODUCTS
 
 
 def run(job: Job) -> dict:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from i2r import params
-from i2r.data import shapes, voc
+from i2r.config import schema as params
+from i2r.data import voc
+from i2r.data.shapes import generate as shapes
 from i2r.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from i2r.jobs import Job
+    from i2r.pipeline.jobs import Job
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from i2r.data.lists import describe_excluded
 from i2r.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from i2r.jobs import Job
+    from i2r.pipeline.jobs import Job
 
 # First word of the key of each random stream, so that no two are the same
 _TRAIN, _ORDER, _TEST = 1, 2, 3

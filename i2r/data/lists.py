@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from i2r.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from i2r.jobs import Job
+    from i2r.pipeline.jobs import Job
 
 FOLDS = 4
 

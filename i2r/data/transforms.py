@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from i2r import params
+from i2r.config import schema as params
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's images, RGB, for values 0..1
 STD = (0.229, 0.224, 0.225)

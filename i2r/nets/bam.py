@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from i2r import params
+from i2r.config import schema as params
 from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.ensemble import Ensemble, shot_layers
 from i2r.nets.output import Output, query_target, two_class_loss
-from i2r.nets.priors import region_means
+from i2r.nets.pmgm.priors import region_means
+from i2r.nets.pmgm.regions import cam_regions
 from i2r.nets.reduce import reduced, reduction, stacked_priors, weigh_shots
-from i2r.nets.regions import cam_regions
 from i2r.nets.resize import bilinear
 
 GAP_EPS = 5e-4  # of the masked average

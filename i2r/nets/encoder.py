@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2r import params
-from i2r.nets.backbones import Backbone
-from i2r.nets.cam import cam_maps, cam_maps_and_layer4
-from i2r.nets.fold import fold, stamp
+from i2r.config import schema as params
+from i2r.nets.backbone.models import Backbone
+from i2r.nets.fuse import fold, stamp
+from i2r.nets.pmgm.cam import cam_maps, cam_maps_and_layer4
 from i2r.nets.pspnet import PSPHead
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from i2r import params
+from i2r.config import schema as params
 from i2r.nets.bam import BAM
 from i2r.nets.i2r import I2R
 

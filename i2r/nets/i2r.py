@@ -7,15 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from i2r import params
-from i2r.nets.attention import Labels
-from i2r.nets.decoder import Decoded, Decoder
+from i2r.config import schema as params
+from i2r.nets.decoder.attention import Labels
+from i2r.nets.decoder.blocks import Decoded, Decoder
 from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.ensemble import Ensemble, shot_layers
 from i2r.nets.output import Output, query_target, two_class_loss
-from i2r.nets.priors import object_regions, region_means
+from i2r.nets.pmgm.priors import object_regions, region_means
+from i2r.nets.pmgm.regions import Regions, cam_regions
 from i2r.nets.reduce import reduced, reduction, stacked_priors, weigh_shots
-from i2r.nets.regions import Regions, cam_regions
 from i2r.nets.resize import bilinear, nearest
 
 

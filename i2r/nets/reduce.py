@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from i2r import params
+from i2r.config import schema as params
 from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.ensemble import gram_distance, gram_weights
-from i2r.nets.priors import prior
-from i2r.nets.regions import Regions
+from i2r.nets.pmgm.priors import prior
+from i2r.nets.pmgm.regions import Regions
 from i2r.nets.resize import bilinear
 
 

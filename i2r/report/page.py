@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from i2r.files import write_json, write_text
-from i2r.jobs import Job
+from i2r.pipeline.jobs import Job
 from i2r.report import figures, pictures, results, studies, summary, tables
 from i2r.report.results import Finished, section
 

@@ -222,7 +222,9 @@ def class_names(jobs: Sequence[Finished]) -> dict[int, str]:
     if backbone.get("name") == "small":
         data = next((job for job in jobs if job.step == "data"), None)
         return dict(enumerate(data.json("index.json")["classes"])) if data else {}
-    from i2r.nets.torchvision_ops import torchvision  # only here: it brings torch, which takes seconds
+    from i2r.nets.backbone.torchvision_ops import (
+        torchvision,  # only here: it brings torch, which takes seconds
+    )
 
     return dict(enumerate(torchvision.models.ResNet50_Weights.IMAGENET1K_V2.meta["categories"]))
 

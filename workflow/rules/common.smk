@@ -1,10 +1,10 @@
 from snakemake.exceptions import WorkflowError
 
-from i2r.params import ParamsError
-from i2r.plan import inputs
-from i2r.stages import gpus, prepare
+from i2r.config.schema import ParamsError
+from i2r.pipeline.plan import inputs
+from i2r.pipeline.stages import gpus, prepare
 
-# The jobs come from the params, each with a key (i2r/plan.py). Rules find a job by its path and all else in its spec,
+# The jobs come from the params, each with a key (i2r/pipeline/plan.py). Rules find a job by its path and all else in its spec,
 # so that a params.yaml edited meanwhile changes nothing for jobs that run or wait.
 try:
     PLAN = prepare(config)

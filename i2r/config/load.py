@@ -1,0 +1,290 @@
+"""From params files to checked params: defaults, files that extend one another, the command line, methods, readings.
+
+Layers lie over one another, and each value remembers where it came from: the defaults of the schema, a file, the
+command line, a method, a reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticUndefined
+
+from i2r.config.base import WORD, ParamsError, describe
+from i2r.config.networks import NETWORKS
+from i2r.config.readings import says, settle
+from i2r.config.schema import NETWORK_DEFAULT, Experiment, MethodParams, RunParams
+
+PARAMS = Path("params.yaml")
+EXTENDS = "extends"  # of a file: the file that it is laid over, from its own folder
+DEFAULT, COMMAND_LINE = "default", "command line"
+SECTIONS = tuple(RunParams.model_fields)
+
+Values = dict[str, Any]
+Origin = dict[str, str]  # "train.lr": where its value came from
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of an experiment: what it runs with.
+
+    Attributes:
+        origin: of each value, by its dotted key.
+    """
+
+    name: str
+    label: str
+    reading: str
+    params: RunParams
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Params:
+    """A checked experiment."""
+
+    values: Experiment
+    methods: dict[str, Method]
+    origin: Origin
+
+    @cached_property
+    def made(self) -> list[str]:
+        """Targets that are made when none is named."""
+        return list(self.values.make or self.values.targets)
+
+
+def defaults(model: type[BaseModel]) -> Values:
+    """The defaults of a section as plain values; the word `reading` stays; fields without a default are left out."""
+    found: Values = {}
+    for name, field in model.model_fields.items():
+        value = field.get_default(call_default_factory=False)
+        nested = field.annotation if isinstance(field.annotation, type) else None
+        if (
+            nested
+            and issubclass(nested, BaseModel)
+            and not (value is not PydanticUndefined and value is None)
+        ):
+            found[name] = defaults(nested)
+        elif field.default_factory is not None:
+            found[name] = field.default_factory()
+        elif value is not PydanticUndefined:
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+@cache
+def _section_defaults(network: str) -> Values:
+    found = {
+        name: defaults(field.annotation)
+        for name, field in RunParams.model_fields.items()
+        if name != "network"
+    }
+    return found | {"network": defaults(NETWORKS[network])}
+
+
+def overlay(below: Values, above: Values) -> Values:
+    """`above` laid over `below`: mappings merge, everything else is replaced."""
+    both = {
+        name: overlay(below[name], value)
+        if isinstance(below.get(name), dict) and isinstance(value, dict)
+        else value
+        for name, value in above.items()
+    }
+    return below | both
+
+
+def leaves(values: Values, prefix: str = "") -> list[str]:
+    """Dotted keys of all values that are no mappings."""
+    found = []
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        found += leaves(value, f"{key}.") if isinstance(value, dict) and value else [key]
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key that stands twice in one mapping."""
+
+
+def _mapping(loader: yaml.Loader, node: yaml.MappingNode) -> Values:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            line = key_node.start_mark.line + 1
+            raise yaml.constructor.ConstructorError(None, None, f"line {line}: {key!r} stands twice", None)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read(path: str | Path) -> Values:
+    """The values of one params file, not checked.
+
+    Raises:
+        ParamsError: the file is missing, no UTF-8 text, or no YAML mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ParamsError(f"{path}: no such params file")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    except UnicodeDecodeError:
+        raise ParamsError(f"{path}: not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: expected a mapping of sections")
+    return values
+
+
+def read_layers(path: str | Path) -> list[tuple[str, Values]]:
+    """A file and what it extends, the lowest first: (name of the file, values).
+
+    Raises:
+        ParamsError: as read, or files that extend one another in a circle.
+    """
+    layers: list[tuple[str, Values]] = []
+    seen: list[Path] = []
+    place = Path(path)
+    while True:
+        if place.resolve() in seen:
+            raise ParamsError(f"{place}: extends itself by way of {', '.join(map(str, seen))}")
+        seen.append(place.resolve())
+        values = read(place)
+        below = values.pop(EXTENDS, None)
+        layers.insert(0, (place.name, values))
+        if below is None:
+            return layers
+        if not isinstance(below, str):
+            raise ParamsError(f"{place}: {EXTENDS} must name a file, got {below!r}")
+        place = place.parent / below
+
+
+def resolve(layers: Sequence[tuple[str, Values]], where: str = "params") -> Params:
+    """Checked params of layers of values, the lowest first.
+
+    Args:
+        layers: (where they came from, values of any sections); the defaults of the schema lie below all of them.
+        where: begins the sentences of errors.
+
+    Raises:
+        ParamsError: naming each key that is unknown, missing or wrong.
+    """
+    try:
+        return _resolve(layers)
+    except ValidationError as error:
+        raise ParamsError(f"{where}: {describe(error)}") from None
+    except ParamsError:
+        raise
+    except ValueError as error:
+        raise ParamsError(f"{where}: {error}") from None
+
+
+def load(path: str | Path = PARAMS, command_line: Values | None = None) -> Params:
+    """Read and check a params file, with values of the command line on top.
+
+    Raises:
+        ParamsError: naming the file and what is wrong in it.
+    """
+    layers = read_layers(path)
+    if command_line:
+        layers.append((COMMAND_LINE, command_line))
+    return resolve(layers, str(path))
+
+
+def check(values: Values, where: str = "params") -> Params:
+    """Checked params of the values of one file."""
+    return resolve([(where, values)], where)
+
+
+def _spelled(network: Any) -> Any:
+    """`network: bam` is short for `network: {name: bam}`."""
+    return {"name": network} if isinstance(network, str) else network
+
+
+def _resolve(layers: Sequence[tuple[str, Values]]) -> Params:
+    layers = [(source, values | {"network": _spelled(values["network"])} if "network" in values else values)
+              for source, values in layers]  # fmt: skip
+    given: Values = {}
+    origin: Origin = {}
+    for source, values in layers:
+        _expect_mappings(values)
+        if _other_network(given, values):
+            given = {name: value for name, value in given.items() if name != "network"}
+        given = overlay(given, values)
+        origin |= dict.fromkeys(leaves(values), source)
+    sections = overlay(_sections(given.get("network", {})), {n: given[n] for n in SECTIONS if n in given})
+    reading = given.get("reading", "paper")
+    whole = {**{n: v for n, v in given.items() if n not in SECTIONS}, **settle(sections, reading)}
+    values = Experiment(**whole)
+    origin = dict.fromkeys(leaves(sections), DEFAULT) | origin
+    methods = {name: _method(name, own, sections, reading, origin) for name, own in values.methods.items()}
+    return Params(values, methods, origin)
+
+
+def _expect_mappings(values: Values) -> None:
+    for name in SECTIONS:
+        if not isinstance(values.get(name, {}), dict):
+            raise ParamsError(f"{name}: expected a mapping of values, got {values[name]!r}")
+
+
+def _sections(network: Values) -> Values:
+    name = network.get("name", NETWORK_DEFAULT.model_fields["name"].default)
+    if name not in NETWORKS:
+        raise ParamsError(f"network.name: must be one of {', '.join(NETWORKS)}, got {name!r}")
+    return _section_defaults(name)
+
+
+def _other_network(below: Values, above: Values) -> bool:
+    """Whether `above` names another network, whose options then start from its own defaults."""
+    default = NETWORK_DEFAULT.model_fields["name"].default
+    name = above.get("network", {}).get("name")
+    return name is not None and name != below.get("network", {}).get("name", default)
+
+
+def _method(name: str, own: MethodParams, sections: Values, reading: str, origin: Origin) -> Method:
+    """The sections of the experiment with the method's own values on top, and its reading's in place of the word."""
+    above = {s: v for s, v in own.model_dump(exclude_unset=True).items() if s in SECTIONS}
+    if "network" in above:
+        above["network"] = _spelled(above["network"])
+    own_origin = {key: origin[key] for key in leaves(sections)}
+    if _other_network(sections, above):
+        fresh = _sections(above["network"])["network"]
+        sections = sections | {"network": fresh}
+        own_origin = {k: v for k, v in own_origin.items() if not k.startswith("network.")}
+        own_origin |= dict.fromkeys((f"network.{key}" for key in leaves(fresh)), DEFAULT)
+    merged = overlay(sections, above)
+    own_origin |= dict.fromkeys(leaves(above), f"method {name}")
+    reading = own.reading or reading
+    own_origin |= {
+        key: f"reading {reading}, by {own_origin.get(key, DEFAULT)}"
+        for key in leaves(merged)
+        if _at(merged, key) == WORD
+    }
+    try:
+        params = RunParams(**settle(merged, reading))
+    except ValidationError as error:
+        raise ParamsError(f"methods.{name}: {describe(error)}") from None
+    except ValueError as error:
+        raise ParamsError(f"methods.{name}: {error}") from None
+    return Method(name, own.label or name, reading, params, own_origin)
+
+
+def _at(values: Values, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+def says_of(key: str, reading: str) -> Any:
+    """What a reading says of one key."""
+    return says(reading)[key]

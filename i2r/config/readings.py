@@ -1,0 +1,100 @@
+"""Readings: what the paper, its released code and BAM's code say of the options in which they differ.
+
+Data, and the one place that looks at it: a value of params may be the word `reading`, which stands for what the
+reading of the method says (docs/method.md 10). Values that differ between PASCAL-5i and COCO-20i are PASCAL-5i's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from i2r.config.base import WORD
+
+READINGS = ("paper", "released", "bam")
+# Whose value stands where a reading says nothing: the paper builds on BAM, and what BAM lacks is the paper's.
+FALLBACK = {"paper": "bam", "released": "paper", "bam": "paper"}
+
+
+class Option(NamedTuple):
+    """A key of params, its value in each reading (None: the source says nothing), and where the source says it."""
+
+    key: str
+    paper: Any
+    released: Any
+    bam: Any
+    where: str
+
+
+OPTIONS = (
+    Option("data.size", 473, 473, 473, "paper 4.1: 472, but the 900 cells of Table 5 need 473; both configs"),
+    Option("backbone.name", "resnet50", "resnet50", "resnet50-bam", "paper 4.1; models of both codes"),
+    Option(
+        "base_learner.trains", "head", "all", "all", "paper 3.2: ImageNet's weights, fixed; both pretrainings"
+    ),
+    Option("base_learner.optimiser", None, "adamw", "sgd", "both pretrainings (released: schedule-free)"),
+    Option("base_learner.warmup", None, 0.1, 0.0, "both pretrainings"),
+    Option(
+        "base_learner.steps", None, "100 epochs", "100 epochs", "both pretrainings (released: half of 200)"
+    ),
+    Option("base_learner.batch", None, 64, 12, "both pretrainings"),
+    Option("base_learner.lr", None, 0.0025, 0.0025, "both pretrainings: pyramid and classifier"),
+    Option("base_learner.backbone_rate", None, 0.1, 0.1, "both pretrainings: backbone 2.5e-4"),
+    Option("base_learner.augment.scale", None, [1.0, 1.0], [0.5, 2.0], "both pretrainings"),
+    Option(
+        "base_learner.augment.rotate_p", None, 0.0, 0.5, "both pretrainings (released: the random crop only)"
+    ),
+    Option("base_learner.augment.blur_p", None, 0.0, 0.5, "both pretrainings"),
+    Option("base_learner.augment.flip_p", None, 0.0, 0.5, "both pretrainings"),
+    Option(
+        "cam_head.mode", "pretrained", "retrained", "none", "paper 3.2; released pretraining; BAM has none"
+    ),
+    Option("network.prior", "pmgm", "pmgm", "bam", "paper eq. 7 to 9; BAM: largest cosine"),
+    Option("network.delta_compare", ">=", ">", None, "paper eq. 2; released model"),
+    Option("network.class_source", "episode", "episode", None, "paper eq. 1; released: each shot its own"),
+    Option("network.mask", "dicm", "transposed", None, "Algorithm 1; released: query and support exchanged"),
+    Option("network.blocks", 5, 6, None, "paper Table S1; released config"),
+    Option("network.cross", 4, 5, None, "paper Table S1; released config"),
+    Option("network.ensemble", None, True, True, "configs (released: off for COCO)"),
+    Option("network.shot_weights", "mean", "gram", "gram", "paper 3.1; both models"),
+    Option("network.shot_cam", "all", "last", None, "paper 3.1; released: what its loop leaves"),
+    Option("network.embedding", False, True, None, "released model alone"),
+    Option("network.detach_merge_input", False, True, None, "released model alone"),
+    Option(
+        "network.ignore", None, "background", "255", "released: 255 becomes 0 before the losses; BAM's losses"
+    ),
+    Option("train.steps", None, "300 epochs", "200 epochs", "configs"),
+    Option("train.batch", 8, 8, 8, "paper 4.1; configs"),
+    Option("train.lr", 0.01, 0.05, 0.05, "paper 4.1; configs (BAM: 0.005 there, times 10 in effect)"),
+    Option("train.precision", None, "bf16", "fp32", "trainers"),
+    Option("evaluate.scoring", None, "released", "bam", "validation of both codes"),
+    Option("evaluate.tta", "none", "released", "none", "paper: not named; released validation"),
+)
+
+
+def says(reading: str) -> dict[str, Any]:
+    """Key -> value of a reading.
+
+    Raises:
+        ValueError: for an unknown reading.
+    """
+    if reading not in READINGS:
+        raise ValueError(f"reading: must be {', '.join(READINGS[:-1])} or {READINGS[-1]}, got {reading!r}")
+    own = {option.key: getattr(option, reading) for option in OPTIONS}
+    other = {option.key: getattr(option, FALLBACK[reading]) for option in OPTIONS}
+    return {key: other[key] if value is None else value for key, value in own.items()}
+
+
+def settle(value: Any, reading: str, key: str = "") -> Any:
+    """Values with what the reading says in place of the word `reading`.
+
+    Raises:
+        ValueError: an unknown reading, or a key of which no reading says anything.
+    """
+    if isinstance(value, dict):
+        return {name: settle(part, reading, f"{key}.{name}" if key else name) for name, part in value.items()}
+    if value != WORD:
+        return value
+    said = says(reading)
+    if key not in said:
+        raise ValueError(f"{key}: no reading says anything of it; `i2r readings` prints what they cover")
+    return said[key]

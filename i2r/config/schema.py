@@ -1,0 +1,425 @@
+"""The schema of an experiment: every value, its default and what it means. docs/params.md is made from it.
+
+An experiment is a table of methods. What a method runs with are its sections (`RunParams`): those of the experiment,
+with the method's own values on top. Defaults are the paper's experiment; where paper, released code and BAM differ,
+the default is the word `reading` (config/readings.py).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from i2r.config.base import Count, NotNegative, Positive, Rate, Section, Share, said
+from i2r.config.networks import I2ROptions, NetworkOptions, network_options
+
+FROM_ONE_SHOT = "1shot"  # train.start
+
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+NAME_SAID = (
+    "a name is of small letters, digits, dots, hyphens and underscores, and begins with a letter or digit"
+)
+# Folders of results/ that are no experiment's, stages of the pipeline, and forms that the report has for a target.
+RESERVED = ("store", "specs", "state", "logs", "benchmarks", "mlartifacts", "mlruns")
+STAGES = ("data", "backbone", "base_learner", "cam_head", "train", "evaluate", "ablate", "report")
+FORMS = ("table1", "table3", "table4")
+Fold = Annotated[int, Field(ge=0, le=3)]
+
+
+# --- what a method runs with ---------------------------------------------------------------------------------
+
+
+class Shapes(Section):
+    """The embedded data set (i2r/data/shapes)."""
+
+    train_images: Positive = Field(2000, description="generated training pictures")
+    val_images: Positive = Field(500, description="generated validation pictures")
+    seed: Count = Field(0, description="seed of the pictures")
+
+
+class Data(Section):
+    """The data set, its lists, and the side of a network's input."""
+
+    source: Literal["shapes", "voc"] = Field(
+        "voc", description="shapes: generated; voc: a folder in VOC's layout"
+    )
+    root: str | None = Field(None, description="folder with JPEGImages/ and SegmentationClassAug/ (voc)")
+    digest: str | None = Field(
+        None, description="sha256 of the data set, as the data stage prints it; null: any"
+    )
+    size: Positive = said("S, side of a network's input in pixels; S - 1 is a multiple of 8")
+    train_list: str = Field("lists/train.txt", description="training list, below root")
+    val_list: str = Field("lists/val.txt", description="validation list, below root")
+    novel: Literal["drop", "keep"] = Field(
+        "drop", description="training images with pixels of a test class: drop (BAM) or keep (PFENet, HSNet)"
+    )
+    min_area: Count = Field(
+        2048, description="pixels of a class in the stored image for the image to count for it"
+    )
+    min_class_images: Positive = Field(
+        5, description="a test class with fewer images is named and left out; K shots need K + 1 at least"
+    )
+    shapes: Shapes = Field(default_factory=Shapes, description="the generated data set")
+
+    @field_validator("size")
+    @classmethod
+    def _grid(cls, size: int) -> int:
+        if (size - 1) % 8:
+            raise ValueError(f"size - 1 must be a multiple of 8 (473, 321, 97 ...), got {size}")
+        return size
+
+    @model_validator(mode="after")
+    def _root(self) -> Self:
+        if self.source == "voc" and not self.root:
+            raise ValueError("root must name the folder with JPEGImages/ when source is voc")
+        return self
+
+
+class Schedule(Section):
+    """SGD with momentum or AdamW, warm-up, and a polynomial decay by step."""
+
+    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw")
+    warmup: Share = Field(0.0, description="share of the steps in which the learning rate rises")
+    steps: int | str = Field(
+        description="training steps, or passes over the training images such as `300 epochs`"
+    )
+    batch: Positive = Field(description="images or episodes a step")
+    lr: Rate = Field(description="learning rate")
+    momentum: Share = Field(0.9, description="momentum; of adamw its first beta")
+    weight_decay: NotNegative = Field(1e-4, description="weight decay")
+    power: NotNegative = Field(0.9, description="lr * (1 - step / steps) ** power")
+    seed: Count = Field(0, description="seed of first weights and order")
+
+    @field_validator("steps", mode="plain")
+    @classmethod
+    def _steps(cls, steps: Any) -> int | str:
+        if not (found := re.fullmatch(r"([1-9]\d*)( epochs)?", str(steps))):
+            raise ValueError("must be a number of steps or passes over the images, such as 300 epochs")
+        return steps if found[2] else int(steps)
+
+    def over(self, images: int) -> Self:
+        """The same with `steps` as a number, also where they are given as passes over so many images."""
+        if isinstance(self.steps, int):
+            return self
+        steps = int(self.steps.split()[0]) * images // self.batch
+        return self.model_copy(update={"steps": max(1, steps)})
+
+
+class Pretrain(Schedule):
+    """Training of the `small` backbone as a classifier of single objects."""
+
+    steps: int | str = Field(1800, description=Schedule.model_fields["steps"].description)
+    batch: Positive = Field(64, description="object crops a step")
+    lr: Rate = Field(0.004, description="learning rate")
+    optimiser: Literal["sgd", "adamw"] = Field("adamw", description="sgd or adamw")
+    warmup: Share = Field(0.1, description="share of the steps in which the learning rate rises")
+    weight_decay: NotNegative = Field(0.05, description="weight decay")
+    crop: Positive = Field(48, description="side of a crop in pixels")
+    margin: Count = Field(8, description="pictures are generated that much larger than a crop")
+    pictures: Positive = Field(16000, description="pictures generated before the training, at most")
+    held_out: Positive = Field(1000, description="pictures for its accuracy")
+
+
+class Backbone(Section):
+    """The frozen network that makes features."""
+
+    name: str = said("resnet50, resnet101, squeezenet1_1, resnet50-bam, resnet101-bam, vgg16-bam or small")
+    weights: str | None = Field(
+        None, description="a .safetensors or .pth file; null: torchvision's ImageNet weights"
+    )
+    digest: str | None = Field(None, description="sha256 of that file, which then stands for it in the key")
+    stride_at: Literal["3x3", "1x1"] = Field(
+        "3x3", description="of a bottleneck: 3x3 (torchvision) or 1x1 (He et al.)"
+    )
+    pretrain: Pretrain = Field(
+        default_factory=Pretrain, description="training of `small`; no other is trained here"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if name not in BACKBONES:
+            raise ValueError(f"must be one of {', '.join(BACKBONES)}, got {name!r}")
+        return name
+
+    @model_validator(mode="after")
+    def _digest(self) -> Self:
+        if self.digest and not self.weights:
+            raise ValueError("digest is that of the file weights, which names none")
+        return self
+
+
+# name: the function that builds it, and whether its weights have a classifier of ImageNet's classes
+BACKBONES: dict[str, str] = {
+    "small": "i2r.nets.backbone.models:small",
+    "resnet50": "i2r.nets.backbone.models:resnet",
+    "resnet101": "i2r.nets.backbone.models:resnet",
+    "squeezenet1_1": "i2r.nets.backbone.models:squeezenet",
+    "resnet50-bam": "i2r.nets.backbone.models:resnet_bam",
+    "resnet101-bam": "i2r.nets.backbone.models:resnet_bam",
+    "vgg16-bam": "i2r.nets.backbone.models:vgg16_bam",
+}
+
+
+class Augment(Section):
+    """Random changes of a training image (docs/method.md 8.1)."""
+
+    views: Count = Field(
+        0, description="fixed views of an image, whose features are kept; 0: a new one each time"
+    )
+    scale: tuple[Rate, Rate] = Field((0.9, 1.1), description="range of the random scale")
+    fit: bool = Field(
+        False, description="scale 1 is: true: the longer side at S, as in the test; false: the image's own"
+    )
+    rotate: NotNegative = Field(10.0, description="largest rotation, degrees")
+    rotate_p: Share = Field(0.5, description="how often an image is rotated")
+    blur_p: Share = Field(0.5, description="how often it is blurred")
+    flip_p: Share = Field(0.5, description="how often it is mirrored")
+
+
+class BaseAugment(Augment):
+    """Augmentation of the base learner's images where the backbone learns too; otherwise features are kept."""
+
+    scale: tuple[Rate, Rate] = said("range of the random scale")
+    rotate_p: Share = said("how often an image is rotated")
+    blur_p: Share = said("how often it is blurred")
+    flip_p: Share = said("how often it is mirrored")
+
+
+class BaseLearner(Schedule):
+    """PSPNet on the fold's training classes (docs/method.md 2.1)."""
+
+    trains: Literal["head", "all"] = said("the head on frozen features, or the backbone as well (BAM)")
+    optimiser: Literal["sgd", "adamw"] = said("sgd or adamw")
+    warmup: Share = said("share of the steps in which the learning rate rises")
+    steps: int | str = said("training steps, or passes over the training images such as `100 epochs`")
+    batch: Positive = said("images a step")
+    lr: Rate = said("learning rate of pyramid and classifier")
+    backbone_rate: NotNegative = said("the backbone's learning rate, relative to lr")
+    width: Positive = Field(512, description="channels before the classifier, at most those of layer4")
+    dropout: Share = Field(0.1, description="dropout before the classifier")
+    augment: BaseAugment = Field(default_factory=BaseAugment, description="with trains: all")
+    weights: str | None = Field(None, description="trained elsewhere: a file; {fold} in its name is the fold")
+
+
+class CamHead(Schedule):
+    """The classifier that CAMs are made of (docs/method.md 2.2)."""
+
+    mode: Literal["pretrained", "untouched", "retrained", "none"] = said(
+        "pretrained: the frozen backbone's own; untouched: the ImageNet classifier on the backbone that the base "
+        "learner has changed; retrained: made to imitate the ImageNet network; none"
+    )
+    temperature: Rate = Field(3.0, description="of the imitation")
+    steps: int | str = Field("100 epochs", description=Schedule.model_fields["steps"].description)
+    batch: Positive = Field(16, description="objects a step")
+    lr: Rate = Field(0.01, description="learning rate")
+
+
+class Train(Schedule):
+    """Training of the meta learner on episodes (docs/method.md 8.1)."""
+
+    steps: int | str = said("training steps, or passes over the training images such as `300 epochs`")
+    batch: Positive = said("episodes a step")
+    lr: Rate = said("learning rate")
+    sampling: Literal["image", "balanced"] = Field(
+        "image", description="image: each image once an epoch (BAM); balanced: classes equally often"
+    )
+    precision: Literal["fp32", "bf16"] = said("fp32 or bf16")
+    augment: Augment = Field(default_factory=Augment, description="of query and supports")
+    start: str | None = Field(
+        None,
+        description="first weights: a file ({fold}, {shot}, {seed} in its name), or 1shot: the 1-shot training's",
+    )
+    weights: str | None = Field(
+        None, description="evaluated as they are instead of a training: a file, as in start"
+    )
+
+    @model_validator(mode="after")
+    def _start(self) -> Self:
+        if self.weights and self.start:
+            raise ValueError("weights and start: take one, for what has weights is not trained")
+        return self
+
+
+class Evaluate(Section):
+    """Evaluation on the frozen test episodes; nothing of it changes a training."""
+
+    episodes: Positive = Field(1000, description="test episodes a fold")
+    seeds: list[Count] = Field([0], min_length=1, description="each draws its own episodes")
+    scoring: Literal["original", "bam", "released", "size"] = said("grid that is scored (docs/method.md 8.2)")
+    tta: Literal["none", "scales", "released"] = said("test-time augmentation at sides 1, 0.8, 1.25 of S")
+    mask: Literal["none", "cyctr"] = Field("none", description="attention mask at test (paper Table 3)")
+    delta: Share | Literal["adaptive"] | None = Field(
+        None, description="CAM threshold at test; null: as in training"
+    )
+    pictures: Count = Field(12, description="episodes whose pictures are kept")
+
+
+class Baselines(Section):
+    """Baselines without training."""
+
+    threshold_episodes: Positive = Field(
+        500, description="episodes of training classes that choose their thresholds"
+    )
+
+
+class Sections(Section):
+    """What an experiment says for all its methods, and a method for itself."""
+
+    data: Data = Field(description="data set and lists")
+    backbone: Backbone = Field(description="frozen features")
+    base_learner: BaseLearner = Field(description="PSPNet on the training classes")
+    cam_head: CamHead = Field(description="classifier that CAMs are made of")
+    network: SerializeAsAny[NetworkOptions] = Field(description="the network `name` and its options")
+    train: Train = Field(description="training on episodes")
+    evaluate: Evaluate = Field(description="test episodes and scores")
+    baselines: Baselines = Field(description="baselines without training")
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def _network(cls, values: Any) -> Any:
+        return network_options(values) if isinstance(values, dict) else values
+
+
+class RunParams(Sections):
+    """The sections that a method runs with; impossible combinations are refused."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        mode, trains = self.cam_head.mode, self.base_learner.trains
+        if mode == "none" and self.network.uses_cam:
+            raise ValueError("cam_head.mode: none, but the network needs a CAM for its prior")
+        if mode == "pretrained" and trains == "all":
+            raise ValueError(
+                "cam_head.mode: pretrained is the classifier of a backbone that base_learner.trains: all changes; "
+                "take retrained, or untouched"
+            )
+        if mode in ("untouched", "retrained") and trains == "head":
+            raise ValueError(
+                f"cam_head.mode: {mode} is for a backbone that the base learner has changed, but "
+                "base_learner.trains is head; take pretrained"
+            )
+        if self.backbone.name == "small" and self.data.source != "shapes":
+            raise ValueError(
+                "backbone.name: small is pretrained on the generated objects of data.source: shapes; "
+                "photographs need another backbone"
+            )
+        return self
+
+
+# --- the experiment --------------------------------------------------------------------------------------------
+
+
+class Target(Section):
+    """What a table or figure shows: which methods, where; `snakemake NAME` makes it alone."""
+
+    form: Literal[FORMS] | None = Field(
+        None, description="how the report shows it, as that table of the paper; null: the target's own name"
+    )
+    methods: list[str] = Field(min_length=1, description="names from methods, in the order of the rows")
+    folds: list[Fold] = Field([0, 1, 2, 3], min_length=1, description="test folds")
+    shots: list[Positive] = Field([1], min_length=1, description="support images an episode")
+    seeds: list[Count] = Field([0], min_length=1, description="training seeds of the meta learner")
+    ablation: bool = Field(False, description="what no other target needs belongs to the stage ablate")
+    baselines: str | None = Field(
+        None, description="method on whose frozen networks the baselines run; null: no baselines"
+    )
+
+
+class Report(Section):
+    """The report; nothing of it is in another result's key."""
+
+    pictures: Count = Field(6, description="episodes a fold that are shown, at most evaluate.pictures")
+    bootstrap: Positive = Field(1000, description="bootstrap samples of the episodes for an interval")
+    margin: NotNegative = Field(
+        10.0, description="points of mIoU that I2R should stand above the best baseline"
+    )
+
+
+class Runtime(Section):
+    """How to run. Nothing here changes a number."""
+
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    workers: Count = Field(0, description="processes that load images")
+    save_every: Rate = Field(60, description="seconds between saved states")
+    cache_gb: NotNegative = Field(4, description="memory for kept features, GB")
+
+
+class MethodParams(Section):
+    """A method: a label, a reading of its own, and values of any section that differ from the experiment's."""
+
+    label: str | None = Field(None, description="how tables call it; null: its name")
+    reading: Literal["paper", "released", "bam"] | None = Field(None, description="null: the experiment's")
+    data: dict[str, Any] = Field(default_factory=dict, description="differs from data")
+    backbone: dict[str, Any] = Field(default_factory=dict, description="differs from backbone")
+    base_learner: dict[str, Any] = Field(default_factory=dict, description="differs from base_learner")
+    cam_head: dict[str, Any] = Field(default_factory=dict, description="differs from cam_head")
+    network: dict[str, Any] | str = Field(
+        default_factory=dict,
+        description="differs from network; another name starts from that network's defaults",
+    )
+    train: dict[str, Any] = Field(default_factory=dict, description="differs from train")
+    evaluate: dict[str, Any] = Field(default_factory=dict, description="differs from evaluate")
+    baselines: dict[str, Any] = Field(default_factory=dict, description="differs from baselines")
+
+
+class Experiment(Sections):
+    """A params file as a whole."""
+
+    experiment: str = Field(description="results/<experiment>/ holds what people open")
+    reading: Literal["paper", "released", "bam"] = Field(
+        "paper", description="what the word `reading` stands for in the sections"
+    )
+    threads: Positive = Field(
+        1,
+        description="CPU threads of a job; sums round differently with more, so trained results' keys hold it",
+    )
+    methods: dict[str, MethodParams] = Field(
+        default_factory=lambda: {"i2r": MethodParams()}, description="name: what differs from the sections"
+    )
+    targets: dict[str, Target] = Field(default_factory=dict, description="name: what a table or figure shows")
+    make: list[str] = Field(
+        [], description="targets that plain snakemake, make run and dvc repro make; empty: all"
+    )
+    report: Report = Field(default_factory=Report, description="the report")
+    runtime: Runtime = Field(default_factory=Runtime, description="how to run")
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        named = {"experiment": [self.experiment], "methods": self.methods, "targets": self.targets}
+        for where, names in named.items():
+            for name in names:
+                if not re.fullmatch(NAME, name):
+                    raise ValueError(f"{where}: {name!r} is no name: {NAME_SAID}")
+        if self.experiment in RESERVED:
+            raise ValueError(
+                f"experiment: {self.experiment!r} is a folder that results/ needs; take another name"
+            )
+        for name in self.targets:
+            if name in STAGES or name == "all":
+                raise ValueError(f"targets: {name!r} is the name of a stage; take another")
+        return self
+
+    @model_validator(mode="after")
+    def _targets(self) -> Self:
+        for name, target in self.targets.items():
+            for method in (*target.methods, *filter(None, [target.baselines])):
+                if method not in self.methods:
+                    raise ValueError(
+                        f"targets.{name}: {method!r} is not among methods ({', '.join(self.methods)})"
+                    )
+            if target.form is None and name not in FORMS:
+                raise ValueError(
+                    f"targets.{name}.form: missing; the report shows targets as {', '.join(FORMS)}"
+                )
+        for name in self.make:
+            if name not in self.targets:
+                raise ValueError(f"make: {name!r} is not among targets ({', '.join(self.targets)})")
+        if not self.targets:
+            raise ValueError("targets: missing, so there is nothing to make")
+        return self
+
+
+NETWORK_DEFAULT = I2ROptions

@@ -1,0 +1,269 @@
+"""The embedded data set: generated pictures of twenty kinds of objects, in the layout of PASCAL VOC.
+
+Each picture holds one or two objects of one class, one to three of other classes and clutter. Class says nothing
+about colour or texture: these are drawn apart from it, and up to one object in four copies them, changed a little,
+from the background or from another object. So what tells the classes is form alone.
+
+Classes of a picture are drawn uniformly, without regard to folds. A picture shows 2 to 4 of the 20 classes, 2.7 on
+average, so a share of about 0.45 shows none of five given classes: that much of the training list is left to
+every fold after BAM's rule has dropped the pictures with test classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from i2r.config import schema as params
+from i2r.data.shapes.silhouettes import CLASSES, Outline, outline
+from i2r.progress import Progress
+
+SIDE = (
+    96  # longer side of a picture: what a network with S = 97 sees without resampling (transforms.test_view)
+)
+SHORT_SIDE = (80, 96)  # the shorter one
+EXTENT = (32.0, 62.0)  # longer side of an object, pixels
+OTHERS = (0.5, 0.35, 0.15)  # how often one, two, three objects of other classes stand in a picture
+COPIED = (0.1, 0.15)  # how often an object's look is that of the background, that of another object
+SUPERSAMPLE = 3
+JPEG_QUALITY = 92
+SPLITS = ("train", "val")
+
+Rng = np.random.Generator
+
+_KINDS = ("flat", "gradient", "stripes", "checks", "dots", "patches", "grain")
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+_ROW, _COLUMN = np.indices((128, 128), dtype=np.float32)
+_DIAGONAL = _ROW + _COLUMN
+
+
+class Look(NamedTuple):
+    """Colour and texture: a pattern between two colours."""
+
+    kind: str
+    angle: float
+    period: float  # pixels
+    colours: np.ndarray  # (2, 3) RGB, 0..255
+
+
+def _random_look(rng: Rng) -> Look:
+    first = rng.uniform(25, 230, 3)
+    second = np.clip(first + rng.normal(0, 15, 3), 5, 250)
+    kind = _KINDS[rng.integers(len(_KINDS))]
+    return Look(kind, rng.uniform(0, np.pi), rng.uniform(4, 14), np.stack([first, second]))
+
+
+def _similar_look(rng: Rng, look: Look) -> Look:
+    """The same pattern, turned, with both colours moved together: alike, yet not the same picture."""
+    shift = rng.choice([-1, 1]) * rng.uniform(22, 50) + rng.normal(0, 8, 3)
+    period = look.period * rng.uniform(0.7, 1.4)
+    return Look(look.kind, rng.uniform(0, np.pi), period, np.clip(look.colours + shift, 0, 255))
+
+
+def _texture(rng: Rng, look: Look, height: int, width: int) -> np.ndarray:
+    """float32 (3, height, width)."""
+    row, column = _ROW[:height, :width], _COLUMN[:height, :width]
+    along = np.float32(np.cos(look.angle)) * column + np.float32(np.sin(look.angle)) * row
+    pace, phase = np.float32(2 * np.pi / look.period), np.float32(rng.uniform(0, 2 * np.pi))
+    if look.kind == "flat":
+        mix = np.full((height, width), 0.5, np.float32)
+    elif look.kind == "gradient":
+        low, high = along.min(), along.max()
+        mix = (along - low) / (high - low + 1e-3)
+    elif look.kind == "stripes":
+        mix = np.clip(0.5 + np.sin(pace * along + phase), 0, 1)
+    elif look.kind in ("checks", "dots"):
+        across = np.float32(np.cos(look.angle)) * row - np.float32(np.sin(look.angle)) * column
+        waves = np.sin(pace * along + phase) * np.sin(pace * across)
+        mix = np.clip(0.5 + 3 * waves if look.kind == "checks" else 4 * waves - 1, 0, 1)
+    else:
+        step = look.period if look.kind == "patches" else 2.0
+        grid = rng.random((int(height / step) + 3, int(width / step) + 3), dtype=np.float32)
+        mix = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
+    first, second = look.colours.astype(np.float32)[..., None, None]
+    return first + mix * (second - first)
+
+
+class Picture:
+    """A picture being painted: image float32 (3, H, W) RGB 0..255, labels uint8 (H, W)."""
+
+    def __init__(self, rng: Rng, height: int, width: int) -> None:
+        self.rng = rng
+        self.look = _random_look(rng)
+        self.image = _texture(rng, self.look, height, width)
+        self.labels = np.zeros((height, width), np.uint8)
+        if rng.random() < 0.5:  # a second region behind everything: ground and sky, floor and wall
+            other = _similar_look(rng, self.look) if rng.random() < 0.5 else _random_look(rng)
+            angle, reach = rng.uniform(-0.5, 0.5), rng.uniform(0.3, 0.7)
+            rise = np.float32(np.tan(angle)) * (_COLUMN[:height, :width] - width / 2)
+            below = _ROW[:height, :width] + rise > reach * height
+            np.copyto(self.image, _texture(rng, other, height, width), where=below)
+
+    def paint(self, shape: Outline, centre: tuple[float, float], extent: float, look: Look, cls: int) -> None:
+        """Paint one outline over what is there; class 0 leaves labels of the background as they are.
+
+        Args:
+            centre: x, y in pixels.
+            extent: longer side of the outline's bounding box in pixels.
+        """
+        height, width = self.labels.shape
+        side = int(extent) + 5
+        left, top = int(centre[0] - side / 2), int(centre[1] - side / 2)
+        origin = np.array([centre[0] - left, centre[1] - top])
+        canvas = np.zeros((side * SUPERSAMPLE, side * SUPERSAMPLE), np.uint8)
+        for points, filled in shape:
+            pixels = (points * (extent / 2) + origin) * SUPERSAMPLE - 0.5
+            cv2.fillPoly(canvas, [np.round(pixels * 16).astype(np.int32)], 255 if filled else 0, shift=4)
+        cover = cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA)
+        inside = (cover >= 128).astype(np.uint8)
+        rim = inside - cv2.erode(inside, _CROSS)
+        around = cv2.dilate(inside, _CROSS) - inside
+
+        rng = self.rng
+        colour = _texture(rng, look, side, side)
+        light = np.float32(rng.uniform(-0.2, 0.2) / side) * _DIAGONAL[:side, :side] + np.float32(1)
+        light += np.float32(rng.uniform(-0.5, -0.1)) * rim  # an edge in shade
+        colour *= light
+
+        y0, y1, x0, x1 = max(top, 0), min(top + side, height), max(left, 0), min(left + side, width)
+        if y0 >= y1 or x0 >= x1:
+            return
+        crop = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+        image, labels = self.image[:, y0:y1, x0:x1], self.labels[y0:y1, x0:x1]
+        image += (cover[crop] * np.float32(1 / 255)) * (colour[:, *crop] - image)
+        border = around[crop].astype(bool)
+        np.copyto(labels, 255, where=border if cls else border & (labels != 0))
+        np.copyto(labels, cls, where=inside[crop].astype(bool))
+
+    def clutter(self, count: int, extent: tuple[float, float]) -> None:
+        """Shapes of no class, half of them in the colours of the background."""
+        height, width = self.labels.shape
+        rng = self.rng
+        for _ in range(count):
+            look = _similar_look(rng, self.look) if rng.random() < 0.5 else _random_look(rng)
+            centre = rng.uniform(0, width), rng.uniform(0, height)
+            self.paint(outline(rng, 0), centre, rng.uniform(*extent), look, 0)
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """Image uint8 (H, W, 3) RGB with a film's grain, labels uint8 (H, W) 0..20 and 255."""
+        rng = self.rng
+        grain = rng.standard_normal(self.labels.shape, dtype=np.float32) * np.float32(rng.uniform(0.5, 4.5))
+        image = np.clip(self.image + grain, 0, 255).astype(np.uint8)
+        return np.ascontiguousarray(image.transpose(1, 2, 0)), self.labels
+
+
+def _object_looks(rng: Rng, background: Look, count: int) -> list[Look]:
+    looks: list[Look] = []
+    for _ in range(count):
+        draw = rng.random()
+        if draw < COPIED[0]:
+            looks.append(_similar_look(rng, background))
+        elif draw < sum(COPIED) and looks:
+            looks.append(_similar_look(rng, looks[rng.integers(len(looks))]))
+        else:
+            looks.append(_random_look(rng))
+    return looks
+
+
+def _place(rng: Rng, height: int, width: int, extents: np.ndarray) -> list[tuple[float, float]]:
+    """Centres that keep objects mostly in the picture and apart: the best of a few draws for each."""
+    centres: list[tuple[float, float]] = []
+    for i, extent in enumerate(extents):
+        margin = 0.36 * extent
+        best, least = (width / 2, height / 2), np.inf
+        for x, y in rng.uniform((margin, margin), (width - margin, height - margin), (12, 2)):
+            overlap = sum(
+                max(0.0, 0.8 - np.hypot(x - a, y - b) / ((extent + other) / 2))
+                for (a, b), other in zip(centres, extents[:i], strict=True)
+            )
+            if overlap < least:
+                best, least = (float(x), float(y)), overlap
+            if overlap < 0.1:  # near enough that they may still hide a part of one another
+                break
+        centres.append(best)
+    return centres
+
+
+def scene(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
+    """One picture of the data set.
+
+    Returns:
+        Image uint8 (H, W, 3) RGB and labels uint8 (H, W): 0 background, 1..20 classes, 255 a border of one pixel.
+    """
+    short = int(rng.integers(SHORT_SIDE[0], SHORT_SIDE[1] + 1))
+    height, width = (SIDE, short) if rng.random() < 0.5 else (short, SIDE)
+    others = 1 + int(rng.choice(len(OTHERS), p=OTHERS))
+    kinds = 1 + rng.choice(len(CLASSES), 1 + others, replace=False)
+    classes = rng.permutation(np.concatenate([kinds, kinds[:1]]) if rng.random() < 0.5 else kinds)
+    extents = rng.uniform(*EXTENT, len(classes)) * (1.0 if len(classes) < 4 else 0.85)
+
+    picture = Picture(rng, height, width)
+    picture.clutter(int(rng.integers(1, 5)), (8, 32))
+    looks = _object_looks(rng, picture.look, len(classes))
+    centres = _place(rng, height, width, extents)
+    for cls, centre, extent, look in zip(classes, centres, extents, looks, strict=True):
+        picture.paint(outline(rng, int(cls)), centre, extent, look, int(cls))
+    picture.clutter(int(rng.integers(0, 3)), (8, 20))  # in front: hides a part
+    return picture.finish()
+
+
+def single_object(rng: Rng, cls: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """One object of class `cls` (1..20) on a textured, cluttered ground, of the sizes it has in the data set.
+
+    For the training of a classifier, the stand-in for ImageNet.
+
+    Args:
+        side: of the square picture, 32 to 128 pixels; objects larger than it are made to fit.
+
+    Returns:
+        Image uint8 (side, side, 3) RGB, labels uint8 (side, side): 0, `cls`, 255.
+    """
+    if not 1 <= cls <= len(CLASSES):
+        raise ValueError(f"class must be 1..{len(CLASSES)}, got {cls}")
+    if not 32 <= side <= len(_ROW):
+        raise ValueError(f"side must be 32..{len(_ROW)}, got {side}")
+    picture = Picture(rng, side, side)
+    picture.clutter(int(rng.integers(0, 4)), (10, 40))
+    extent = rng.uniform(EXTENT[0] * 0.85, min(EXTENT[1], 0.95 * side))
+    margin = 0.46 * extent
+    centre = rng.uniform(margin, side - margin), rng.uniform(margin, side - margin)
+    picture.paint(outline(rng, cls), centre, extent, _object_looks(rng, picture.look, 1)[0], cls)
+    picture.clutter(int(rng.integers(0, 2)), (8, 18))
+    return picture.finish()
+
+
+def _palette() -> list[int]:
+    """The colours of VOC's masks: bit by bit from the class id."""
+    ids = np.arange(256)
+    colours = np.zeros((256, 3), np.int64)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
+    return colours.ravel().tolist()
+
+
+def make_shapes(out: Path, shapes: params.Shapes) -> None:
+    """Write the data set: JPEGImages/, SegmentationClassAug/ (palette PNG), lists/train.txt, lists/val.txt.
+
+    Every picture depends on the seed, its list and its number in it alone.
+    """
+    for folder in ("JPEGImages", "SegmentationClassAug", "lists"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    palette = _palette()
+    counts = dict(zip(SPLITS, (shapes.train_images, shapes.val_images), strict=True))
+    with Progress("shapes", total=sum(counts.values()), unit="image") as progress:
+        for number, (split, count) in enumerate(counts.items()):
+            names = [f"{split}_{index:06d}" for index in range(count)]
+            for index, name in enumerate(names):
+                image, labels = scene(np.random.default_rng((shapes.seed, number, index)))
+                jpeg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1]
+                (out / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg.tobytes())
+                mask = Image.fromarray(labels, mode="P")
+                mask.putpalette(palette)
+                mask.save(out / "SegmentationClassAug" / f"{name}.png")
+                progress.update(1)
+            (out / "lists" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))

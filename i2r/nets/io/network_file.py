@@ -1,0 +1,224 @@
+"""A whole network as one module: images and masks in, `Output` out; and as one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from i2r.config import schema as params
+from i2r.files import replacing
+from i2r.nets.backbone.models import build_backbone
+from i2r.nets.encoder import Encoder, encode_episode
+from i2r.nets.heads import build_head
+from i2r.nets.io.weights import (
+    WeightsError,
+    load_backbone_tensors,
+    load_tensors,
+    open_head,
+    read_tensors,
+    without_values,
+)
+from i2r.nets.output import Output
+
+ABOUT = "i2r"  # entry of a network file's metadata
+
+
+class Network(nn.Module):
+    """The frozen encoder and the learned head (I2R or BAM).
+
+    State names: `encoder.backbone.*`, `encoder.head.*` (the base learner's) and `head.*`. `train()` reaches the
+    head alone: the encoder stays in eval mode.
+    """
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    @property
+    def options(self) -> params.Method:
+        """What the head was built with."""
+        return self.head.options
+
+    def forward(
+        self,
+        query: Tensor,
+        supports: Tensor,
+        masks: Tensor,
+        mask_q: Tensor | None = None,
+        base_class: Tensor | None = None,
+        base_labels: Tensor | None = None,
+    ) -> Output:
+        """Segment B queries with the help of K shots each. Height and width need not be equal.
+
+        Args:
+            query: (B, 3, H, W), normalised by ImageNet's mean and deviation (data.transforms.normalise).
+            supports: (B, K, 3, H, W), likewise.
+            masks: of the supports (B, K, H, W), 1 the object, 0 background, 255 unknown.
+            mask_q: of the query (B, H, W), in training or to measure mask ratios; with it come the losses.
+            base_class: (B,) base class from 0 of each episode, which the base map leaves out; counts in training
+                mode only.
+            base_labels: (B, H, W) of the query, 0 background, 1.. base classes, 255 unknown: for BAM's third loss.
+
+        Returns:
+            Output, whose attributes say their shapes; what a variant does not have is None.
+
+        Raises:
+            ValueError: if shapes do not fit one another, K is not the number of shots that the head's shot weights
+                were made for, or the encoder lacks the classifier or base learner that the options need.
+        """
+        _check(query, supports, masks, mask_q)
+        left_out = base_class if self.training else None
+        inputs = encode_episode(
+            self.encoder, query, supports, masks, self.options, mask_q, left_out, base_labels
+        )
+        return self.head(inputs)
+
+
+def _check(query: Tensor, supports: Tensor, masks: Tensor, mask_q: Tensor | None) -> None:
+    given = {"query": query, "supports": supports, "masks": masks, "mask_q": mask_q}
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.items() if tensor is not None}
+    (batch, *_), (height, width) = query.shape, query.shape[-2:]
+    shots = supports.shape[1]
+    expected = {
+        "query": (batch, 3, height, width),
+        "supports": (batch, shots, 3, height, width),
+        "masks": (batch, shots, height, width),
+        "mask_q": (batch, height, width),
+    }
+    if any(shape != expected[name] for name, shape in shapes.items()):
+        raise ValueError(
+            "expected query (B, 3, H, W), supports (B, K, 3, H, W), masks (B, K, H, W) and mask_q (B, H, W), got "
+            + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        )
+
+
+# --- network files: a safetensors file of all of a network, with what else is needed to build it as JSON --------
+
+
+def describe(
+    backbone: str, method: params.Method, shots: int, size: int, stride_at: str = "3x3"
+) -> dict[str, Any]:
+    """What a network file says beside its tensors.
+
+    Args:
+        backbone, stride_at: as in params.
+        shots: K that the shot weights are made for.
+        size: side of the square that images are brought to.
+    """
+    return {
+        "backbone": backbone,
+        "stride_at": stride_at,
+        "method": method.model_dump(mode="json", exclude_none=True),
+        "shots": shots,
+        "size": size,
+    }
+
+
+def save_network(tensors: Mapping[str, Tensor], about: dict[str, Any], path: str | Path) -> None:
+    """Write a network file.
+
+    Args:
+        tensors: a Network's state.
+        about: see `describe`.
+    """
+    with replacing(path) as temporary:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(state, temporary, {ABOUT: json.dumps(about)})
+
+
+def read_about(path: str | Path) -> dict[str, Any] | None:
+    """What a network file says beside its tensors; None for a file of another kind (a head, a backbone).
+
+    Raises:
+        WeightsError: no such file, or unreadable.
+    """
+    if not Path(path).is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    if Path(path).suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable weights file ({error})") from None
+    return json.loads(metadata[ABOUT]) if ABOUT in metadata else None
+
+
+def open_network(path: str | Path, options: params.Method | None = None) -> Network:
+    """The network of a network file, in eval mode.
+
+    Args:
+        options: in place of the file's own; they have to fit its weights.
+
+    Raises:
+        WeightsError: no such file, no network file, or its tensors do not fit the options.
+    """
+    about = read_about(path)
+    if about is None:
+        raise WeightsError(f"{path}: holds no whole network (`i2r import-checkpoint` makes such a file)")
+    return build_network(read_tensors(path), about, path, options)
+
+
+def build_network(
+    tensors: Mapping[str, Tensor],
+    about: Mapping[str, Any],
+    source: str | Path,
+    options: params.Method | None = None,
+) -> Network:
+    """A network of its tensors and what `describe` says.
+
+    An ensemble that the tensors have and the options leave off is left out.
+
+    Raises:
+        WeightsError: naming `source` and the tensors that are missing, unknown or of another shape.
+    """
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+    try:
+        options = options or params.Method(**about["method"])
+        which = params.Backbone(name=about["backbone"], weights=None, stride_at=about["stride_at"])
+    except ValidationError as error:
+        raise WeightsError(f"{source}: {params.describe(error)}") from None
+    with without_values():
+        backbone = build_backbone(which)
+    load_backbone_tensors(backbone, part("encoder.backbone."), which.name, source)
+    base = part("encoder.head.")
+    encoder = Encoder(backbone, open_head(base, source) if base else None)
+    with without_values():
+        head = build_head(options, encoder.channels, about["shots"])
+    load_tensors(head, _fitting(part("head."), options), source)
+    return Network(encoder, head).eval()
+
+
+def load_head(head: nn.Module, path: str | Path, shots_may_differ: bool = False) -> None:
+    """Put the learned part's weights into a head: of a training's weights.safetensors, or of a network file.
+
+    Args:
+        shots_may_differ: layers that weigh shots, which weights for one shot lack, stay as they are in the head.
+
+    Raises:
+        WeightsError: no such file, unreadable, or its tensors do not fit the head.
+    """
+    tensors = read_tensors(path)
+    if read_about(path) is not None:
+        tensors = {n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")}
+    tensors = _fitting(tensors, head.options)
+    if shots_may_differ:
+        fresh = {name: t for name, t in head.state_dict().items() if name.startswith("kshot_rw.")}
+        tensors = {**fresh, **tensors}
+    load_tensors(head, tensors, path)
+
+
+def _fitting(tensors: Mapping[str, Tensor], options: params.Method) -> dict[str, Tensor]:
+    """A head's tensors without the ensemble's, if the options leave it off."""
+    return {n: t for n, t in tensors.items() if options.ensemble or not n.startswith("ensemble.")}

@@ -1,0 +1,220 @@
+"""Published checkpoints of I2R and BAM -> files of this project.
+
+| kind         | published as                                        | becomes                                      |
+| ------------ | --------------------------------------------------- | -------------------------------------------- |
+| iir-base     | I2R's base network: ResNet, classifier, PSPNet head | layer*, fc, ppm, cls: backbone, base learner |
+| bam-base     | BAM's base network: dilated ResNet or VGG, head     | layer*, ppm, cls: backbone, base learner     |
+| bam          | BAM as a whole                                      | a network file (nets/network.py)             |
+| i2r-released | I2R as a whole                                      | a network file                               |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import save_file
+from torch import Tensor, equal
+
+from i2r.config import schema as params
+from i2r.config.readings import says
+from i2r.files import replacing, write_json
+from i2r.nets.backbone.models import build_backbone
+from i2r.nets.io.network_file import build_network, describe, save_network
+from i2r.nets.io.weights import WeightsError, load_backbone_tensors, open_head, read_tensors, without_values
+
+_BASE = (("layer", "layer"), ("ppm.", "ppm."), ("cls.", "cls."), ("encoder.", "layer"))
+_ENCODER = {"layer": "encoder.backbone.layer", "fc.": "encoder.backbone.fc."} | {
+    name: f"encoder.head.{name}" for name in ("ppm.", "cls.")
+}
+_SHARED = (
+    ("learner_base.0.", "encoder.head.ppm."),
+    ("learner_base.1.", "encoder.head.cls."),
+    *((name, f"head.{name}") for name in ("down_query.", "down_supp.", "init_merge.", "kshot_rw.")),
+    *((name, f"head.ensemble.{name}") for name in ("gram_merge.", "cls_merge.")),
+)
+
+# kind: beginnings of the published names and what takes their place (None: never used by the published code).
+# Several names may lead to one tensor, which the published modules list several times.
+NAMES: dict[str, tuple[tuple[str, str | None], ...]] = {
+    "iir-base": (*_BASE, ("fc.", "fc.")),
+    "bam-base": _BASE,
+    "bam": (
+        ("layer", "encoder.backbone.layer"),
+        *_SHARED,
+        *((name, f"head.{name}") for name in ("ASPP_meta.", "res1_meta.", "res2_meta.", "cls_meta.")),
+    ),
+    "i2r-released": (
+        *((f"PSPNet_.{name}", _ENCODER[ours]) for name, ours in (*_BASE, ("fc.", "fc."))),
+        *((f"cam_net.model.{name}", _ENCODER[ours]) for name, ours in (*_BASE, ("fc.", "fc."))),
+        *_SHARED,
+        ("cam_mask_init.", "head.cam_mask_init."),
+        ("S_block_res2_meta.", None),
+        *((name, f"head.decoder.{name}") for name in ("Q_", "S_", "CrossAttn.")),
+    ),
+}
+
+# kind: names that tell it from the others
+MARKS = {
+    "iir-base": ("layer0.0.weight", "fc.weight", "cls.4.weight"),
+    "bam-base": ("layer0.0.weight", "cls.4.weight"),
+    "bam": ("layer0.0.weight", "learner_base.1.4.weight", "ASPP_meta.layer6_0.0.weight"),
+    "i2r-released": (
+        "PSPNet_.layer0.0.weight",
+        "PSPNet_.fc.weight",
+        "PSPNet_.cls.4.weight",
+        "Q_block.0.Wq.weight",
+    ),
+}
+
+# Options of the published networks beside those in which the readings differ; blocks, cross and ensemble follow from
+# the weights.
+READING = {"i2r-released": "released", "bam": "bam"}
+COMMON = {
+    "cam": "xgradcam",
+    "cam_layer": "layer3",
+    "cam_backend": "native",
+    "delta": 0.7,
+    "mask_test": "none",
+    "support_branch": True,
+    "width": 256,
+    "dropout": 0.1,
+    "reduce_dropout": 0.5,
+}
+
+
+class Renamed(NamedTuple):
+    """A published state dict under our names."""
+
+    tensors: dict[str, Tensor]
+    used: dict[str, str]  # published name: ours
+    ignored: dict[str, str]  # published name: why
+
+
+def import_checkpoint(kind: str, path: str | Path, out: str | Path, size: int = 473) -> dict[str, Any]:
+    """Write what a published checkpoint holds as a file of ours, and beside it OUT.keys.json: its report.
+
+    Args:
+        kind: one of NAMES.
+        path: .pth, .ckpt (both read without running any code of theirs) or .safetensors; `state_dict` inside, and
+            the prefix `module.`, are understood.
+        out: .safetensors.
+        size: side of the network's input, for a network file.
+
+    Returns:
+        The report: {"used": {published name: ours}, "ignored": {published name: why}, "missing": names of ours,
+        "network": see nets.network.describe, of a whole one}. Only counters of batches may be missing, which stand
+        at 0 then.
+
+    Raises:
+        WeightsError: an unreadable file, or one that does not have the layout of this kind.
+    """
+    if Path(out).suffix != ".safetensors":
+        raise WeightsError(f"{out}: the file to write must end in .safetensors")
+    renamed = rename(kind, read_tensors(path), path)
+    about = None
+    if kind in READING:
+        about = network_about(kind, renamed.tensors, size)
+        network = build_network(renamed.tensors, about, path)
+        state = network.state_dict()
+        save_network(state, about, out)
+    else:
+        state = _base_state(renamed.tensors, path)
+        with replacing(out) as temporary:
+            save_file(state, temporary)
+    report = {
+        "kind": kind,
+        "used": renamed.used,
+        "ignored": renamed.ignored,
+        "missing": sorted(set(state) - set(renamed.tensors)),
+        "network": about,
+    }
+    write_json(Path(out).with_suffix(".keys.json"), report)
+    return report
+
+
+def rename(kind: str, tensors: Mapping[str, Tensor], source: str | Path) -> Renamed:
+    """Published names to ours.
+
+    Raises:
+        WeightsError: the names are not those of this kind, or two that should be one tensor differ.
+    """
+    result = Renamed({}, {}, {})
+    unknown = [name for name in tensors if _pair(kind, name) is None]
+    absent = [name for name in MARKS[kind] if name not in tensors]
+    if unknown or absent:
+        found = [f"without {', '.join(absent)}"] * bool(absent)
+        found += [f"with {len(unknown)} unknown names ({', '.join(unknown[:3])} ...)"] * bool(unknown)
+        fits = [other for other in NAMES if _fits(other, tensors)]
+        hint = f"; it has the layout of {fits[0]}" if fits else ""
+        raise WeightsError(f"{source}: not the layout of {kind}: {' and '.join(found)}{hint}")
+    for name, tensor in tensors.items():
+        start, place = _pair(kind, name)
+        if place is None:
+            result.ignored[name] = "never used by the published network"
+            continue
+        ours = place + name.removeprefix(start)
+        if ours not in result.tensors:
+            result.tensors[ours], result.used[name] = tensor, ours
+        elif equal(result.tensors[ours], tensor):
+            result.ignored[name] = f"{ours} once more"
+        else:
+            raise WeightsError(
+                f"{source}: {name} differs from another tensor that should be the same ({ours})"
+            )
+    return result
+
+
+def _pair(kind: str, name: str) -> tuple[str, str | None] | None:
+    """The entry of NAMES that a name begins with; the longest, if there are several."""
+    pairs = [pair for pair in NAMES[kind] if name.startswith(pair[0])]
+    return max(pairs, key=lambda pair: len(pair[0]), default=None)
+
+
+def _fits(kind: str, tensors: Mapping[str, Tensor]) -> bool:
+    return all(name in tensors for name in MARKS[kind]) and all(_pair(kind, name) for name in tensors)
+
+
+def network_about(kind: str, tensors: Mapping[str, Tensor], size: int) -> dict[str, Any]:
+    """What a network file of these tensors says: backbone, blocks, ensemble and shots are read from them."""
+    blocks, cross = (_count(tensors, rf"head\.decoder\.{name}\.(\d+)\.") for name in ("Q_block", "CrossAttn"))
+    ensemble = "head.ensemble.gram_merge.weight" in tensors
+    options = params.Method(
+        **published_options(kind) | {"blocks": blocks or 1, "cross": cross, "ensemble": ensemble}
+    )
+    shot_layer = tensors.get("head.kshot_rw.0.weight")
+    shots = 1 if shot_layer is None else shot_layer.shape[1]
+    return describe(backbone_name(tensors, "encoder.backbone."), options, shots, size)
+
+
+def published_options(kind: str) -> dict[str, Any]:
+    """Options of `method` of a published network."""
+    said = says(READING[kind])
+    return COMMON | {key.removeprefix("method."): value for key, value in said.items() if "method." in key}
+
+
+def backbone_name(tensors: Mapping[str, Tensor], prefix: str = "") -> str:
+    """Which backbone (as in params) the tensors `prefix`layer* belong to."""
+    if f"{prefix}layer1.0.conv1.weight" not in tensors:
+        return "vgg16-bam"
+    depth = "101" if _count(tensors, rf"{re.escape(prefix)}layer3\.(\d+)\.") > 6 else "50"
+    deep_stem = tensors[f"{prefix}layer0.0.weight"].shape[-1] == 3
+    return f"resnet{depth}{'-bam' if deep_stem else ''}"
+
+
+def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
+    """One more than the largest number that the pattern finds in the names, 0 if it finds none."""
+    return max((int(match[1]) + 1 for name in tensors if (match := re.match(pattern, name))), default=0)
+
+
+def _base_state(tensors: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """The state of a base network, checked against its backbone and head."""
+    head = {name: tensor for name, tensor in tensors.items() if name.startswith(("ppm.", "cls."))}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in head}
+    which = params.Backbone(name=backbone_name(tensors), weights=None, stride_at="3x3")
+    with without_values():
+        backbone = build_backbone(which)
+    load_backbone_tensors(backbone, rest, which.name, source)
+    return {**backbone.state_dict(), **open_head(head, source).state_dict()}

@@ -1,0 +1,242 @@
+"""Weights files: reading them safely, and putting them into the frozen networks.
+
+The state of a backbone has the published names (layer0.0.weight ... layer4.2.bn3.bias, fc.weight), that of a
+base learner's head ppm.* and cls.*. Files in torchvision's names are understood as well.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from i2r.config import schema as params
+from i2r.nets.backbone.models import Backbone, build_backbone
+from i2r.nets.encoder import Encoder
+from i2r.nets.pspnet import PSPHead
+
+# torchvision's own files: the best ImageNet weights it has for each network, checked by the hash in their name.
+PUBLISHED = {"resnet50": "IMAGENET1K_V2", "resnet101": "IMAGENET1K_V2", "squeezenet1_1": "IMAGENET1K_V1"}
+
+# torchvision's `features` of these networks, cut into layers 0 to 4: first index of each.
+CUTS = {"squeezenet1_1": (0, 3, 6, 8, 11), "vgg16-bam": (0, 7, 14, 24, 34)}
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be used; the message names the file and what is wrong."""
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file, or of a PyTorch checkpoint (read without running any code of it).
+
+    A checkpoint's `state_dict` is taken out and the prefix `module.` of every name goes; half precision
+    becomes float32.
+
+    Raises:
+        WeightsError: no such file, unreadable, or no tensors in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        if refused := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
+            raise WeightsError(
+                f"{path}: holds a Python object ({refused[1]}) beside its tensors, which is never loaded, for "
+                "that could run any code; save its state_dict alone, in a program that you trust the file to"
+            ) from None
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path}: not a readable weights file ({first})") from None
+    if isinstance(tensors, Mapping) and isinstance(tensors.get("state_dict"), Mapping):
+        tensors = tensors["state_dict"]
+    if not isinstance(tensors, Mapping) or not any(isinstance(value, Tensor) for value in tensors.values()):
+        raise WeightsError(f"{path}: holds no state dict of tensors")
+    found = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+    if all(name.startswith("module.") for name in found):
+        found = {name.removeprefix("module."): value for name, value in found.items()}
+    return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Put tensors into a module whose state has exactly these names and shapes.
+
+    Counters of batches (`num_batches_tracked`) may be missing and become 0.
+
+    Raises:
+        WeightsError: naming `source` and the names that are missing, unknown or of another shape.
+    """
+    state = module.state_dict()
+    needed = {name for name in state if not name.endswith("num_batches_tracked")}
+    problems = []
+    if missing := needed - set(tensors):
+        problems.append(f"without {_some(missing)}")
+    if unknown := set(tensors) - set(state):
+        problems.append(f"with unknown {_some(unknown)}")
+    wrong = [
+        f"{name} {tuple(value.shape)} instead of {tuple(state[name].shape)}"
+        for name, value in tensors.items()
+        if name in state and value.shape != state[name].shape
+    ]
+    if wrong:
+        problems.append(f"with {_some(wrong)}")
+    if problems:
+        raise WeightsError(f"{source}: not the weights of this network: {'; '.join(problems)}")
+    counters = {name: torch.zeros_like(state[name], device="cpu") for name in set(state) - set(tensors)}
+    empty = any(value.is_meta for value in state.values())
+    module.load_state_dict({**counters, **tensors}, assign=empty)
+
+
+def without_values() -> torch.device:
+    """Context in which a network is built without the seconds that random values take; loading brings them."""
+    return torch.device("meta")
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def published_names(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """A backbone's tensors in torchvision's names or in ours -> in ours; `name` as in params.
+
+    The published base networks name layers 0 to 4 `encoder.0` to `encoder.4` once more.
+    """
+    renamed = {}
+    for key, value in tensors.items():
+        key = re.sub(r"^encoder\.(\d)\.", r"layer\1.", key)
+        if name in CUTS and (match := re.match(r"features\.(\d+)\.(.+)", key)):
+            index = int(match[1])
+            layer = max(layer for layer, start in enumerate(CUTS[name]) if start <= index)
+            renamed[f"layer{layer}.{index - CUTS[name][layer]}.{match[2]}"] = value
+        elif name == "squeezenet1_1" and key.startswith("classifier.1."):  # a 1x1 convolution
+            renamed[key.replace("classifier.1.", "fc.")] = value.flatten(1) if value.ndim == 4 else value
+        elif name == "vgg16-bam" and key.startswith("classifier."):  # acts on 7x7 cells, not on their average
+            continue
+        else:
+            renamed[re.sub(r"^bn1\.", "layer0.1.", re.sub(r"^conv1\.", "layer0.0.", key))] = value
+    return renamed
+
+
+def load_backbone_tensors(
+    backbone: Backbone, tensors: Mapping[str, Tensor], name: str, source: str | Path
+) -> None:
+    """Put tensors into a backbone; its classifier gets as many classes as they have, or none.
+
+    Raises:
+        WeightsError: as `load_tensors`.
+    """
+    tensors = published_names(tensors, name)
+    weight = tensors.get("fc.weight")
+    if weight is None:
+        backbone.fc = None
+    elif weight.ndim == 2:
+        backbone.fc = nn.Linear(weight.shape[1], weight.shape[0], device=next(backbone.parameters()).device)
+        if weight.shape[1] != backbone.channels[2]:
+            raise WeightsError(
+                f"{source}: fc.weight reads {weight.shape[1]} channels; layer4 of {name} has "
+                f"{backbone.channels[2]}"
+            )
+    load_tensors(backbone, tensors, source)
+
+
+def load_backbone_weights(backbone: Backbone, options: params.Backbone) -> None:
+    """ImageNet weights: from the file `options.weights` or, where that is null, torchvision's.
+
+    Of a base network's file the base learner's head (ppm.*, cls.*) is left out.
+
+    torchvision's files are downloaded into torch.hub's folder once and checked against the hash in their name.
+
+    Raises:
+        WeightsError: naming the file or address, and what is wrong or to be done.
+    """
+    name = options.name
+    if options.weights is not None:
+        tensors = read_tensors(options.weights)
+        own = {key: value for key, value in tensors.items() if not key.startswith(("ppm.", "cls."))}
+        load_backbone_tensors(backbone, own, name, options.weights)
+        return
+    if name not in PUBLISHED:
+        raise WeightsError(
+            f"backbone.weights: torchvision has no file for {name!r}; name a .safetensors or .pth file"
+        )
+    if options.stride_at != "3x3":
+        raise WeightsError(
+            f"backbone.stride_at: torchvision's weights of {name} are for 3x3, not {options.stride_at}"
+        )
+    from i2r.nets.backbone.torchvision_ops import torchvision  # not at the top: it takes seconds
+
+    weights = torchvision.models.get_model_weights(name)[PUBLISHED[name]]
+    try:
+        tensors = weights.get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise WeightsError(
+            f"{weights.url}: could not be fetched, or is not what it should be ({error}); "
+            "backbone.weights can name a local file instead"
+        ) from None
+    load_backbone_tensors(backbone, tensors, name, weights.url)
+
+
+def open_backbone(options: params.Backbone, path: str | Path) -> Backbone:
+    """The backbone `options.name` with the weights of a file, in its form for episodes."""
+    with without_values():
+        backbone = build_backbone(options)
+    load_backbone_tensors(backbone, read_tensors(path), options.name, path)
+    return backbone
+
+
+def open_encoder(
+    options: params.Backbone,
+    backbone: str | Path,
+    base_learner: str | Path | None = None,
+    cam_head: str | Path | None = None,
+) -> Encoder:
+    """The frozen part from its files.
+
+    Args:
+        options: which backbone.
+        backbone: its weights.
+        base_learner: ppm.*, cls.* and, if the base learner trained the backbone, too, that one's names, which
+            then replace those of `backbone` (a file with no fc keeps the classifier of `backbone`).
+        cam_head: fc.weight and fc.bias, which replace the classifier.
+
+    Raises:
+        WeightsError: as `read_tensors` and `load_tensors`.
+    """
+    tensors = published_names(read_tensors(backbone), options.name)
+    head = None
+    if base_learner is not None:
+        learned = read_tensors(base_learner)
+        own = {key: value for key, value in learned.items() if key.startswith(("ppm.", "cls."))}
+        head = open_head(own, base_learner)
+        if rest := {key: value for key, value in learned.items() if key not in own}:
+            fc = {key: value for key, value in tensors.items() if key.startswith("fc.")}
+            tensors, backbone = {**fc, **published_names(rest, options.name)}, base_learner
+    if cam_head is not None:
+        tensors = {**tensors, **read_tensors(cam_head)}
+    with without_values():
+        net = build_backbone(options)
+    load_backbone_tensors(net, tensors, options.name, backbone)
+    return Encoder(net, head)
+
+
+def open_head(tensors: Mapping[str, Tensor], source: str | Path) -> PSPHead:
+    """The base learner's head of tensors ppm.* and cls.*; channels, width and classes are read from them."""
+    first, last = tensors.get("cls.0.weight"), tensors.get("cls.4.weight")
+    if first is None or last is None:
+        raise WeightsError(f"{source}: no base learner: cls.0.weight or cls.4.weight is missing")
+    with without_values():
+        head = PSPHead(first.shape[1] // 2, last.shape[0] - 1, first.shape[0])
+    load_tensors(head, tensors, source)
+    return head

@@ -1,0 +1,217 @@
+"""Class activation maps by the cheap gradient (docs/method.md 3.1, 3.2 and 4).
+
+All that a map needs is the gradient of the class score with respect to one layer: layers 0 to 3 run without a
+graph, x3 is a leaf, layer4 and the classifier run once for all images, and one `autograd.grad` gives every
+gradient, for images do not mix (frozen norms).
+
+At layer4 no backward runs at all where the logits are linear in x4 (`Backbone.linear_head`): the gradient of
+logit o is fc.weight[o] / (h w) in every cell, and that of the log of its probability is fc.weight[o] less the
+mean of all rows of fc.weight by their probabilities, over h w. Every method is exact with that gradient;
+GradCAM, HiResCAM and the classic CAM then coincide, and XGradCAM with them up to its epsilon. SqueezeNet has
+a ReLU behind its classifier: its gradient at layer4 comes from a backward through the classifier alone.
+
+Maps of a degenerate image are finite: a map without a positive value is zero everywhere, a constant map
+normalises to zeros, and zeros give an empty CAM+.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from i2r.config.schema import GRAD_CAM
+from i2r.nets.backbone.models import Backbone
+
+# Score whose gradient a method takes; every other method takes that of the logit.
+SCORES = {"bagcam": "probability", "bagcam-original": "log probability"}
+METHODS = ("xgradcam", "hirescam", "gradcam", "gradcam++", "bagcam", "bagcam-original", "layercam", "cam")
+
+
+def cam_maps(
+    method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor, backend: str = "native"
+) -> Tensor:
+    """Rectified maps (N, h, w) at the grid of `layer`, of classes (N,) on x3 (N, c3, h3, w3).
+
+    Backend "native" leaves them as they are; the package "grad-cam" scales each to 0..1, which makes no difference to
+    what `normalise` makes of them.
+    """
+    return cam_maps_and_layer4(method, layer, backbone, x3, class_ids, backend)[0]
+
+
+def cam_maps_and_layer4(
+    method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor, backend: str = "native"
+) -> tuple[Tensor, Tensor]:
+    """As `cam_maps`, and x4 (N, c4, h4, w4), which the gradient needs anyway.
+
+    Raises:
+        ValueError: an unknown method or layer, or the classic CAM asked for at layer3.
+    """
+    if method not in METHODS:
+        raise ValueError(f"cam must be one of {', '.join(METHODS)}, got {method!r}")
+    if layer not in ("layer3", "layer4"):
+        raise ValueError(f"cam_layer must be layer3 or layer4, got {layer!r}")
+    if backend == "grad-cam":
+        with torch.no_grad():
+            x4 = backbone.layer4(x3)
+        return _by_package(method, layer, backbone, x3, class_ids), x4
+    if method == "cam":
+        if layer != "layer4":
+            raise ValueError("the classic CAM (cam: cam) exists at layer4 only: set cam_layer to layer4")
+        with torch.no_grad():
+            x4 = backbone.layer4(x3)
+            weights = backbone.classifier.weight[class_ids] / x4[0, 0].numel()
+            return F.relu(torch.einsum("nc,nchw->nhw", weights, x4)), x4
+    activation, gradient, x4 = class_gradient(backbone, layer, x3, class_ids, SCORES.get(method, "logit"))
+    return combine(method, activation, gradient), x4
+
+
+class FromLayer3(nn.Module):
+    """A backbone without what comes before x3, as a model with layers that pytorch-grad-cam can watch."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layer3, self.layer4 = nn.Identity(), backbone.layer4
+
+    def forward(self, x3: Tensor) -> Tensor:
+        """(N, c3, h, w) -> class logits (N, classes)."""
+        return self.backbone.logits(self.layer4(self.layer3(x3)))
+
+
+def _by_package(method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor) -> Tensor:
+    """Maps (N, h, w) made by pytorch-grad-cam, normalised as it does."""
+    import i2r.nets.backbone.torchvision_ops  # noqa: F401  # isort: skip  (the package imports torchvision)
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    model = FromLayer3(backbone)
+    targets = [ClassifierOutputTarget(class_id) for class_id in class_ids.tolist()]
+    maker = getattr(pytorch_grad_cam, GRAD_CAM[method])
+    with torch.enable_grad(), maker(model=model, target_layers=[getattr(model, layer)]) as package:
+        package.get_target_width_height = lambda _: None  # leave the maps on the layer's grid
+        maps = package(input_tensor=x3.detach().requires_grad_(), targets=targets)
+    return torch.from_numpy(maps).to(x3)
+
+
+def class_gradient(
+    backbone: Backbone, layer: str, x3: Tensor, class_ids: Tensor, score: str = "logit"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Activation A and gradient G (N, C, h, w) of `layer`, and x4 (N, c4, h4, w4).
+
+    Args:
+        score: "logit", "probability" or "log probability" (of the softmax) of the class.
+    """
+    if layer == "layer4":
+        with torch.no_grad():
+            x4 = backbone.layer4(x3)
+            if backbone.linear_head:
+                return x4, _closed_form(backbone, x4, class_ids, score), x4
+    with torch.enable_grad():
+        leaf = (x3 if layer == "layer3" else x4).detach().requires_grad_()
+        x4 = backbone.layer4(leaf) if layer == "layer3" else leaf
+        scores = backbone.logits(x4)  # (N, classes)
+        if score != "logit":
+            scores = scores.softmax(1) if score == "probability" else scores.log_softmax(1)
+        (gradient,) = torch.autograd.grad(scores.gather(1, class_ids[:, None]).sum(), leaf)
+    return leaf.detach(), gradient, x4.detach()
+
+
+def _closed_form(backbone: Backbone, x4: Tensor, class_ids: Tensor, score: str) -> Tensor:
+    """Gradient (N, c4, h4, w4) at layer4 of a linear classifier, the same in every cell."""
+    weight = backbone.classifier.weight  # (classes, c4)
+    gradient = weight[class_ids]  # (N, c4)
+    if score != "logit":
+        p = backbone.logits(x4).softmax(1)  # (N, classes)
+        gradient = gradient - p @ weight
+        if score == "probability":
+            gradient = gradient * p.gather(1, class_ids[:, None])
+    return (gradient / x4[0, 0].numel())[:, :, None, None].expand_as(x4)
+
+
+@torch.no_grad()
+def combine(method: str, a: Tensor, g: Tensor) -> Tensor:
+    """Activations and gradients (N, C, h, w) -> rectified map (N, h, w), by the formulas of docs/method.md 3.1.
+
+    BagCAM gives every cell m a localiser of its own, weighs channel c by G[c, m] A[c, m] + 1 and averages over
+    this bag: map[i] = sum_c relu(mean_m (G[c, m] A[c, m] + 1) G[c, i] A[c, i]). Original and release differ in
+    the score: G is the gradient of the log probability (Zhu et al. 2022) or of the probability. The original
+    authors' program also backpropagates through rectified gradients (guided), which is not in the formula.
+    """
+    cells = (2, 3)
+    if method == "hirescam":
+        return F.relu((g * a).sum(1))
+    if method == "layercam":
+        return F.relu((F.relu(g) * a).sum(1))
+    if method in SCORES:
+        t = g * a
+        return F.relu((t + 1).mean(cells, keepdim=True) * t).sum(1)
+    if method == "gradcam":
+        weights = g.mean(cells)  # (N, C)
+    elif method == "xgradcam":
+        weights = (g * a).sum(cells) / (a.sum(cells) + 1e-7)
+    elif method == "gradcam++":
+        g2 = g.square()
+        alpha = g2 / (2 * g2 + a.sum(cells, keepdim=True) * g2 * g + 1e-6)
+        weights = (F.relu(g) * alpha.where(g != 0, 0)).sum(cells)
+    else:
+        raise ValueError(f"no formula for cam {method!r}")
+    return F.relu(torch.einsum("nc,nchw->nhw", weights, a))
+
+
+def normalise(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Low-resolution maps (..., h, w) -> (..., *size) in 0..1, enlarged first (docs/method.md 3.1).
+
+    Bilinear, corners not aligned; then, for each image, the methods' own min-max with max + 1e-5, and the
+    second one without epsilon. A constant map gives zeros (the published code makes it NaN).
+    """
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    varies = flat.amax((-2, -1), keepdim=True) > flat.amin((-2, -1), keepdim=True)  # before enlarging rounds
+    full = F.interpolate(flat, size, mode="bilinear", align_corners=False)
+    full = full - full.amin((-2, -1), keepdim=True)
+    full = full / (full.amax((-2, -1), keepdim=True) + 1e-5)
+    highest = full.amax((-2, -1), keepdim=True)  # the lowest is 0 already
+    return (full / highest).where(varies & (highest > 0), 0).view(*maps.shape[:-2], *size)
+
+
+def cam_masks(
+    cam_q: Tensor, cam_s: Tensor, masks_s: Tensor, delta: float | str, compare: str = ">="
+) -> tuple[Tensor, Tensor]:
+    """CAM+ of query and supports, bool (..., H, W), from normalised maps (..., H, W) (docs/method.md 3.2).
+
+    Args:
+        masks_s: of the supports (..., H, W) with 1 on the object; used by the adaptive threshold only.
+        delta: a number, or "adaptive": each support's best (`adaptive_thresholds`), and for the query that of
+            the shot whose class its map shows; adaptive compares by > whatever `compare` says.
+        compare: ">=" (paper) or ">" (released).
+    """
+    if delta == "adaptive":
+        thresholds = adaptive_thresholds(cam_s, masks_s)[..., None, None]
+        return cam_q > thresholds, cam_s > thresholds
+    if compare == ">=":
+        return cam_q >= delta, cam_s >= delta
+    return cam_q > delta, cam_s > delta
+
+
+def adaptive_thresholds(cam_s: Tensor, masks_s: Tensor) -> Tensor:
+    """Of each support the first of 0, 0.02, ..., 1 at which map > threshold has the best IoU with its mask.
+
+    Args:
+        cam_s: normalised maps (..., H, W).
+        masks_s: (..., H, W) with 1 on the object. An empty union counts as IoU 0, so an empty mask gives 0.
+
+    Returns:
+        (...) of cam_s's dtype; the values are those of float32.
+    """
+    steps = (torch.arange(51, dtype=torch.float64) * 0.02).to(cam_s.device, torch.float32).to(cam_s.dtype)
+    cells = cam_s.shape[-2] * cam_s.shape[-1]
+    maps, truth = cam_s.reshape(-1, cells), (masks_s == 1).reshape(-1, cells)  # (N, H * W)
+    # how many thresholds a pixel exceeds, counted by image and by background or object: (N, 2, 52)
+    exceeds = torch.bucketize(maps, steps)
+    rows = 2 * torch.arange(len(maps), device=maps.device)[:, None] + truth
+    bins = len(steps) + 1
+    counts = torch.bincount((rows * bins + exceeds).flatten(), minlength=2 * len(maps) * bins)
+    above = counts.view(-1, 2, bins).flip(-1).cumsum(-1).flip(-1)  # pixels that exceed at least so many
+    inter, union = above[:, 1, 1:], above[:, 0, 1:] + above[:, 1, :1]  # (N, 51)
+    best = (inter.double() / union.clamp(min=1)).argmax(-1)  # the first of equals
+    return steps[best].view(cam_s.shape[:-2])

@@ -1,0 +1,182 @@
+"""Regions, prototypes and prior maps (docs/method.md 3.3, 3.4): everything before the learned part that tells
+where in the query the object may be. Nothing here learns; all of it runs in float32 without gradient.
+
+All corners are handled image by image (the released code lets one degenerate image zero its whole batch): an
+empty region gives a zero prototype and zeros in the map, a constant map gives zeros.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from i2r.config import schema as params
+from i2r.nets.encoder import EpisodeInputs
+from i2r.nets.pmgm.regions import Regions, cam_regions
+from i2r.nets.resize import bilinear, nearest
+
+PRIORS = ("pmgm", "ordered", "bam", "mean")
+EPS = 1e-5  # of averages, cosines and min-max; BAM has its own
+BAM_EPS = 1e-7
+
+
+def region_means(features: torch.Tensor, regions: torch.Tensor, eps: float = EPS) -> torch.Tensor:
+    """Masked average pooling.
+
+    Args:
+        features: (B, K, C, h, w). regions: (B, K, R, h, w) weights; resized beforehand.
+        eps: added to the sum of the weights (I2R 1e-5, BAM 5e-4), so an empty region gives zeros.
+
+    Returns:
+        (B, K, R, C).
+    """
+    weights = regions.flatten(-2)  # (B, K, R, n)
+    sums = weights @ features.flatten(-2).transpose(-1, -2)  # (B, K, R, C)
+    return sums / (weights.sum(-1, keepdim=True) + eps)
+
+
+def object_regions(inputs: EpisodeInputs, plus: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """R1 = object in CAM+, R2 = object in CAM-, of the supports: (B, K, 2, *size), cut at S, then resized."""
+    target = inputs.masks_s == 1
+    return bilinear(torch.stack([target & plus, target & ~plus], 2), size)
+
+
+def cosine_maps(features: torch.Tensor, prototypes: torch.Tensor, eps: float = EPS) -> torch.Tensor:
+    """(B, K, C, h, w) and (B, K, R, C) -> cosines (B, K, R, h, w), each norm + eps.
+
+    The features may have K = 1 for any number of shots.
+    """
+    cells = features.flatten(-2)  # (B, K, C, n)
+    unit = prototypes / (prototypes.norm(dim=-1, keepdim=True) + eps)
+    cosines = (unit @ cells) / (cells.norm(dim=-2, keepdim=True) + eps)
+    return cosines.unflatten(-1, features.shape[-2:])
+
+
+def masked_minmax(maps: torch.Tensor, region: torch.Tensor, eps: float = EPS) -> torch.Tensor:
+    """(..., h, w): min-max over the cells where the region is not 0, times the region; zeros elsewhere.
+
+    A map with a value that is not finite inside its region becomes zeros.
+    """
+    inside = region != 0
+    low = maps.masked_fill(~inside, torch.inf).amin((-2, -1), keepdim=True)
+    high = maps.masked_fill(~inside, -torch.inf).amax((-2, -1), keepdim=True)
+    scaled = (maps - low) / (high - low + eps) * region
+    return torch.where(inside & torch.isfinite(high - low), scaled, 0)
+
+
+def prior(
+    name: str,
+    inputs: EpisodeInputs,
+    options: params.CamOptions,
+    weights: torch.Tensor | None = None,
+    regions: Regions | None = None,
+    embedding: torch.Tensor | None = None,
+    support: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Prior maps on the grid of layer3; needs no trained network, so it serves as a baseline, too.
+
+    Args:
+        name: pmgm | ordered | bam | mean.
+        options: of the CAM regions (delta, delta_compare).
+        weights: (B, K) of the shots in the query's map, sum 1; None: equal.
+        regions: if they exist already; else made here where the prior needs them.
+        embedding: (4, c4) of the released code, row 0 for CAM+ and row 2 for CAM- prototypes.
+        support: whether the support's map is wanted.
+
+    Returns:
+        query (B, h, w) 0..1 and support (B, K, h, w) or None, the support's not combined over shots.
+
+    Raises:
+        ValueError: for an unknown name, and if the inputs lack the CAM that the prior needs.
+    """
+    query, own = _shot_maps(name, inputs, options, regions, embedding, support)
+    combined = query.mean(1) if weights is None else (query * weights[:, :, None, None]).sum(1)
+    return combined.clamp(0, 1), own
+
+
+@torch.no_grad()
+def _shot_maps(
+    name: str,
+    inputs: EpisodeInputs,
+    options: params.CamOptions,
+    regions: Regions | None,
+    embedding: torch.Tensor | None,
+    support: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One map a shot of the query and of the support, both (B, K, h, w) on the grid of layer3."""
+    if name not in PRIORS:
+        raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {name!r}")
+    with torch.autocast(inputs.x3_q.device.type, enabled=False):
+        x4_q, x4_s = inputs.x4_q.float().unsqueeze(1), inputs.x4_s.float()  # (B, 1, C, h4, w4), (B, K, ...)
+        if name == "bam":
+            query, own = _bam(x4_q, x4_s, inputs.masks_s, support)
+        elif name == "mean":
+            query, own = _mean(x4_q, x4_s, inputs.masks_s, support)
+        else:
+            regions = regions if regions is not None else cam_regions(inputs, options)
+            query, own = _pmgm(x4_q, x4_s, inputs, regions, embedding, name == "ordered", support)
+        size = inputs.x3_q.shape[-2:]
+        return bilinear(query, size), bilinear(own, size) if support else None
+
+
+def regional_prototypes(
+    inputs: EpisodeInputs, regions: Regions, embedding: torch.Tensor | None = None
+) -> torch.Tensor:
+    """v1 and v2 of docs/method.md 3.3: (B, K, 2, c4)."""
+    x4_s = inputs.x4_s.float()
+    v = region_means(x4_s, object_regions(inputs, regions.plus_support, x4_s.shape[-2:]))
+    if embedding is None:
+        return v
+    v = v + embedding[[0, 2]]
+    return v / v.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+def regional_map(
+    features: torch.Tensor, prototypes: torch.Tensor, plus: torch.Tensor, ordered: bool
+) -> torch.Tensor:
+    """The two cosine maps, each scaled inside its own region, in one map at layer4's size.
+
+    Args:
+        features: (B, K or 1, c4, h4, w4). prototypes: (B, K, 2, c4). plus: CAM+ (B, K, S, S) bool.
+        ordered: put every CAM+ cell above every CAM- cell (ours; the paper's form forgets that order).
+
+    Returns:
+        (B, K, h4, w4).
+    """
+    inside = nearest(plus, features.shape[-2:])
+    halves = torch.stack([inside, ~inside], 2).float()  # (B, K, 2, h4, w4)
+    scaled = masked_minmax(cosine_maps(features, prototypes), halves).sum(2)
+    return 0.5 * (halves[:, :, 0] + scaled) if ordered else scaled
+
+
+def _pmgm(x4_q, x4_s, inputs, regions, embedding, ordered, support):
+    v = regional_prototypes(inputs, regions, embedding)
+    query = regional_map(x4_q, v, regions.plus_query, ordered)
+    return query, regional_map(x4_s, v, regions.plus_support, ordered) if support else None
+
+
+def _mean(x4_q, x4_s, masks_s, support):
+    target = bilinear(masks_s == 1, x4_s.shape[-2:]).unsqueeze(2)  # (B, K, 1, h4, w4)
+    prototype = region_means(x4_s, target)
+    maps = [cosine_maps(x4, prototype).squeeze(2) for x4 in ((x4_q, x4_s) if support else (x4_q,))]
+    scaled = [masked_minmax(cosine, torch.ones_like(cosine)) for cosine in maps]
+    return scaled[0], scaled[1] if support else None
+
+
+def _bam(x4_q, x4_s, masks_s, support):
+    target = bilinear(masks_s == 1, x4_s.shape[-2:]).unsqueeze(2)  # (B, K, 1, h4, w4)
+    cells = (x4_s * target).flatten(-2)  # (B, K, C, n)
+    maps = []
+    for x4 in (x4_q.expand_as(x4_s), x4_s) if support else (x4_q.expand_as(x4_s),):
+        # one image at a time: the n x n cosines of a dilated network take 50 MB each
+        pairs = zip(x4.flatten(-2).flatten(0, 1), cells.flatten(0, 1), strict=True)
+        largest = torch.stack([_largest_cosine(a, b) for a, b in pairs])  # (B * K, n)
+        largest = largest.view(*x4.shape[:2], *x4.shape[-2:])
+        maps.append(masked_minmax(largest, torch.ones_like(largest), BAM_EPS))
+    return maps[0], maps[1] if support else None
+
+
+def _largest_cosine(cells: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """(C, n), (C, m) -> (n,): of every cell the largest cosine to any of the others."""
+    cosines = others.T @ cells  # (m, n)
+    norms = torch.outer(others.norm(dim=0), cells.norm(dim=0)).add_(BAM_EPS)
+    return cosines.div_(norms).amax(0)

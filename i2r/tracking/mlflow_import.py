@@ -1,0 +1,377 @@
+"""Runs in MLflow, imported from the files of jobs; nothing else in the package knows MLflow.
+
+The files are the truth: the database can be removed and is made again from them. A run carries its job's key in a
+tag, so that importing twice changes nothing. Runs of one configuration stand below a parent with means over folds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+
+from i2r.files import canonical
+from i2r.pipeline.jobs import JobError, locked
+from i2r.report.results import Finished, ResultsError, scored_methods, setting
+from i2r.tracking.runs import (
+    finished_jobs,
+    flat,
+    made_with,
+    metric_name,
+    milliseconds,
+    numbers,
+    running_jobs,
+    scores_of,
+    steps_of,
+)
+
+KEY, STATE, STEPS, CONFIG = "i2r.key", "i2r.state", "i2r.steps_logged", "i2r.configuration"
+DESCRIBED = "i2r.described"
+METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
+
+
+def track(results: Path, running: bool = False) -> None:
+    """Import every finished job below `results` (`running`: and what running ones have written so far).
+
+    Goes to MLFLOW_TRACKING_URI, else to results/mlflow.db with artifacts in results/mlartifacts.
+    """
+    results = results.resolve()
+    with locked(results / "mlflow.lock", "MLflow's database"):
+        Importer(results).run(running)
+
+
+def database(results: Path) -> str:
+    """The tracking URI that runs are imported to."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results.resolve() / 'mlflow.db'}"
+
+
+def set_aside_moved(results: Path) -> None:
+    """Put a database away whose artifacts lie elsewhere: MLflow stores their paths absolute.
+
+    So it is after a clone was moved or copied; the runs are imported again, for the files are still there.
+    """
+    path, home = results / "mlflow.db", (results / "mlartifacts").as_uri()
+    if not path.is_file():
+        return
+    with closing(sqlite3.connect(path)) as connection:
+        query = "SELECT artifact_location FROM experiments WHERE name != 'Default'"
+        places = [row[0] for row in connection.execute(query)]
+    if any(not place.startswith(home) for place in places):
+        path.replace(results / "mlflow-moved.db")
+        shutil.rmtree(results / "mlartifacts", ignore_errors=True)
+        print(
+            "results/ was moved or copied: its runs are imported again; the former database is results/mlflow-moved.db",
+            file=sys.stderr,
+        )
+
+
+def run_name(job: Finished) -> str:
+    """`evaluate fold 0 seed 0`: what tells a run from its siblings below one parent."""
+    if job.step == "report":
+        return f"report {job.name}"
+    named = {"fold": "fold", "eval_seed": "seed"} | ({"shot": "shot"} if job.step == "episodes" else {})
+    return " ".join(
+        [job.step, *(f"{word} {job.args[name]}" for name, word in named.items() if name in job.args)]
+    )
+
+
+class Importer:
+    """One pass over the files: the client and what the database already has."""
+
+    def __init__(self, results: Path):
+        self.results = results
+        self.local = "MLFLOW_TRACKING_URI" not in os.environ
+        if self.local:
+            set_aside_moved(results)
+        self.client = MlflowClient(tracking_uri=database(results))
+        self.jobs = finished_jobs(results)
+        self.known = {job.key: job for job in self.jobs}
+        self.experiments = {e.name: e.experiment_id for e in self.client.search_experiments()}
+        self.runs: dict[str, Run] = {}  # by key of the job or name of the configuration
+        for run in self.all_runs():
+            name = run.data.tags.get(KEY) or run.data.tags.get(CONFIG)
+            if name:
+                self.runs[name] = run
+
+    def all_runs(self) -> Iterator[Run]:
+        token = None
+        while self.experiments:
+            page = self.client.search_runs(
+                list(self.experiments.values()), max_results=1000, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def run(self, running: bool) -> None:
+        new = [job for job in self.jobs if not self.is_done(job.key)]
+        for job in new:
+            self.add(job)
+        live = [job for job in running_jobs(self.results) if job.key not in self.known] if running else []
+        for job in live:
+            self.follow(job)
+        self.end_abandoned({job.key for job in running_jobs(self.results)})
+        for parent in {self.parent(job) for job in new if job.step in ("evaluate", "baselines")}:
+            self.write_means(parent)
+        if new:
+            print(f"MLflow: {len(new)} run(s) imported into {self.client.tracking_uri}", file=sys.stderr)
+
+    def is_done(self, key: str) -> bool:
+        return key in self.runs and self.runs[key].data.tags.get(STATE) == "imported"
+
+    # --- runs ----------------------------------------------------------------------------------------------
+
+    def experiment(self, job: Finished) -> str:
+        """One experiment a data set, made where it is missing."""
+        name = "reports" if job.step == "report" else setting(job, self.known)["dataset"] or "networks"
+        if name not in self.experiments:
+            place = (self.results / "mlartifacts" / name).as_uri() if self.local else None
+            kind = {
+                "mlflow.experimentKind": "custom_model_development"
+            }  # the UI for training, not for chat models
+            self.experiments[name] = self.client.create_experiment(name, place, kind)
+        return self.experiments[name]
+
+    def configuration(self, job: Finished) -> tuple[str, str]:
+        """(identity, name) of the parent: data set, backbone, method, shot, seed, and the params of the training."""
+        where, args = setting(job, self.known), job.args
+        if job.step in ("train", "evaluate"):
+            trained = self.known.get(job.inputs.get("train", ""), job)
+            name = f"{args['method']} {args['shot']}-shot seed {args['seed']} ({where['backbone']})"
+            return canonical([where, name, made_with(trained, self.known)]), name
+        if job.step == "baselines":
+            name = f"baselines {args['shot']}-shot ({where['backbone']})"
+            return canonical([where, name, made_with(job, self.known)]), name
+        return canonical([where["dataset"], "frozen"]), "data and frozen networks"
+
+    def parent(self, job: Finished) -> str:
+        """Run id of the parent of a job's run, made where it is missing."""
+        identity, name = self.configuration(job)
+        config = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        if config not in self.runs:
+            tags = {CONFIG: config, STATE: "configuration"} | self.where(job)
+            tags |= {k: str(job.args[k]) for k in ("method", "shot", "seed") if k in job.args}
+            start = milliseconds(job.times["started"])
+            run = self.client.create_run(self.experiment(job), start_time=start, tags=tags, run_name=name)
+            self.client.set_terminated(run.info.run_id, "FINISHED", start)
+            self.runs[config] = run
+        return self.runs[config].info.run_id
+
+    def begin(self, job: Finished) -> tuple[str, int]:
+        """(run id, last step already there) of a job's run, made where it is missing."""
+        if job.key not in self.runs:
+            tags = {
+                KEY: job.key,
+                STATE: "running",
+                "step": job.step,
+                "stage": job.stage,
+                "files": f"results/{job.store}",
+                "mlflow.source.name": f"i2r run {job.step}",
+                "mlflow.source.type": "LOCAL",
+            }
+            tags |= {name: str(value) for name, value in job.args.items()} | self.where(job)
+            if job.step != "report":
+                tags["mlflow.parentRunId"] = self.parent(job)
+            start, name = milliseconds(job.times["started"]), run_name(job)
+            self.runs[job.key] = self.client.create_run(self.experiment(job), start, tags, name)
+        run = self.runs[job.key]
+        run_id = run.info.run_id
+        if DESCRIBED not in run.data.tags:
+            self.log_datasets(job, run_id)
+            params = [Param(name, str(value)) for name, value in (*flat(job.params), *job.args.items())]
+            for at in range(0, len(params), PARAMS_A_CALL):
+                done = [RunTag(DESCRIBED, "yes")] if at + PARAMS_A_CALL >= len(params) else []
+                self.client.log_batch(run_id, params=params[at : at + PARAMS_A_CALL], tags=done)
+        return run_id, int(run.data.tags.get(STEPS, -1))
+
+    def where(self, job: Finished) -> dict[str, str]:
+        """Tags dataset and backbone, those that the job has."""
+        return {name: value for name, value in setting(job, self.known).items() if value}
+
+    def log_steps(self, job: Finished, run_id: str, after: int) -> None:
+        """Log new steps, each call with the tag that says how far it went."""
+        metrics = steps_of(job, after)
+        for at in range(0, len(metrics), METRICS_A_CALL):
+            part = [Metric(*values) for values in metrics[at : at + METRICS_A_CALL]]
+            # a step cut in two by the limit is logged again as a whole after an interruption
+            done = part[-1].step if at + METRICS_A_CALL >= len(metrics) else part[-1].step - 1
+            self.client.log_batch(run_id, metrics=part, tags=[RunTag(STEPS, str(done))])
+
+    def log_datasets(self, job: Finished, run_id: str) -> None:
+        """The data set of the job, by the digest that its data job found."""
+        inputs = [self.known[key] for key in (job.key, *job.inputs.values()) if key in self.known]
+        data = next((found for found in inputs if found.step == "data"), None)
+        if data is None or job.step == "report":
+            return
+        index = data.json("index.json")
+        profile = {f"{part} images": len(index[part]) for part in ("train", "val")} | {
+            "classes": len(index["classes"])
+        }
+        dataset = Dataset(
+            name=setting(job, self.known)["dataset"],
+            digest=index["digest"][:36],
+            source_type="local",
+            source=json.dumps({"uri": f"results/{data.store}"}),
+            profile=json.dumps(profile | {"sha256": index["digest"]}),
+        )
+        context = "evaluation" if job.step in ("evaluate", "baselines", "episodes") else "training"
+        tags = [InputTag("mlflow.data.context", context)]
+        self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
+
+    def add(self, job: Finished) -> None:
+        """Import a finished job; one that was cut off half-way goes on."""
+        run_id, last = self.begin(job)
+        if "metrics.jsonl" in job.products:
+            self.log_steps(job, run_id, last)
+        end = milliseconds(job.times["ended"])
+        found = numbers(job.metrics) | (scores_of(job) if job.step in ("evaluate", "baselines") else {})
+        found["job_seconds"] = float(job.times["seconds"])
+        if job.peak_memory_mb:
+            found["peak_memory_mb"] = float(job.peak_memory_mb)
+        # what has a curve ends with its last step; what an interrupted import has logged is there
+        logged = {name for name, *_ in steps_of(job, -1)} | set(self.runs[job.key].data.metrics)
+        metrics = [Metric(name, value, end, 0) for name, value in found.items() if name not in logged]
+        tags = {
+            f"environment.{name}": str(value) for name, value in job.environment.items() if value is not None
+        }
+        if commit := job.environment.get("commit"):
+            tags["mlflow.source.git.commit"] = commit
+        if weights := job.products.get("weights.safetensors"):
+            tags["weights"] = f"results/{job.store}/weights.safetensors"
+            tags["weights.sha256"] = weights
+        marks = [RunTag(name, value) for name, value in tags.items()]
+        self.client.log_batch(run_id, metrics=metrics[:METRICS_A_CALL], tags=marks)
+        self.log_files(job, run_id)
+        self.client.set_terminated(run_id, "FINISHED", end)
+        self.client.set_tag(run_id, STATE, "imported")
+
+    def log_files(self, job: Finished, run_id: str) -> None:
+        """Small files and figures; weights stay where they are."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            manifest = "manifest.json" if job.step != "report" else f"report-{job.key}.json"
+            small = [manifest, "scores.json", "episodes.csv"]
+            if job.step == "report":
+                small += [file for file in job.products if file != "figures"]
+                shutil.copytree(job.folder / "figures", folder / "figures")
+            for file in small:
+                if (job.folder / file).is_file():
+                    shutil.copy(job.folder / file, folder)
+            if job.step == "evaluate" and (job.folder / "pictures.npz").is_file():
+                from i2r.report.pictures import episode_figure
+
+                episode_figure(job.folder / "pictures.npz", folder / "episodes.png")
+            self.client.log_artifacts(run_id, str(folder))
+
+    # --- what runs, and what no longer does ------------------------------------------------------------------
+
+    def follow(self, job: Finished) -> None:
+        """Log what a running job has written since the last look."""
+        run_id, last = self.begin(job)
+        self.client.update_run(run_id, status="RUNNING")
+        self.log_steps(job, run_id, last)
+
+    def end_abandoned(self, live: set[str]) -> None:
+        """Runs whose job was stopped must not seem to run for ever; `live`: keys with a state folder."""
+        for key, run in self.runs.items():
+            tags = run.data.tags
+            if (
+                tags.get(STATE) == "running"
+                and run.info.status == "RUNNING"
+                and key not in live | set(self.known)
+            ):
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    # --- means ---------------------------------------------------------------------------------------------
+
+    def write_means(self, parent: str) -> None:
+        """Means over folds, and each fold, on a parent: of the evaluations with the params of the latest one."""
+        own = [j for j in self.jobs if j.step in ("evaluate", "baselines") and self.parent(j) == parent]
+        latest = max(own, key=lambda job: str(job.times["ended"]))
+        group = canonical(made_with(latest, self.known))
+        values: dict[str, dict[int, dict[int, float]]] = {}  # metric -> fold -> evaluation seed -> value
+        for job in (job for job in own if canonical(made_with(job, self.known)) == group):
+            for method, scores in scored_methods(job):
+                start = f"{method}/" if job.step == "baselines" else ""
+                for name in (name for name in ("miou", "fb_iou") if scores.get(name) is not None):
+                    cells = values.setdefault(metric_name(start + name), {}).setdefault(job.args["fold"], {})
+                    cells[job.args["eval_seed"]] = scores[name]  # the latest, where the code changed since
+        found = {}
+        for name, folds in values.items():
+            means = {fold: sum(v.values()) / len(v) for fold, v in folds.items()}
+            found[f"{name}_mean"] = sum(means.values()) / len(means)
+            if "/" not in name:
+                found |= {f"{name}_fold{fold}": value for fold, value in means.items()}
+        folds = sorted({job.args["fold"] for job in own})
+        logged = self.client.get_run(parent).data.metrics
+        end = milliseconds(latest.times["ended"])
+        metrics = [Metric(n, v, end, 0) for n, v in found.items() if logged.get(n) != v]
+        self.client.log_batch(parent, metrics=metrics, tags=[RunTag("folds", ", ".join(map(str, folds)))])
+        self.client.set_terminated(parent, "FINISHED", end)
+
+
+# --- the UI ------------------------------------------------------------------------------------------------
+
+
+def ui(results: Path, port: int = 5000, every: float = 5.0) -> None:
+    """Import runs, serve MLflow's UI on 127.0.0.1 and follow running jobs until Ctrl-C.
+
+    Raises:
+        JobError: the port is taken, or the server ended.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise JobError(f"port {port} is taken; name another with --port") from None
+    results.mkdir(parents=True, exist_ok=True)
+    track(results, running=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database(results)]
+    command += ["--default-artifact-root", (results.resolve() / "mlartifacts").as_uri()]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stop = threading.Event()
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # an exception in the middle of an import might be swallowed
+        signal.signal(number, lambda *_: stop.set())
+    # MLflow's executors of background jobs are eight idle processes that nothing here needs
+    server = subprocess.Popen(
+        command, start_new_session=True, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    )
+    print(
+        f"MLflow: http://127.0.0.1:{port} (it takes some seconds to come up; Ctrl-C ends it)", file=sys.stderr
+    )
+    try:
+        while server.poll() is None and not stop.wait(every):
+            try:
+                track(results, running=True)
+            except (ResultsError, OSError) as error:
+                print(f"MLflow: {error}; looking again in {every:g} s", file=sys.stderr)
+        if not stop.is_set():
+            raise JobError(f"MLflow's server ended with status {server.returncode}")
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
