@@ -88,10 +88,10 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def cam_options(job: Job) -> CamOptions:
-    """How CAMs are made, with all priors that the inputs allow: without a CAM head those that need no CAM."""
+    """How CAMs are made; with a prior that needs one where there is a CAM head. All priors are made anyway."""
     has_cam = "cam_head" in job.inputs
-    names = [name for name, entry in PRIORS.items() if entry.uses_cam == has_cam]
-    return CamOptions(**job.params["network"], prior="+".join(names[:2]))
+    some = next(name for name, entry in PRIORS.items() if entry.uses_cam == has_cam)
+    return CamOptions(**job.params["network"], prior=some)
 
 
 def prior_names(options: CamOptions) -> list[str]:
