@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from seeded import close
 
 from i2r import cli
-from i2r.nets.backbone.models import build_backbone
+from i2r.nets.backbone.base import build_backbone
 from i2r.nets.io.network_file import open_network
 from i2r.nets.io.published import NAMES, import_checkpoint
 from i2r.nets.io.weights import WeightsError, load_backbone_weights, open_encoder
@@ -61,7 +61,7 @@ def test_whole_networks(kind, shots, name, how, tmp_path, capsys):
     assert report["used"].keys() | report["ignored"].keys() == networks.checkpoint(kind, shots).keys()
     if kind == "i2r-released":
         assert "never used" in report["ignored"]["S_block_res2_meta.0.0.weight"]
-        assert report["ignored"]["learner_base.1.4.bias"] == "encoder.head.cls.4.bias once more"
+        assert report["ignored"]["learner_base.1.4.bias"] == "encoder.base_learner.cls.4.bias once more"
 
 
 @pytest.mark.parametrize("kind", ["iir-base", "bam-base", "bam-base-vgg16"])
