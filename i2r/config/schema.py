@@ -42,9 +42,7 @@ class Shapes(Section):
 class Data(Section):
     """The data set, its lists, and the side of a network's input."""
 
-    source: Literal["shapes", "voc"] = Field(
-        "voc", description="shapes: generated; voc: a folder in VOC's layout"
-    )
+    source: str = Field("voc", description="shapes: generated; voc: a folder in VOC's layout")
     root: str | None = Field(None, description="folder with JPEGImages/ and SegmentationClassAug/ (voc)")
     digest: str | None = Field(
         None, description="sha256 of the data set, as the data stage prints it; null: any"
@@ -63,6 +61,13 @@ class Data(Section):
     )
     shapes: Shapes = Field(default_factory=Shapes, description="the generated data set")
 
+    @field_validator("source")
+    @classmethod
+    def _source(cls, source: str) -> str:
+        if source not in SOURCES:
+            raise ValueError(f"must be one of {', '.join(SOURCES)}, got {source!r}")
+        return source
+
     @field_validator("size")
     @classmethod
     def _grid(cls, size: int) -> int:
@@ -72,9 +77,17 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _root(self) -> Self:
-        if self.source == "voc" and not self.root:
-            raise ValueError("root must name the folder with JPEGImages/ when source is voc")
+        if self.source != GENERATED and not self.root:
+            raise ValueError(f"root must name the folder of the data set when source is {self.source}")
         return self
+
+
+GENERATED = "shapes"  # the source that needs no folder
+# name: the description of the source, an i2r.data.sources.Source
+SOURCES: dict[str, str] = {
+    "shapes": "i2r.data.shapes.generate:SOURCE",
+    "voc": "i2r.data.voc:SOURCE",
+}
 
 
 class Schedule(Section):
@@ -90,7 +103,6 @@ class Schedule(Section):
     momentum: Share = Field(0.9, description="momentum; of adamw its first beta")
     weight_decay: NotNegative = Field(1e-4, description="weight decay")
     power: NotNegative = Field(0.9, description="lr * (1 - step / steps) ** power")
-    seed: Count = Field(0, description="seed of first weights and order")
 
     @field_validator("steps", mode="plain")
     @classmethod
@@ -120,6 +132,7 @@ class Pretrain(Schedule):
     margin: Count = Field(8, description="pictures are generated that much larger than a crop")
     pictures: Positive = Field(16000, description="pictures generated before the training, at most")
     held_out: Positive = Field(1000, description="pictures for its accuracy")
+    seed: Count = Field(0, description="seed of first weights, pictures and their order")
 
 
 class Backbone(Section):
@@ -210,6 +223,7 @@ class BaseLearner(Schedule):
     width: Positive = Field(512, description="channels before the classifier, at most those of layer4")
     dropout: Share = Field(0.1, description="dropout before the classifier")
     augment: BaseAugment = Field(default_factory=BaseAugment, description="with trains: all")
+    seed: Count = Field(0, description="seed of first weights, order and views")
     weights: str | None = Field(None, description="trained elsewhere: a file; {fold} in its name is the fold")
 
 
@@ -224,6 +238,7 @@ class CamHead(Schedule):
     steps: int | str = Field("100 epochs", description=Schedule.model_fields["steps"].description)
     batch: Positive = Field(16, description="objects a step")
     lr: Rate = Field(0.01, description="learning rate")
+    seed: Count = Field(0, description="seed of the order")
 
 
 class Train(Schedule):
