@@ -8,7 +8,7 @@ the default is the word `reading` (config/readings.py).
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -138,7 +138,9 @@ class Pretrain(Schedule):
 class Backbone(Section):
     """The frozen network that makes features."""
 
-    name: str = said("resnet50, resnet101, squeezenet1_1, resnet50-bam, resnet101-bam, vgg16-bam or small")
+    name: str = said(
+        "resnet50, resnet101, squeezenet1_1, resnet50-bam, resnet101-bam, vgg16-bam, vit_small_14 or small"
+    )
     weights: str | None = Field(
         None, description="a .safetensors or .pth file; null: torchvision's ImageNet weights"
     )
@@ -164,15 +166,22 @@ class Backbone(Section):
         return self
 
 
-# name: the function that builds it, and whether its weights have a classifier of ImageNet's classes
-BACKBONES: dict[str, str] = {
-    "small": "i2r.nets.backbone.models:small",
-    "resnet50": "i2r.nets.backbone.models:resnet",
-    "resnet101": "i2r.nets.backbone.models:resnet",
-    "squeezenet1_1": "i2r.nets.backbone.models:squeezenet",
-    "resnet50-bam": "i2r.nets.backbone.models:resnet_bam",
-    "resnet101-bam": "i2r.nets.backbone.models:resnet_bam",
-    "vgg16-bam": "i2r.nets.backbone.models:vgg16_bam",
+class BackboneEntry(NamedTuple):
+    """A backbone of the registry."""
+
+    build: str  # "package.module:function", called with this section and the number of classes
+    classifier: bool = True  # whether its published weights have one that a CAM can be made of
+
+
+BACKBONES: dict[str, BackboneEntry] = {
+    "small": BackboneEntry("i2r.nets.backbone.small:small"),
+    "resnet50": BackboneEntry("i2r.nets.backbone.resnet:resnet"),
+    "resnet101": BackboneEntry("i2r.nets.backbone.resnet:resnet"),
+    "squeezenet1_1": BackboneEntry("i2r.nets.backbone.squeezenet:squeezenet"),
+    "resnet50-bam": BackboneEntry("i2r.nets.backbone.resnet:resnet_bam"),
+    "resnet101-bam": BackboneEntry("i2r.nets.backbone.resnet:resnet_bam"),
+    "vgg16-bam": BackboneEntry("i2r.nets.backbone.vgg:vgg16_bam", classifier=False),
+    "vit_small_14": BackboneEntry("i2r.nets.backbone.vit:vit_small_14", classifier=False),
 }
 
 
@@ -306,6 +315,11 @@ class RunParams(Sections):
         mode, trains = self.cam_head.mode, self.base_learner.trains
         if mode == "none" and self.network.uses_cam:
             raise ValueError("cam_head.mode: none, but the network needs a CAM for its prior")
+        if mode == "pretrained" and not BACKBONES[self.backbone.name].classifier:
+            raise ValueError(
+                f"cam_head.mode: pretrained, but {self.backbone.name} has no classifier; take none, and a prior "
+                "without a CAM (network.prior: mean or bam)"
+            )
         if mode == "pretrained" and trains == "all":
             raise ValueError(
                 "cam_head.mode: pretrained is the classifier of a backbone that base_learner.trains: all changes; "
