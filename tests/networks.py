@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 from weights_by_seed import canonical, fill, image, mask, tensor
 
-from i2r.config import schema as params
-from i2r.nets.backbone.models import build_backbone
+from i2r.config import schema
+from i2r.config.networks import network_options
+from i2r.nets.backbone.base import build_backbone
 from i2r.nets.encoder import Encoder
 from i2r.nets.io.network_file import Network, build_network
 from i2r.nets.io.published import network_about, rename
-from i2r.nets.io.weights import load_backbone_tensors, open_head, without_values
+from i2r.nets.io.weights import load_backbone_tensors, open_base_learner, without_values
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -32,20 +33,9 @@ BASES = {
 }
 
 
-def backbone_params(name: str, **changes: object) -> params.Backbone:
-    """Params of a backbone; only name, weights and stride_at matter to the network."""
-    schedule = {
-        "optimiser": "sgd",
-        "warmup": 0.0,
-        "steps": 1,
-        "batch": 1,
-        "lr": 0.1,
-        "momentum": 0.9,
-        "weight_decay": 0.0,
-        "power": 0.9,
-    }
-    values = {"name": name, "weights": None, "stride_at": "3x3", "pretrain": schedule, **changes}
-    return params.Backbone(**values)
+def backbone_params(name: str, **changes: object) -> schema.Backbone:
+    """Params of a backbone."""
+    return schema.Backbone(name=name, **changes)
 
 
 @cache
@@ -59,7 +49,7 @@ def encoder(kind: str = "i2r") -> Encoder:
     with without_values():
         backbone = build_backbone(backbone_params(name))
     load_backbone_tensors(backbone, rest, name, keys)
-    return Encoder(backbone, open_head(head, keys))
+    return Encoder(backbone, open_base_learner(head, keys))
 
 
 def published(keys: str) -> dict[str, list[int]]:
@@ -111,7 +101,7 @@ def network(
     tensors = rename(published_kind, checkpoint(kind, shots, blocks, cross), kind).tensors
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # training changes norms in place
     about = network_about(published_kind, tensors, size=161)
-    return build_network(tensors, about, kind, params.Method(**{**about["method"], **changes}))
+    return build_network(tensors, about, kind, network_options({**about["network"], **changes}))
 
 
 def episode(tag: str, batch: int, shots: int, height: int = 161, width: int = 161) -> dict[str, torch.Tensor]:

@@ -1,18 +1,18 @@
 """The learned networks with weights by seed, and episodes of noise (networks.py has those by seed)."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import torch
 import weights_by_seed
 
-from i2r.config import schema as params
+from i2r.config.networks import NETWORKS, network_options
+from i2r.config.readings import settle
 from i2r.nets.encoder import EpisodeInputs
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for one another
 
-METHOD = params.load(Path(__file__).parent.parent / "params.yaml").method
+SMALL = {"blocks": 2, "cross": 2, "ensemble": False, "width": 64, "dropout": 0.0, "reduce_dropout": 0.0}
 PUBLISHED = {  # options of the published I2R network that its golden numbers were made with
     "delta_compare": ">",
     "width": 256,
@@ -27,14 +27,16 @@ PUBLISHED = {  # options of the published I2R network that its golden numbers we
 }
 
 
-def options(**changes):
-    """The committed method with some options changed."""
-    return params.Method(**{**METHOD.model_dump(), **changes})
+def options(name="i2r", reading="paper", **changes):
+    """Options of a network: its defaults, those of a reading, small sizes, and on top `changes`."""
+    defaults = {field: about.default for field, about in NETWORKS[name].model_fields.items()}
+    small = {field: value for field, value in SMALL.items() if field in defaults}
+    return network_options(settle(defaults, reading, "network") | small | changes)
 
 
 def published_name(name):
     """Our name of a tensor -> the published one."""
-    return re.sub(r"^(backbone|head|decoder|ensemble)\.", "", name)
+    return re.sub(r"^(backbone|base_learner|decoder|ensemble)\.", "", name)
 
 
 def fill(module):

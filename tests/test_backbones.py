@@ -1,4 +1,4 @@
-"""Backbones, the PSPNet head and their weights files."""
+"""Backbones, the base learner and their weights files."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,8 @@ from weights_by_seed import canonical
 
 from i2r.data.transforms import normalise as standardise
 from i2r.data.voc import read_image, read_list, read_mask
-from i2r.nets.backbone.models import GradientChannels, build_backbone
+from i2r.nets.backbone.base import build_backbone
+from i2r.nets.backbone.small import GradientChannels
 from i2r.nets.backbone.torchvision_ops import torchvision
 from i2r.nets.encoder import Encoder
 from i2r.nets.io.weights import (
@@ -26,7 +27,7 @@ from i2r.nets.io.weights import (
     read_tensors,
 )
 from i2r.nets.pmgm.cam import normalise
-from i2r.nets.pspnet import PSPHead
+from i2r.nets.pspnet import PSPNet
 
 GRIDS = {  # layer2, layer3, layer4 at 97 x 129
     "small": [(25, 33), (13, 17), (13, 17)],
@@ -41,8 +42,8 @@ GRIDS = {  # layer2, layer3, layer4 at 97 x 129
 def test_grids_and_channels(name):
     net = build_backbone(backbone_params(name), classes=5).eval()
     with torch.no_grad():
-        features = Encoder(net, PSPHead(net.channels[2], 3)).images(torch.randn(1, 3, 97, 129))
-    for x, channels, grid in zip(features, (*net.channels, 4), [*GRIDS[name], GRIDS[name][2]], strict=True):
+        features = Encoder(net, PSPNet(net.channels[2], 3)).images(torch.randn(1, 3, 97, 129))
+    for x, channels, grid in zip(features[:4], (*net.channels, 4), [*GRIDS[name], GRIDS[name][2]], strict=True):
         assert x.shape == (1, channels, *grid)
     assert net.logits(features.x4).shape == (1, 5)
 
@@ -213,19 +214,17 @@ def test_an_encoder_from_its_files(tmp_path):
     options = backbone_params("small")
     backbone = small_file(tmp_path / "b.safetensors")
     tuned = build_backbone(options).state_dict()
-    head = PSPHead(128, 15, 64).state_dict()
+    learner = PSPNet(128, 15, 64).state_dict()
     cam = {"fc.weight": torch.randn(20, 128), "fc.bias": torch.randn(20)}
-    save_file(head, tmp_path / "head.safetensors")
-    save_file({**head, **without("fc.weight")(without("fc.bias")(tuned))}, tmp_path / "all.safetensors")
+    save_file(learner, tmp_path / "learner.safetensors")
+    save_file({**learner, **without("fc.weight")(without("fc.bias")(tuned))}, tmp_path / "all.safetensors")
     save_file(cam, tmp_path / "cam.safetensors")
 
     plain = open_encoder(options, backbone)
-    assert plain.head is None and plain.images(torch.randn(1, 3, 33, 41)).base is None
-    only_head = open_encoder(options, backbone, tmp_path / "head.safetensors")
-    torch.testing.assert_close(
-        only_head.backbone.layer4[0].conv1.weight, plain.backbone.layer4[0].conv1.weight
-    )
-    torch.testing.assert_close(only_head.head.cls[4].weight, head["cls.4.weight"])
+    assert plain.base_learner is None and plain.images(torch.randn(1, 3, 33, 41)).base is None
+    only = open_encoder(options, backbone, tmp_path / "learner.safetensors")
+    torch.testing.assert_close(only.backbone.layer4[0].conv1.weight, plain.backbone.layer4[0].conv1.weight)
+    torch.testing.assert_close(only.base_learner.cls[4].weight, learner["cls.4.weight"])
     both = open_encoder(options, backbone, tmp_path / "all.safetensors", tmp_path / "cam.safetensors")
     torch.testing.assert_close(both.backbone.layer4[0].conv1.weight, tuned["layer4.0.conv1.weight"])
     torch.testing.assert_close(both.backbone.fc.weight, cam["fc.weight"])

@@ -12,14 +12,15 @@ from seeded import close, fill, normal, options, published_name, random_inputs
 
 from i2r.nets.encoder import encode_episode
 from i2r.nets.ensemble import base_foreground
-from i2r.nets.heads import build_head
+from i2r.nets.networks import Layout, build_meta_learner
 from i2r.nets.pmgm.priors import region_means
 from i2r.nets.reduce import weigh_shots
 
+RESNET = Layout((512, 1024, 2048), (4, 6, 3))
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = np.load(FOLDER / "bam_prior.npz")
-BAM = {"network": "bam", "prior": "bam", "ensemble": True, "shot_weights": "gram"}
-CHANNELS = (6, 8, 12)
+BAM = {"name": "bam", "prior": "bam", "ensemble": True, "shot_weights": "gram"}
+LAYOUT = Layout((6, 8, 12), (2, 3, 1))
 
 
 @pytest.mark.parametrize(
@@ -30,11 +31,11 @@ def test_prior_prototype_and_base_map_equal_the_published_ones(case, tag, batch,
     inputs = encode_episode(
         networks.encoder("bam"), options=method, **networks.episode(tag, batch, shots, 161, 161)
     )
-    head = fill(build_head(method, (512, 1024, 2048), shots))
+    meta = fill(build_meta_learner(method, RESNET, shots))
     with torch.no_grad():
-        output = head(inputs)
-        weights, _ = weigh_shots(inputs, head.kshot_rw, needs_distance=False)
-        prototype = head.prototype(inputs, weights)
+        output = meta(inputs)
+        weights, _ = weigh_shots(inputs, meta.kshot_rw, needs_distance=False)
+        prototype = meta.prototype(inputs, weights)
     close(output.prior_query, GOLDEN[f"{case}/prior"])
     close(output.psi, GOLDEN[f"{case}/est_val"])
     close(weights, GOLDEN[f"{case}/weight_soft"])
@@ -58,8 +59,8 @@ def test_state_has_the_published_names_and_shapes(shots):
     if shots == 5:
         published |= json.loads((FOLDER / "bam-keys-5shot-extra.json").read_text())
     with torch.device("meta"):
-        head = build_head(options(**BAM, width=256), (512, 1024, 2048), shots)
-    ours = {published_name(name): list(value.shape) for name, value in head.state_dict().items()}
+        meta = build_meta_learner(options(**BAM, width=256), RESNET, shots)
+    ours = {published_name(name): list(value.shape) for name, value in meta.state_dict().items()}
     frozen = ("layer", "learner_base.")
     assert ours == {name: shape for name, shape in published.items() if not name.startswith(frozen)}
 
@@ -68,36 +69,38 @@ def test_losses_and_shapes():
     torch.manual_seed(0)
     inputs = random_inputs(2, 3)
     inputs.episode_class = torch.tensor([1, 4])
-    head = build_head(options(**BAM), CHANNELS, 3)
+    meta = build_meta_learner(options(**BAM), LAYOUT, 3)
     inputs.base_labels = torch.randint(0, 6, (2, 49, 65))
-    output = head(inputs)
+    output = meta(inputs)
     assert output.final_logits.shape == (2, 2, 49, 65) and output.meta_logits.shape == (2, 2, 7, 9)
     assert output.support_logits is None and output.cam_query is None and output.mask_ratio is None
     target = inputs.mask_q
-    torch.testing.assert_close(output.main, F.cross_entropy(output.final_logits, target, ignore_index=255))
+    torch.testing.assert_close(
+        output.losses["main"], F.cross_entropy(output.final_logits, target, ignore_index=255)
+    )
     large = F.interpolate(output.meta_logits, (49, 65), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(output.aux1, F.cross_entropy(large, target, ignore_index=255))
+    torch.testing.assert_close(output.losses["aux1"], F.cross_entropy(large, target, ignore_index=255))
     output.loss.backward()
-    assert [name for name, p in head.named_parameters() if p.grad is None] == []
+    assert [name for name, p in meta.named_parameters() if p.grad is None] == []
     inputs.base_labels = None
-    assert head(inputs).aux2 == 0
+    assert meta(inputs).losses["aux2"] == 0
 
 
 def test_ensemble_off_gives_the_meta_learners_output():
     inputs = random_inputs(query_mask=False)
-    output = build_head(options(**{**BAM, "ensemble": False}), CHANNELS).eval()(inputs)
+    output = build_meta_learner(options(**{**BAM, "ensemble": False}), LAYOUT).eval()(inputs)
     large = F.interpolate(output.meta_logits, (49, 65), mode="bilinear", align_corners=True)
     assert torch.equal(output.final_logits, large)
-    assert output.main is None
+    assert output.losses == {}
     with pytest.raises(ValueError, match="mask_q"):
         _ = output.loss
 
 
 def test_errors_name_what_is_missing():
     inputs = random_inputs(2, 3)
-    head = build_head(options(**BAM), CHANNELS, 5)
+    meta = build_meta_learner(options(**BAM), LAYOUT, 5)
     with pytest.raises(ValueError, match="made for 5 shots, the episode has 3"):
-        head(inputs)
+        meta(inputs)
     inputs.base = None
     with pytest.raises(ValueError, match="base learner"):
-        build_head(options(**BAM), CHANNELS, 3)(inputs)
+        build_meta_learner(options(**BAM), LAYOUT, 3)(inputs)

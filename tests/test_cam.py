@@ -10,11 +10,9 @@ import torch
 from networks import backbone_params, encoder, episode
 from seeded import options
 
-from i2r.config.schema import GRAD_CAM
-from i2r.nets.backbone.models import build_backbone
+from i2r.config.networks import CAMS, IN_PACKAGE
+from i2r.nets.backbone.base import build_backbone
 from i2r.nets.pmgm.cam import (
-    METHODS,
-    SCORES,
     adaptive_thresholds,
     cam_maps,
     cam_maps_and_layer4,
@@ -144,7 +142,7 @@ def test_agrees_with_pytorch_grad_cam(toy, backbone, name, layer):
 
 
 @pytest.mark.parametrize("layer", ["layer3", "layer4"])
-@pytest.mark.parametrize("method", GRAD_CAM)
+@pytest.mark.parametrize("method", IN_PACKAGE)
 def test_backends_give_the_same_numbers(toy, method, layer):
     net, _, x3, ids = toy
     with torch.no_grad():
@@ -157,16 +155,16 @@ def test_backends_give_the_same_numbers(toy, method, layer):
     assert x3.grad is None and not package[0].requires_grad
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in GRAD_CAM])
+@pytest.mark.parametrize("method", [method for method in CAMS if method not in IN_PACKAGE])
 def test_a_method_that_the_package_lacks_is_refused_naming_both_keys(method):
     with pytest.raises(ValueError, match=f"cam: {method} .* cam_backend: grad-cam"):
         options(cam=method, cam_layer="layer4", cam_backend="grad-cam")
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "cam"])
+@pytest.mark.parametrize("method", [method for method in CAMS if method != "cam"])
 def test_closed_form_at_layer4_is_the_gradient(toy, method):
     net, _, x3, ids = toy
-    score = SCORES.get(method, "logit")
+    score = CAMS[method].score
     x4 = net.layer4(x3).requires_grad_()
     scores = {
         "logit": lambda x: x,
@@ -194,7 +192,7 @@ def test_at_layer4_four_methods_are_one_and_nothing_runs_backward(toy):
 @pytest.mark.parametrize("method", ["bagcam", "bagcam-original"])
 def test_bagcam_is_its_bag_of_regional_localisers(toy, method):
     net, _, x3, ids = toy
-    a, g, _ = class_gradient(net, "layer3", x3, ids, SCORES[method])
+    a, g, _ = class_gradient(net, "layer3", x3, ids, CAMS[method].score)
     n, channels, height, width = a.shape
     a, g = a.flatten(2).double(), g.flatten(2).double()
     slow = torch.zeros(n, height * width, dtype=torch.float64)
@@ -210,14 +208,14 @@ def test_bagcam_is_its_bag_of_regional_localisers(toy, method):
 def test_bagcam_takes_the_gradient_of_its_score(toy):
     net, _, x3, ids = toy
     logit, probability, log = (
-        class_gradient(net, "layer3", x3, ids, s)[1] for s in ("logit", *SCORES.values())
+        class_gradient(net, "layer3", x3, ids, s)[1] for s in ("logit", "probability", "log probability")
     )
     p = net.logits(net.layer4(x3)).softmax(1)[range(4), ids][:, None, None, None]
     assert relative(probability, p * log) < 1e-4
     assert relative(log, logit) > 1e-2
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CAMS)
 def test_images_do_not_mix_and_nothing_keeps_a_graph(toy, method):
     net, _, x3, ids = toy
     layer = "layer4" if method == "cam" else "layer3"
@@ -230,7 +228,7 @@ def test_images_do_not_mix_and_nothing_keeps_a_graph(toy, method):
     assert all(weight.grad is None for weight in net.parameters())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CAMS)
 @pytest.mark.parametrize("layer", ["layer3", "layer4"])
 def test_an_empty_image_gives_a_finite_map(toy, method, layer):
     if method == "cam" and layer == "layer3":
@@ -244,7 +242,7 @@ def test_an_empty_image_gives_a_finite_map(toy, method, layer):
 
 def test_what_does_not_exist_is_refused(toy):
     net, _, x3, ids = toy
-    with pytest.raises(ValueError, match="layer4 only"):
+    with pytest.raises(ValueError, match="cam_layer must be layer4 for cam: cam"):
         cam_maps("cam", "layer3", net, x3, ids)
     with pytest.raises(ValueError, match="xgradcam, hirescam"):
         cam_maps("scorecam", "layer3", net, x3, ids)

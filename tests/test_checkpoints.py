@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from seeded import close
 
-from i2r import cli
-from i2r.nets.backbone.models import build_backbone
+from i2r.nets.backbone.base import build_backbone
 from i2r.nets.io.network_file import open_network
 from i2r.nets.io.published import NAMES, import_checkpoint
 from i2r.nets.io.weights import WeightsError, load_backbone_weights, open_encoder
@@ -42,14 +41,13 @@ def saved(path, tensors, wrapped=True, prefix="module.", **more):
         ("bam-vgg16", 1, "best.pth", {}),
     ],
 )
-def test_whole_networks(kind, shots, name, how, tmp_path, capsys):
+def test_whole_networks(kind, shots, name, how, tmp_path):
     source, out = (
         saved(tmp_path / name, networks.checkpoint(kind, shots), **how),
         tmp_path / "out.safetensors",
     )
     published_kind = kind.removesuffix("-vgg16")
-    cli.main(["import-checkpoint", "--kind", published_kind, str(source), str(out)])
-    assert str(out) in capsys.readouterr().out
+    import_checkpoint(published_kind, source, out)
     expected = networks.network(kind, shots)
     network = open_network(out)
     assert network.options == expected.options
@@ -61,7 +59,7 @@ def test_whole_networks(kind, shots, name, how, tmp_path, capsys):
     assert report["used"].keys() | report["ignored"].keys() == networks.checkpoint(kind, shots).keys()
     if kind == "i2r-released":
         assert "never used" in report["ignored"]["S_block_res2_meta.0.0.weight"]
-        assert report["ignored"]["learner_base.1.4.bias"] == "encoder.head.cls.4.bias once more"
+        assert report["ignored"]["learner_base.1.4.bias"] == "encoder.base_learner.cls.4.bias once more"
 
 
 @pytest.mark.parametrize("kind", ["iir-base", "bam-base", "bam-base-vgg16"])
@@ -95,8 +93,17 @@ def test_an_imported_network_gives_the_published_numbers(tmp_path):
     assert output.class_id.T.tolist() == GOLDEN["i2r_priors"]["3shot/class_ids"].tolist()
 
 
-def test_the_command_knows_every_kind():
+def test_the_command(tmp_path, capsys):
+    from i2r import cli
+
     assert set(cli.CHECKPOINTS) == set(NAMES)
+    source, out = saved(tmp_path / "a.pth", networks.checkpoint("bam")), tmp_path / "out.safetensors"
+    cli.main(["import-checkpoint", "--kind", "bam", str(source), str(out)])
+    assert str(out) in capsys.readouterr().out and out.is_file()
+    saved(tmp_path / "a.ckpt", networks.checkpoint("bam"), hyper_parameters=Path("x"))
+    with pytest.raises(SystemExit):
+        cli.main(["import-checkpoint", "--kind", "bam", str(tmp_path / "a.ckpt"), str(out)])
+    assert "holds a Python object (pathlib" in capsys.readouterr().err
 
 
 def test_missing_counters_are_reported(tmp_path):
@@ -107,7 +114,7 @@ def test_missing_counters_are_reported(tmp_path):
     assert load_file(tmp_path / "a.safetensors")[report["missing"][0]] == 0
 
 
-def test_what_does_not_fit_is_refused(tmp_path, capsys):
+def test_what_does_not_fit_is_refused(tmp_path):
     bam, out = networks.checkpoint("bam"), tmp_path / "out.safetensors"
 
     def refused(kind, tensors, message):
@@ -129,6 +136,5 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys):
     with pytest.raises(WeightsError, match="must end in"):
         import_checkpoint("bam", tmp_path / "a.pth", tmp_path / "out.pth")
     saved(tmp_path / "a.ckpt", bam, hyper_parameters=Path("x"))
-    with pytest.raises(SystemExit):
-        cli.main(["import-checkpoint", "--kind", "bam", str(tmp_path / "a.ckpt"), str(out)])
-    assert "holds a Python object (pathlib" in capsys.readouterr().err
+    with pytest.raises(WeightsError, match=r"holds a Python object \(pathlib"):
+        import_checkpoint("bam", tmp_path / "a.ckpt", out)

@@ -10,6 +10,8 @@ from i2r.data import episodes, lists
 from i2r.data.episodes import Episode, train_episode
 from i2r.data.voc import VOC_CLASSES
 from i2r.files import read_json, write_json
+from i2r.steps import episodes as episodes_step
+from i2r.steps import lists as lists_step
 
 
 def index(train, val):
@@ -17,7 +19,7 @@ def index(train, val):
 
 
 def rule(data, fold, **changes):
-    return lists.fold_lists(data, fold, **{"min_area": 100, "min_class_images": 1, **changes})
+    return lists.fold_lists(data, fold, **{"min_area": 100, **changes})
 
 
 # fold 0 tests classes 1..5
@@ -64,19 +66,28 @@ def test_validation_keeps_images_with_enough_of_a_test_class():
     assert made["test_of"]["two test classes"] == [1, 2]
 
 
-def test_scarce_test_classes_are_named_and_stand_in_no_list():
-    made = rule(SMALL, 0, min_class_images=2)
-    assert made["test_classes"] == [1]
-    assert made["test"] == ["test class", "two test classes"]
-    assert made["test_of"]["two test classes"] == [1]
-    assert [(item["name"], item["images"]) for item in made["excluded"]] == [
+def test_scarce_test_classes_are_named_and_stand_in_no_episode():
+    lists_of = rule(SMALL, 0)
+    made = episodes.evaluation_episodes(lists_of, 0, 20, 1, min_class_images=2)
+    assert made.classes == [1]
+    assert {e.query for e in made.episodes} == {"test class", "two test classes"}
+    assert {e.cls for e in made.episodes} == {1}
+    assert [(item["name"], item["images"]) for item in made.excluded] == [
         ("bicycle", 1), ("bird", 0), ("boat", 0), ("bottle", 1),
     ]  # fmt: skip
-    assert "bicycle (1), bird (0)" in lists.describe_excluded(made)
-    none = rule(SMALL, 1, min_class_images=5)
-    assert none["test"] == none["test_classes"] == []
-    assert "fold 1 has no test class" in lists.describe_excluded(none)
-    assert episodes.test_episodes(none, 0, 100, 1) == []
+    assert "bicycle (1), bird (0)" in episodes.describe_excluded(made)
+    assert episodes.evaluation_episodes(lists_of, 0, 20, 1) == made, "a query needs one image more than shots"
+    none = episodes.evaluation_episodes(rule(SMALL, 1), 0, 100, 1, min_class_images=5)
+    assert none.episodes == none.classes == []
+    assert "fold 1 has no test class" in episodes.describe_excluded(none)
+
+
+def test_more_shots_leave_out_more_classes(made):
+    """Class 1 has six test images, class 2 two: what one shot scores, five may not."""
+    scored = {shots: episodes.evaluation_episodes(made, 0, 12, shots, 2).classes for shots in (1, 2, 5, 6)}
+    assert scored == {1: [1, 2], 2: [1], 5: [1], 6: []}
+    for episode in episodes.evaluation_episodes(made, 0, 12, 5, 2).episodes:
+        assert len({episode.query, *episode.supports}) == 6
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +95,7 @@ def made():
     """Class 6 is common, 7 has 3 images, 8 one; test class 1 has 6 images, class 2 two."""
     train = {f"t{i}": {"6": 200, **({"7": 200} if i < 3 else {})} for i in range(40)} | {"lone": {"8": 200}}
     val = {f"v{i}": {"1": 200, **({"2": 200} if i < 2 else {})} for i in range(6)}
-    return rule(index(train, val), 0, min_class_images=2)
+    return rule(index(train, val), 0)
 
 
 def test_training_episodes_depend_on_their_number_alone(made):
@@ -123,17 +134,15 @@ def test_balanced_sampling_draws_classes_equally_often(made):
 def test_too_few_images_for_the_shots_is_an_error(made):
     with pytest.raises(ValueError, match="no training class has more than 40 images"):
         train_episode(made, 0, 0, 0, 40)
-    with pytest.raises(ValueError, match="class 2 has 2 test images, 2 shots need 3"):
-        episodes.test_episodes(made, 0, 10, 2)
     with pytest.raises(ValueError, match="sampling"):
         train_episode(made, 0, 0, 0, 1, "often")
 
 
 def test_test_episodes_walk_the_list_in_order(made):
-    drawn = episodes.test_episodes(made, 0, 14, 1)
+    drawn = episodes.evaluation_episodes(made, 0, 14, 1).episodes
     assert [e.query for e in drawn] == [f"v{i % 6}" for i in range(14)]
-    assert drawn[:5] == episodes.test_episodes(made, 0, 5, 1)
-    assert drawn != episodes.test_episodes(made, 1, 14, 1)
+    assert drawn[:5] == episodes.evaluation_episodes(made, 0, 5, 1).episodes
+    assert drawn != episodes.evaluation_episodes(made, 1, 14, 1).episodes
     for e in drawn:
         assert e.cls in made["test_of"][e.query]
         assert e.supports[0] in made["test_by_class"][str(e.cls)]
@@ -149,30 +158,25 @@ def test_threshold_episodes_use_training_classes_and_images_only(made):
 def test_the_steps_write_lists_and_episodes(tmp_path, capsys):
     folders = {name: tmp_path / name for name in ("data", "lists", "episodes")}
     write_json(folders["data"] / "index.json", SMALL)
-    data = {"novel": "drop", "min_area": 100, "min_class_images": 2}
+    data = {"novel": "drop", "min_area": 100}
     job = {"args": {"fold": 0}, "params": {"data": data}, "inputs": folders, "out": folders["lists"]}
-    metrics = lists.run(SimpleNamespace(**job))
-    assert metrics == {
-        "train_images": 2,
-        "test_images": 2,
-        "test_classes": 1,
-        "excluded": ["bicycle", "bird", "boat", "bottle"],
-    }
-    assert "left out for too few test images: bicycle (1)" in capsys.readouterr().out
+    assert lists_step.run(SimpleNamespace(**job)) == {"train_images": 2, "test_images": 3}
+    assert read_json(folders["lists"] / "lists.json")["test_classes"] == [1, 2, 3, 4, 5]
 
     args = {"fold": 0, "shot": 1, "eval_seed": 3}
-    job = {
-        "args": args,
-        "params": {"evaluate": {"episodes": 3}},
-        "inputs": folders,
-        "out": folders["episodes"],
-    }
-    assert episodes.run(SimpleNamespace(**job)) == {"episodes": 3, "queries": {"1": 3}}
+    sections = {"data": {"min_class_images": 2}, "evaluate": {"episodes": 3}}
+    job = {"args": args, "params": sections, "inputs": folders, "out": folders["episodes"]}
+    excluded = ["bicycle", "bird", "boat", "bottle"]
+    metrics = episodes_step.run(SimpleNamespace(**job))
+    assert metrics == {"episodes": 3, "queries": {"1": 3}, "excluded": excluded}
+    assert "left out for too few test images: bicycle (1)" in capsys.readouterr().out
     saved = episodes.load_episodes(folders["episodes"] / "episodes.json")
-    assert saved == episodes.test_episodes(read_json(folders["lists"] / "lists.json"), 3, 3, 1)
-    assert saved[0] == Episode("test class", ("two test classes",), 1)
+    listed = read_json(folders["lists"] / "lists.json")
+    assert saved == episodes.evaluation_episodes(listed, 3, 3, 1, 2)
+    assert saved.episodes[0] == Episode("test class", ("two test classes",), 1)
+    assert saved.classes == [1] and [item["name"] for item in saved.excluded] == excluded
 
     data["min_area"] = 10**6
     job = {"args": {"fold": 0}, "params": {"data": data}, "inputs": folders, "out": folders["lists"]}
     with pytest.raises(ValueError, match="min_area 1000000 leave no training image"):
-        lists.run(SimpleNamespace(**job))
+        lists_step.run(SimpleNamespace(**job))

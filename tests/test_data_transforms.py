@@ -6,7 +6,7 @@ import torch
 
 from i2r.config import schema as params
 from i2r.data import transforms
-from i2r.data.transforms import MEAN, STD, binary, normalise, placement, to_picture, train_view
+from i2r.data.transforms import MEAN, STD, binary, normalise, placement, to_image, train_view
 
 PLAIN = {"views": 0, "scale": (1.0, 1.0), "fit": False, "rotate": 0, "rotate_p": 0, "blur_p": 0, "flip_p": 0}
 
@@ -35,7 +35,7 @@ def test_normalising_is_imagenets_and_can_be_undone():
     expected = (image.transpose(2, 0, 1) / 255 - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
     assert view.dtype == torch.float32
     assert np.allclose(view.numpy(), expected, atol=1e-5)
-    assert (to_picture(view) == image).all()
+    assert (to_image(view) == image).all()
 
 
 def test_binary_keeps_unknown():
@@ -49,7 +49,7 @@ def test_plain_view_of_a_smaller_image_is_the_image_between_mean_and_unknown():
     view, labels = train_view(image, mask, 97, augment(), rng())
     assert view.shape == (3, 97, 97)
     assert labels.shape == (97, 97)
-    assert (to_picture(view)[18:78, 8:89] == image).all()
+    assert (to_image(view)[18:78, 8:89] == image).all()
     assert (labels[18:78, 8:89].numpy() == mask).all()
     assert (labels[:18] == 255).all() and (labels[78:] == 255).all() and (labels[:, :8] == 255).all()
     assert view[:, :18].abs().max() < 0.01
@@ -63,7 +63,7 @@ def test_the_crop_of_a_larger_image_is_a_window_of_it():
         for top in range(24)
         for left in range(44)
         if (mask[top : top + 97, left : left + 97] == labels.numpy()).all()
-        and (image[top : top + 97, left : left + 97] == to_picture(view)).all()
+        and (image[top : top + 97, left : left + 97] == to_image(view)).all()
     ]
     assert len(windows) == 1
 
@@ -106,7 +106,7 @@ def test_rotation_takes_image_and_mask_along_and_fills_the_corners():
     view, labels = train_view(image, mask, 97, augment(rotate=30, rotate_p=1), rng(2))
     assert (labels != still).any()
     assert (labels[:4, :4] == 255).all() or (labels[:4, -4:] == 255).all()
-    red = to_picture(view)[..., 0].astype(int)
+    red = to_image(view)[..., 0].astype(int)
     for cls in (0, 3, 7):  # but for the rim, where the image is interpolated
         assert np.mean(np.abs(red[labels.numpy() == cls] - 10 * cls) < 3) > 0.85
 
@@ -114,10 +114,10 @@ def test_rotation_takes_image_and_mask_along_and_fills_the_corners():
 def test_flip_and_blur():
     image, mask = pair(97, 97)
     view, labels = train_view(image, mask, 97, augment(flip_p=1), rng())
-    assert (to_picture(view) == image[:, ::-1]).all()
+    assert (to_image(view) == image[:, ::-1]).all()
     assert (labels.numpy() == mask[:, ::-1]).all()
     view, labels = train_view(image, mask, 97, augment(blur_p=1), rng())
-    assert to_picture(view).std() < image.std()
+    assert to_image(view).std() < image.std()
     assert (labels.numpy() == mask).all()
 
 
@@ -143,16 +143,16 @@ def test_placement(height, width, size, inner):
     assert placement(height, width, size) == (height, width, *inner)
 
 
-def test_the_test_view_stands_top_left_on_black():
+def test_the_evaluation_view_stands_top_left_on_black():
     image, mask = pair(96, 80)
-    view, labels, place = transforms.test_view(image, mask, 97)
+    view, labels, place = transforms.evaluation_view(image, mask, 97)
     assert place == (96, 80, 96, 80)
-    picture = to_picture(view)
+    picture = to_image(view)
     assert (picture[:96, :80] == image).all()  # pictures of `shapes` are not resampled
     assert not picture[96:].any() and not picture[:, 80:].any()
     assert (labels[:96, :80].numpy() == mask).all()
     assert (labels[96:] == 255).all() and (labels[:, 80:] == 255).all()
-    view_alone, none, _ = transforms.test_view(image, None, 97)
+    view_alone, none, _ = transforms.evaluation_view(image, None, 97)
     assert none is None
     assert torch.equal(view, view_alone)
 
@@ -160,13 +160,13 @@ def test_the_test_view_stands_top_left_on_black():
 def test_large_images_are_reduced_without_skipping_pixels():
     board = np.indices((800, 800)).sum(axis=0) % 2
     image = np.repeat((255 * board).astype(np.uint8)[..., None], 3, axis=2)
-    view, _, _ = transforms.test_view(image, None, 97)
-    assert np.abs(to_picture(view)[:96, :96].astype(int) - 127).max() < 12
+    view, _, _ = transforms.evaluation_view(image, None, 97)
+    assert np.abs(to_image(view)[:96, :96].astype(int) - 127).max() < 12
 
 
 def test_wrong_arrays_are_refused():
     image, mask = pair(40, 40)
     with pytest.raises(ValueError, match="an image must be uint8"):
-        transforms.test_view(image.astype(float), None, 97)
+        transforms.evaluation_view(image.astype(float), None, 97)
     with pytest.raises(ValueError, match="like its image"):
         train_view(image, mask[:-1], 97, augment(), rng())

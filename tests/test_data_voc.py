@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from i2r.data import dataset, voc
+from i2r.data.episodes import evaluation_episodes
 from i2r.data.lists import fold_lists
+from i2r.steps import data as data_step
 
 
 def write(root, name, mask, mode="P", size=None):
@@ -122,7 +124,7 @@ def test_a_folder_without_images_is_named(tmp_path):
         read(tmp_path / "none")
     with pytest.raises(voc.DataError, match="has no folder JPEGImages"):
         read(tmp_path)
-    with pytest.raises(voc.DataError, match="has no folder JPEGImages"):
+    with pytest.raises(voc.DataError, match=r"data\.root: no such folder"):
         dataset.open_dataset(tmp_path)
 
 
@@ -133,23 +135,23 @@ def job(out, data, root=None):
 
 def test_the_step_checks_the_digest_and_the_data_set_opens(root, tmp_path):
     data = {"source": "voc", "train_list": "lists/train.txt", "val_list": "lists/val.txt"}
-    metrics = dataset.run(job(tmp_path / "a", data, root))
+    metrics = data_step.run(job(tmp_path / "a", data, root))
     opened = dataset.open_dataset(tmp_path / "a", root)
     assert opened.index["digest"] == metrics["digest"]
     assert opened.image("2007_000001").shape == (20, 30, 3)
     assert opened.mask("2007_000002").shape == (30, 20)
     assert opened.classes[19] == "tvmonitor"
-    dataset.run(job(tmp_path / "b", data | {"digest": metrics["digest"]}, root))
+    data_step.run(job(tmp_path / "b", data | {"digest": metrics["digest"]}, root))
     mask = voc.read_mask(root, "2007_000001")
     mask[0, 0] = 3  # one pixel more is another data set
     write(root, "2007_000001", mask)
     with pytest.raises(voc.DataError, match=r"data\.digest: .* is not the data set that the params name"):
-        dataset.run(job(tmp_path / "c", data | {"digest": metrics["digest"]}, root))
+        data_step.run(job(tmp_path / "c", data | {"digest": metrics["digest"]}, root))
 
 
 def test_the_step_generates_shapes(tmp_path):
     shapes = {"train_images": 5, "val_images": 3, "seed": 0}
-    metrics = dataset.run(job(tmp_path / "a", {"source": "shapes", "shapes": shapes}))
+    metrics = data_step.run(job(tmp_path / "a", {"source": "shapes", "shapes": shapes}))
     assert (metrics["train_images"], metrics["val_images"]) == (5, 3)
     opened = dataset.open_dataset(tmp_path / "a")
     assert opened.classes[:2] == ["star", "gear"]
@@ -169,17 +171,17 @@ def test_animals_are_those_of_vocs_validation(photographs):
     index = voc.index_voc(photographs / "voc2012-animals", "lists/train.txt", "lists/val.txt")
     assert (len(index["train"]), len(index["val"])) == (1238, 434)
     area = round(2048 * 0.64**2)  # of the reduced images
-    tests = [fold_lists(index, fold, min_area=area, min_class_images=5)["test_by_class"] for fold in range(4)]
+    tests = [fold_lists(index, fold, min_area=area)["test_by_class"] for fold in range(4)]
     counts = {int(cls): len(images) for by_class in tests for cls, images in by_class.items()}
     assert {cls: counts[cls] for cls in (8, 10, 12, 13, 17)} == {8: 118, 10: 69, 12: 125, 13: 76, 17: 53}
-    scarce = [item["name"] for item in fold_lists(index, 0, min_area=area, min_class_images=6)["excluded"]]
-    assert scarce == ["aeroplane", "bicycle", "bird", "boat", "bottle"]
+    scarce = evaluation_episodes(fold_lists(index, 0, min_area=area), 0, 10, 1, min_class_images=6).excluded
+    assert [item["name"] for item in scarce] == ["aeroplane", "bicycle", "bird", "boat", "bottle"]
 
 
 def test_subset_has_the_counts_of_bams_filter(photographs):
     index = voc.index_voc(photographs / "voc2012-subset", "lists/train.txt", "lists/val.txt")
     assert (len(index["train"]), len(index["val"])) == (125, 123)
-    tests = [fold_lists(index, fold, min_area=2048, min_class_images=1)["test_by_class"] for fold in range(4)]
+    tests = [fold_lists(index, fold, min_area=2048)["test_by_class"] for fold in range(4)]
     counts = {int(cls): len(images) for by_class in tests for cls, images in by_class.items()}
     assert [counts.get(cls, 0) for cls in range(1, 21)] == [
         *(3, 5, 1, 2, 9), *(4, 8, 17, 16, 16), *(7, 21, 16, 3, 34), *(7, 16, 16, 4, 7)

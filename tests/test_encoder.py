@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from networks import backbone_params
 from seeded import close, options
 
-from i2r.nets.backbone.models import build_backbone
+from i2r.nets.backbone.base import build_backbone
 from i2r.nets.encoder import Encoder, encode_episode, episode_class_ids
-from i2r.nets.pspnet import PSPHead
+from i2r.nets.pspnet import PSPNet
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def net():
     torch.manual_seed(0)
     backbone = build_backbone(backbone_params("small"), 30)
     backbone.fc.weight.data.normal_()
-    return Encoder(backbone, PSPHead(128, 3, 16))
+    return Encoder(backbone, PSPNet(128, 3, 16))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_every_shot_gives_the_query_a_map_of_its_class(net, data):
 
 def test_a_class_that_shots_share_costs_the_query_one_map(net, data):
     sizes = []
-    hook = net.folded().backbone.layer4.register_forward_hook(
+    hook = net.fused().backbone.layer4.register_forward_hook(
         lambda _, inputs, __: sizes.append(len(inputs[0]))
     )
     out = encode_episode(net, **data, options=options())
@@ -88,7 +88,7 @@ def test_bam_needs_no_cam_and_no_classifier(net, data):
     bare = Encoder(build_backbone(backbone_params("small"), 30), None)
     bare.backbone.load_state_dict(net.backbone.state_dict())
     bare.backbone.fc = None
-    bam = options(network="bam", prior="bam")
+    bam = options("bam")
     out = encode_episode(bare, **data, options=bam)
     assert out.cam_q is None and out.cam_s is None and out.base is None
     torch.testing.assert_close(out.x4_q, encode_episode(net, **data, options=bam).x4_q)

@@ -37,7 +37,7 @@ def test_i2r_at_test_with_and_without_ensemble(blocks, cross, shots, size):
     assert with_base.merged_support.shape == (1, shots, 256, *grid)
     assert with_base.class_id.shape == (1, shots) and with_base.psi.shape == (1,)
     assert with_base.base_logits.shape[:2] == (1, 16)
-    assert with_base.main is None and with_base.mask_ratio is None and with_base.support_logits is None
+    assert with_base.losses == {} and with_base.mask_ratio is None and with_base.support_logits is None
     close(without.meta_logits, with_base.meta_logits)  # the ensemble comes after all else
     assert (with_base.final_logits - without.final_logits).abs().max() > 0.01
 
@@ -53,11 +53,13 @@ def test_i2r_in_training(shots):
         losses[mask] = output.loss.item()
         assert output.support_logits.shape == (batch, shots, 2, 11, 11)
         assert float(output.mask_ratio[0]) > 0 or mask == "none"
-        assert not net.encoder.training and net.head.decoder.Q_cls_meta[0].training
+        assert not net.encoder.training and net.meta_learner.decoder.Q_cls_meta[0].training
         if mask == "transposed":
             output.loss.backward()
             learned = dict(net.named_parameters())
-            without = {published_name(n.removeprefix("head.")) for n, p in learned.items() if p.grad is None}
+            without = {
+                published_name(n.removeprefix("meta_learner.")) for n, p in learned.items() if p.grad is None
+            }
             frozen = {n for n in without if n.startswith(("encoder.", "backbone.", "ppm.", "cls."))}
             assert without - frozen == {"down_query.0.weight", "down_supp.0.weight", "cam_mask_init.weight"}
             assert {n for n in learned if n.startswith("encoder.")} <= {
@@ -77,19 +79,19 @@ def test_bam(kind, shots):
         plain = net(**data)
     assert torch.equal(at_test.final_logits, plain.final_logits)  # the class is left out in training only
     assert plain.cam_query is None and plain.class_id is None and plain.support_logits is None
-    assert plain.aux2 == 0 and at_test.aux2 > 0
+    assert plain.losses["aux2"] == 0 and at_test.losses["aux2"] > 0
     output = net.train()(**data, base_class=torch.tensor([3]), base_labels=labels)
-    close(output.aux2, at_test.aux2)
-    assert output.main != at_test.main
+    close(output.losses["aux2"], at_test.losses["aux2"])
+    assert output.losses["main"] != at_test.losses["main"]
     output.loss.backward()
-    assert [name for name, p in net.head.named_parameters() if p.grad is None] == []
+    assert [name for name, p in net.meta_learner.named_parameters() if p.grad is None] == []
 
 
 def compared(output, expected, tolerance=1e-5):
     """The final scores to a share of their maximum, each loss to 5e-6."""
     close(output.final_logits, expected["final_logits"], tolerance)
     for name in ("main", "aux1", "aux2"):
-        assert abs(getattr(output, name).item() - expected[name].item()) <= 5e-6, name
+        assert abs(output.losses[name].item() - expected[name].item()) <= 5e-6, name
 
 
 @pytest.mark.parametrize(
@@ -137,11 +139,11 @@ def test_a_side_whose_masks_are_soft_on_the_grid(shots):
     )  # of single pixels, so that most cells are mixed
     net = networks.network(shots=shots)
     merge_inputs = []
-    net.head.init_merge[0].register_forward_pre_hook(lambda _, args: merge_inputs.append(args[0][0]))
+    net.meta_learner.init_merge[0].register_forward_pre_hook(lambda _, args: merge_inputs.append(args[0][0]))
     with torch.no_grad():
         output = net(**data)
         query, supports = net.encoder.images(data["query"]), net.encoder.images(data["supports"][0])
-    embedding = net.head.cam_mask_init.weight
+    embedding = net.meta_learner.cam_mask_init.weight
     pick = torch.arange(6) * 169 // 6  # nearest, by the floor
     priors = []
     for k in range(shots):
@@ -189,7 +191,7 @@ def shot_weights(net, x2_q, x2_s):
     grams = rows @ rows.transpose(1, 2) / (norms[:, :, None] * norms[:, None] + 1e-7)
     distance = torch.stack([(g - grams[0]).norm() / len(g) for g in grams[1:]])
     order = distance.argsort()
-    first, _, second = net.head.kshot_rw
+    first, _, second = net.meta_learner.kshot_rw
     hidden = (first.weight[:, :, 0, 0] @ distance[order] + first.bias).relu()
     scores = torch.empty(len(x2_s))
     scores[order] = (second.weight[:, :, 0, 0] @ hidden + second.bias).detach()

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from seeded import PUBLISHED, close, fill, normal, options, random_inputs
 
+from i2r.config.networks import PRIORS
 from i2r.nets.encoder import encode_episode
-from i2r.nets.heads import build_head
+from i2r.nets.networks import Layout, build_meta_learner
 from i2r.nets.pmgm.priors import (
-    PRIORS,
     cosine_maps,
     masked_minmax,
     object_regions,
@@ -24,6 +24,7 @@ from i2r.nets.pmgm.regions import cam_regions
 from i2r.nets.reduce import weigh_shots
 from i2r.nets.resize import nearest
 
+RESNET = Layout((512, 1024, 2048), (4, 6, 3))
 FOLDER = Path(__file__).parent / "golden"
 MODULES = np.load(FOLDER / "i2r_modules.npz")
 GOLDEN = np.load(FOLDER / "i2r_priors.npz")
@@ -42,14 +43,14 @@ def test_priors_and_merge_equal_the_published_ones(case, tag, batch, shots, delt
     inputs = encode_episode(
         networks.encoder("i2r"), options=method, **networks.episode(tag, batch, shots, 161, 161)
     )
-    head = fill(build_head(method, (512, 1024, 2048), shots))
+    meta = fill(build_meta_learner(method, RESNET, shots))
     regions = cam_regions(inputs, method)
     merge_inputs = []
-    head.init_merge[0].register_forward_pre_hook(lambda _, args: merge_inputs.append(args[0]))
+    meta.init_merge[0].register_forward_pre_hook(lambda _, args: merge_inputs.append(args[0]))
     with torch.no_grad():
-        weights, distance = weigh_shots(inputs, head.kshot_rw, needs_distance=True)
-        merged = head.merge(inputs, regions, weights, needs_support=True)
-    v = regional_prototypes(inputs, regions, head.cam_mask_init.weight)[:, -1]
+        weights, distance = weigh_shots(inputs, meta.kshot_rw, needs_distance=True)
+        merged = meta.merge(inputs, regions, weights, needs_support=True)
+    v = regional_prototypes(inputs, regions, meta.cam_mask_init.weight)[:, -1]
     q, s = merge_inputs[0], merge_inputs[1].unflatten(0, (batch, shots)).transpose(0, 1)
     ours = {
         "weight_soft": weights,

@@ -1,14 +1,18 @@
 """The scorer against the published implementations (golden/metrics.json) and against slow definitions."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
 
 from i2r.data.transforms import Placement
+from i2r.metrics import prior_maps, statistics
 from i2r.metrics import segmentation as scores
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text())
@@ -117,22 +121,51 @@ def test_original_grid_cuts_the_padding_off():
     assert counts.inter_fg / counts.union_fg < 0.94  # corners aligned on the padded square: a few pixels off
 
 
+def episodes_table(n, rng):
+    union = rng.integers(50, 100, n)
+    inter = (union * rng.uniform(0.2, 0.8, n)).astype(int)
+    return pd.DataFrame(
+        {"index": range(n), "class": rng.integers(1, 4, n), "inter_fg": inter, "union_fg": union}
+    )
+
+
 def test_bootstrap_interval_holds_the_score_and_narrows():
-    rng = np.random.default_rng(0)
-
-    def episodes(n):
-        union = rng.integers(50, 100, n)
-        inter = (union * rng.uniform(0.2, 0.8, n)).astype(int)
-        return rng.integers(1, 4, n), np.stack([inter, union, inter, union], 1)
-
-    widths = []
+    rng, widths = np.random.default_rng(0), []
     for n in (30, 600):
-        labels, counts = episodes(n)
-        low, high = scores.bootstrap([1, 2, 3], labels, counts, 500)
-        assert low < scores.score([1, 2, 3], labels, counts).miou < high
-        assert (low, high) == scores.bootstrap([1, 2, 3], labels, counts, 500)
+        table = episodes_table(n, rng)
+        low, high = statistics.interval(statistics.resample(table, 500, [0, 1, 0]))
+        counts = table[["inter_fg", "union_fg", "inter_fg", "union_fg"]].to_numpy()
+        assert low < 100 * scores.score([1, 2, 3], table["class"], counts).miou < high
+        again = statistics.resample(table.sample(frac=1, random_state=1), 500, [0, 1, 0])
+        assert (low, high) == statistics.interval(again), "the order of the rows counts for nothing"
         widths.append(high - low)
     assert widths[1] < widths[0] / 2
+
+
+def test_bootstrap_equals_sums_over_drawn_episodes():
+    """Against the slow way: repeat each row as often as it was drawn, and score."""
+    table = episodes_table(12, np.random.default_rng(2))
+    drawn = np.random.default_rng([1, 2, 3]).multinomial(12, np.full(12, 1 / 12), 20)
+    fast = statistics.resample(table, 20, statistics.episodes_seed(1, 2, 3))
+    for times, value in zip(drawn, fast, strict=True):
+        rows = table.loc[np.repeat(table.index, times)]
+        sums = rows.groupby("class")[["inter_fg", "union_fg"]].sum()
+        assert value == pytest.approx(100 * (sums["inter_fg"] / sums["union_fg"]).mean())
+
+
+def test_bootstrap_is_paired():
+    """A method that is better by the same share on every episode is better by it in every sample."""
+    table = episodes_table(40, np.random.default_rng(3))
+    other = table.assign(inter_fg=table["inter_fg"] * 1.1)
+    seed = statistics.episodes_seed(0, 1, 0)
+    first, second = (statistics.resample(t, 100, seed) for t in (table, other))
+    np.testing.assert_allclose(second, 1.1 * first)
+    assert np.isnan(statistics.resample(table[:0], 5, seed)).all()
+
+
+def test_statistics_need_no_torch():
+    code = "import sys, i2r.metrics.statistics; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def slow_average_precision(prior, target):
@@ -151,10 +184,12 @@ def test_prior_measures():
     target = rng.choice([0, 1, 255], (20, 20), p=[0.6, 0.3, 0.1])
     prior = np.clip(np.round(0.3 * (target == 1) + rng.random((20, 20)) * 0.7, 2), 0, 1)
     prior[:3] = 0
-    hist = scores.histogram(torch.tensor(prior), torch.tensor(target))
+    hist = prior_maps.histogram(torch.tensor(prior), torch.tensor(target))
     assert hist.sum() == (target != 255).sum()
-    assert scores.average_precision(hist) == pytest.approx(slow_average_precision(prior, target), abs=1e-9)
-    threshold, best = scores.best_threshold({1: hist})
+    assert prior_maps.average_precision(hist) == pytest.approx(
+        slow_average_precision(prior, target), abs=1e-9
+    )
+    threshold, best = prior_maps.best_threshold({1: hist})
     chosen = (prior >= threshold) & (target != 255)
     assert best == pytest.approx((chosen & (target == 1)).sum() / (chosen | (target == 1)).sum(), abs=1e-9)
     for other in np.unique(prior):
@@ -163,16 +198,16 @@ def test_prior_measures():
     keep = target != 255
     p = np.clip(prior[keep], 1e-44, 1)
     terms = np.where(target[keep] == 1, np.log(p), np.log(np.clip(1 - prior[keep], 1e-44, 1))).clip(-100)
-    assert scores.prior_bce(torch.tensor(prior), torch.tensor(target)) == pytest.approx(
+    assert prior_maps.prior_bce(torch.tensor(prior), torch.tensor(target)) == pytest.approx(
         -terms.mean(), rel=1e-4
     )
 
 
 def test_everything_and_nothing():
     target = torch.tensor([[1, 1, 0, 0]])
-    perfect = scores.histogram(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), target)
-    assert scores.average_precision(perfect) == 1.0
-    assert np.isnan(scores.average_precision(scores.histogram(torch.zeros(1, 4), torch.zeros(1, 4))))
-    assert scores.prior_bce(torch.zeros(1, 4), torch.zeros(1, 4)) == 0.0
+    perfect = prior_maps.histogram(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), target)
+    assert prior_maps.average_precision(perfect) == 1.0
+    assert np.isnan(prior_maps.average_precision(prior_maps.histogram(torch.zeros(1, 4), torch.zeros(1, 4))))
+    assert prior_maps.prior_bce(torch.zeros(1, 4), torch.zeros(1, 4)) == 0.0
     with pytest.raises(ValueError, match=r"evaluate\.scoring"):
         scores.target_on_grid("round", target, target, Placement(1, 4, 1, 4))

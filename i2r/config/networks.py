@@ -5,22 +5,63 @@ To add one: write its module, then its options here (docs/extending.md).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from i2r.config.base import Count, Positive, Section, Share, said
 
-# Methods that the package pytorch-grad-cam has, by their names there.
-GRAD_CAM = {
-    "xgradcam": "XGradCAM",
-    "hirescam": "HiResCAM",
-    "gradcam": "GradCAM",
-    "gradcam++": "GradCAMPlusPlus",
-    "layercam": "LayerCAM",
+
+class AttentionMask(NamedTuple):
+    """A strategy that masks cells of a cross-attention map (i2r/nets/decoder/attention_masks.py)."""
+
+    function: str  # "package.module:function"
+    needs_query: bool = True  # whether it compares with the query's mask, which is known in training alone
+
+
+class Cam(NamedTuple):
+    """A CAM method: how activations and gradients become a map (i2r/nets/pmgm/cam.py)."""
+
+    function: str
+    score: str = (
+        "logit"  # whose gradient: logit, probability, log probability, or weight (the classifier's own)
+    )
+    layers: tuple[str, ...] = ("layer3", "layer4")
+    package: str | None = None  # its class in the package pytorch-grad-cam, if it has one
+
+
+class Prior(NamedTuple):
+    """A prior map (i2r/nets/pmgm/priors.py)."""
+
+    function: str
+    uses_cam: bool = False
+
+
+# The registries: one line adds an entry (docs/extending.md).
+ATTENTION_MASKS = {
+    "dicm": AttentionMask("i2r.nets.decoder.attention_masks:dicm"),
+    "column": AttentionMask("i2r.nets.decoder.attention_masks:column"),
+    "cyctr": AttentionMask("i2r.nets.decoder.attention_masks:cyctr", needs_query=False),
+    "transposed": AttentionMask("i2r.nets.decoder.attention_masks:transposed"),
+    "random": AttentionMask("i2r.nets.decoder.attention_masks:random"),
 }
-PRIORS = ("pmgm", "ordered", "bam", "mean")
-CAM_PRIORS = ("pmgm", "ordered")  # those that are made of CAM+ and CAM-
+CAMS = {
+    "xgradcam": Cam("i2r.nets.pmgm.cam:xgradcam", package="XGradCAM"),
+    "hirescam": Cam("i2r.nets.pmgm.cam:hirescam", package="HiResCAM"),
+    "gradcam": Cam("i2r.nets.pmgm.cam:gradcam", package="GradCAM"),
+    "gradcam++": Cam("i2r.nets.pmgm.cam:gradcam_plus_plus", package="GradCAMPlusPlus"),
+    "bagcam": Cam("i2r.nets.pmgm.cam:bagcam", score="probability"),
+    "bagcam-original": Cam("i2r.nets.pmgm.cam:bagcam", score="log probability"),
+    "layercam": Cam("i2r.nets.pmgm.cam:layercam", package="LayerCAM"),
+    "cam": Cam("i2r.nets.pmgm.cam:classic", score="weight", layers=("layer4",)),
+}
+PRIORS = {
+    "pmgm": Prior("i2r.nets.pmgm.priors:pmgm", uses_cam=True),
+    "ordered": Prior("i2r.nets.pmgm.priors:ordered", uses_cam=True),
+    "bam": Prior("i2r.nets.pmgm.priors:bam"),
+    "mean": Prior("i2r.nets.pmgm.priors:mean"),
+}
+IN_PACKAGE = tuple(name for name, cam in CAMS.items() if cam.package)
 
 
 class NetworkOptions(Section):
@@ -47,9 +88,7 @@ class NetworkOptions(Section):
 class CamOptions(NetworkOptions):
     """What decides CAM+ and the priors (docs/method.md 2.3 to 3.4); nothing of it is trained."""
 
-    cam: Literal[
-        "xgradcam", "hirescam", "gradcam", "gradcam++", "bagcam", "bagcam-original", "layercam", "cam"
-    ] = Field("xgradcam", description="CAM method (paper Table 6)")
+    cam: Literal[tuple(CAMS)] = Field("xgradcam", description="CAM method (paper Table 6)")
     cam_layer: Literal["layer3", "layer4"] = Field(
         "layer3", description="layer whose activations the CAM weighs"
     )
@@ -65,7 +104,7 @@ class CamOptions(NetworkOptions):
 
     @property
     def uses_cam(self) -> bool:
-        return any(part in CAM_PRIORS for part in self.prior.split("+"))
+        return any(PRIORS[part].uses_cam for part in self.prior.split("+"))
 
     @field_validator("prior")
     @classmethod
@@ -79,16 +118,17 @@ class CamOptions(NetworkOptions):
 
     @model_validator(mode="after")
     def _layer(self) -> Self:
-        if self.cam == "cam" and self.cam_layer != "layer4":
-            raise ValueError("cam_layer must be layer4 for cam: cam (the classic CAM)")
+        layers = CAMS[self.cam].layers
+        if self.cam_layer not in layers:
+            raise ValueError(f"cam_layer must be {' or '.join(layers)} for cam: {self.cam}")
         return self
 
     @model_validator(mode="after")
     def _backend(self) -> Self:
-        if self.cam_backend == "grad-cam" and self.cam not in GRAD_CAM:
+        if self.cam_backend == "grad-cam" and self.cam not in IN_PACKAGE:
             raise ValueError(
                 f"cam: {self.cam} is not in the package of cam_backend: grad-cam, "
-                f"which has {', '.join(GRAD_CAM)}; take cam_backend: native"
+                f"which has {', '.join(IN_PACKAGE)}; take cam_backend: native"
             )
         return self
 
@@ -113,9 +153,7 @@ class I2ROptions(EnsembleOptions):
     module: ClassVar[str] = "i2r.nets.i2r:I2R"
 
     name: Literal["i2r"] = Field("i2r", description="the network")
-    mask: Literal["none", "dicm", "column", "cyctr", "transposed", "random"] = said(
-        "attention mask in training (Algorithms 1 and S1)"
-    )
+    mask: Literal[("none", *ATTENTION_MASKS)] = said("attention mask in training (Algorithms 1 and S1)")
     support_branch: bool = Field(True, description="a decoder for the supports, too (paper 3.3)")
     blocks: Positive = said("decoder blocks (paper Table S1)")
     cross: Count = said("how many of them, the first ones, have cross-attention")
@@ -143,7 +181,32 @@ class BAMOptions(EnsembleOptions):
     dropout: Share = Field(0.1, description="dropout before the last convolution")
 
 
-NETWORKS: dict[str, type[NetworkOptions]] = {"i2r": I2ROptions, "bam": BAMOptions}
+class HSNetOptions(NetworkOptions):
+    """HSNet (Min et al. 2021)."""
+
+    module: ClassVar[str] = "i2r.nets.hsnet:HSNet"
+
+    name: Literal["hsnet"] = Field("hsnet", description="the network")
+    channels: tuple[Positive, Positive, Positive] = Field(
+        (16, 64, 128), description="channels of the three squeezing convolutions, multiples of 4"
+    )
+    ignore: Literal["255", "background"] = Field(
+        "background", description="unknown pixels of the query's mask in the loss"
+    )
+
+    @property
+    def uses_pyramid(self) -> bool:
+        return True
+
+    @field_validator("channels")
+    @classmethod
+    def _groups(cls, channels: tuple[int, int, int]) -> tuple[int, int, int]:
+        if any(number % 4 for number in channels):
+            raise ValueError(f"channels must be multiples of 4 (the groups of the norms), got {channels}")
+        return channels
+
+
+NETWORKS: dict[str, type[NetworkOptions]] = {"i2r": I2ROptions, "bam": BAMOptions, "hsnet": HSNetOptions}
 
 
 def network_options(values: dict[str, Any]) -> NetworkOptions:

@@ -8,7 +8,7 @@ the default is the word `reading` (config/readings.py).
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -42,9 +42,7 @@ class Shapes(Section):
 class Data(Section):
     """The data set, its lists, and the side of a network's input."""
 
-    source: Literal["shapes", "voc"] = Field(
-        "voc", description="shapes: generated; voc: a folder in VOC's layout"
-    )
+    source: str = Field("voc", description="shapes: generated; voc: a folder in VOC's layout")
     root: str | None = Field(None, description="folder with JPEGImages/ and SegmentationClassAug/ (voc)")
     digest: str | None = Field(
         None, description="sha256 of the data set, as the data stage prints it; null: any"
@@ -63,6 +61,13 @@ class Data(Section):
     )
     shapes: Shapes = Field(default_factory=Shapes, description="the generated data set")
 
+    @field_validator("source")
+    @classmethod
+    def _source(cls, source: str) -> str:
+        if source not in SOURCES:
+            raise ValueError(f"must be one of {', '.join(SOURCES)}, got {source!r}")
+        return source
+
     @field_validator("size")
     @classmethod
     def _grid(cls, size: int) -> int:
@@ -72,9 +77,17 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _root(self) -> Self:
-        if self.source == "voc" and not self.root:
-            raise ValueError("root must name the folder with JPEGImages/ when source is voc")
+        if self.source != GENERATED and not self.root:
+            raise ValueError(f"root must name the folder of the data set when source is {self.source}")
         return self
+
+
+GENERATED = "shapes"  # the source that needs no folder
+# name: the description of the source, an i2r.data.sources.Source
+SOURCES: dict[str, str] = {
+    "shapes": "i2r.data.shapes.generate:SOURCE",
+    "voc": "i2r.data.voc:SOURCE",
+}
 
 
 class Schedule(Section):
@@ -90,7 +103,6 @@ class Schedule(Section):
     momentum: Share = Field(0.9, description="momentum; of adamw its first beta")
     weight_decay: NotNegative = Field(1e-4, description="weight decay")
     power: NotNegative = Field(0.9, description="lr * (1 - step / steps) ** power")
-    seed: Count = Field(0, description="seed of first weights and order")
 
     @field_validator("steps", mode="plain")
     @classmethod
@@ -120,12 +132,15 @@ class Pretrain(Schedule):
     margin: Count = Field(8, description="pictures are generated that much larger than a crop")
     pictures: Positive = Field(16000, description="pictures generated before the training, at most")
     held_out: Positive = Field(1000, description="pictures for its accuracy")
+    seed: Count = Field(0, description="seed of first weights, pictures and their order")
 
 
 class Backbone(Section):
     """The frozen network that makes features."""
 
-    name: str = said("resnet50, resnet101, squeezenet1_1, resnet50-bam, resnet101-bam, vgg16-bam or small")
+    name: str = said(
+        "resnet50, resnet101, squeezenet1_1, resnet50-bam, resnet101-bam, vgg16-bam, vit_small_14 or small"
+    )
     weights: str | None = Field(
         None, description="a .safetensors or .pth file; null: torchvision's ImageNet weights"
     )
@@ -151,15 +166,22 @@ class Backbone(Section):
         return self
 
 
-# name: the function that builds it, and whether its weights have a classifier of ImageNet's classes
-BACKBONES: dict[str, str] = {
-    "small": "i2r.nets.backbone.models:small",
-    "resnet50": "i2r.nets.backbone.models:resnet",
-    "resnet101": "i2r.nets.backbone.models:resnet",
-    "squeezenet1_1": "i2r.nets.backbone.models:squeezenet",
-    "resnet50-bam": "i2r.nets.backbone.models:resnet_bam",
-    "resnet101-bam": "i2r.nets.backbone.models:resnet_bam",
-    "vgg16-bam": "i2r.nets.backbone.models:vgg16_bam",
+class BackboneEntry(NamedTuple):
+    """A backbone of the registry."""
+
+    build: str  # "package.module:function", called with this section and the number of classes
+    classifier: bool = True  # whether its published weights have one that a CAM can be made of
+
+
+BACKBONES: dict[str, BackboneEntry] = {
+    "small": BackboneEntry("i2r.nets.backbone.small:small"),
+    "resnet50": BackboneEntry("i2r.nets.backbone.resnet:resnet"),
+    "resnet101": BackboneEntry("i2r.nets.backbone.resnet:resnet"),
+    "squeezenet1_1": BackboneEntry("i2r.nets.backbone.squeezenet:squeezenet"),
+    "resnet50-bam": BackboneEntry("i2r.nets.backbone.resnet:resnet_bam"),
+    "resnet101-bam": BackboneEntry("i2r.nets.backbone.resnet:resnet_bam"),
+    "vgg16-bam": BackboneEntry("i2r.nets.backbone.vgg:vgg16_bam", classifier=False),
+    "vit_small_14": BackboneEntry("i2r.nets.backbone.vit:vit_small_14", classifier=False),
 }
 
 
@@ -201,6 +223,7 @@ class BaseLearner(Schedule):
     width: Positive = Field(512, description="channels before the classifier, at most those of layer4")
     dropout: Share = Field(0.1, description="dropout before the classifier")
     augment: BaseAugment = Field(default_factory=BaseAugment, description="with trains: all")
+    seed: Count = Field(0, description="seed of first weights, order and views")
     weights: str | None = Field(None, description="trained elsewhere: a file; {fold} in its name is the fold")
 
 
@@ -215,6 +238,7 @@ class CamHead(Schedule):
     steps: int | str = Field("100 epochs", description=Schedule.model_fields["steps"].description)
     batch: Positive = Field(16, description="objects a step")
     lr: Rate = Field(0.01, description="learning rate")
+    seed: Count = Field(0, description="seed of the order")
 
 
 class Train(Schedule):
@@ -291,6 +315,11 @@ class RunParams(Sections):
         mode, trains = self.cam_head.mode, self.base_learner.trains
         if mode == "none" and self.network.uses_cam:
             raise ValueError("cam_head.mode: none, but the network needs a CAM for its prior")
+        if mode == "pretrained" and not BACKBONES[self.backbone.name].classifier:
+            raise ValueError(
+                f"cam_head.mode: pretrained, but {self.backbone.name} has no classifier; take none, and a prior "
+                "without a CAM (network.prior: mean or bam)"
+            )
         if mode == "pretrained" and trains == "all":
             raise ValueError(
                 "cam_head.mode: pretrained is the classifier of a backbone that base_learner.trains: all changes; "

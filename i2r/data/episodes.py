@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from i2r.data.lists import describe_excluded
 from i2r.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from i2r.pipeline.jobs import Job
 
 # First word of the key of each random stream, so that no two are the same
 _TRAIN, _ORDER, _TEST = 1, 2, 3
@@ -23,6 +19,20 @@ class Episode(NamedTuple):
     query: str
     supports: tuple[str, ...]
     cls: int
+
+
+class EpisodeList(NamedTuple):
+    """The test episodes of a fold.
+
+    Attributes:
+        classes: test classes that are scored.
+        excluded: the others, {"class", "name", "images"} each.
+    """
+
+    fold: int
+    classes: list[int]
+    excluded: list[dict[str, Any]]
+    episodes: list[Episode]
 
 
 def _supports(rng: np.random.Generator, images: list[str], query: str, shots: int) -> tuple[str, ...]:
@@ -72,31 +82,33 @@ def train_episode(
     return Episode(query, _supports(rng, usable[cls], query, shots), cls)
 
 
-def test_episodes(lists: dict[str, Any], seed: int, episodes: int, shots: int) -> list[Episode]:
+def evaluation_episodes(
+    lists: dict[str, Any], seed: int, episodes: int, shots: int, min_class_images: int = 1
+) -> EpisodeList:
     """The frozen test episodes of a fold (docs/method.md 8.2); none if no class is scored.
 
-    Queries pass through the test list in order, as often as needed; the class is drawn among the query's test
-    classes, the supports among the class's images. The first n episodes are the same for every n.
-
-    Raises:
-        ValueError: a scored class has too few images for that many shots.
+    A class with fewer test images than `min_class_images`, or than K shots and a query need, is not scored. Queries
+    pass through the test list in order, as often as needed; the class is drawn among the query's scored classes, the
+    supports among the class's images. The first n episodes are the same for every n.
     """
-    for cls, images in lists["test_by_class"].items():
-        if len(images) <= shots:
-            raise ValueError(
-                f"class {cls} has {len(images)} test images, {shots} shots need {shots + 1}: "
-                f"data.min_class_images must be at least that"
-            )
+    least, names, by_class = max(min_class_images, shots + 1), lists["names"], lists["test_by_class"]
+    scored = [cls for cls in lists["test_classes"] if len(by_class[str(cls)]) >= least]
+    excluded = [
+        {"class": cls, "name": names[cls - 1], "images": len(by_class[str(cls)])}
+        for cls in lists["test_classes"]
+        if cls not in scored
+    ]
+    classes_of = {
+        name: [cls for cls in classes if cls in scored] for name, classes in lists["test_of"].items()
+    }
+    queries = [name for name in lists["test"] if classes_of[name]]
     drawn = []
-    for index in range(episodes if lists["test"] else 0):
+    for index in range(episodes if queries else 0):
         rng = np.random.default_rng((_TEST, seed, index))
-        query = lists["test"][index % len(lists["test"])]
-        cls = int(rng.choice(lists["test_of"][query]))
-        drawn.append(Episode(query, _supports(rng, lists["test_by_class"][str(cls)], query, shots), cls))
-    return drawn
-
-
-test_episodes.__test__ = False  # not a test, whatever pytest makes of its name
+        query = queries[index % len(queries)]
+        cls = int(rng.choice(classes_of[query]))
+        drawn.append(Episode(query, _supports(rng, by_class[str(cls)], query, shots), cls))
+    return EpisodeList(lists["fold"], scored, excluded, drawn)
 
 
 def threshold_episodes(lists: dict[str, Any], seed: int, episodes: int, shots: int) -> list[Episode]:
@@ -105,27 +117,24 @@ def threshold_episodes(lists: dict[str, Any], seed: int, episodes: int, shots: i
     return [train_episode(lists, seed, fold, index, shots, "balanced") for index in range(episodes)]
 
 
-def save_episodes(path: Path, episodes: list[Episode], **more: Any) -> None:
-    """Write {"episodes": [{"query", "supports", "class"}], ...more}."""
-    rows = [{"query": e.query, "supports": list(e.supports), "class": e.cls} for e in episodes]
-    write_json(path, {**more, "episodes": rows})
+def save_episodes(path: Path, made: EpisodeList, **more: Any) -> None:
+    """Write {"fold", "classes", "excluded", "episodes": [{"query", "supports", "class"}], ...more}."""
+    rows = [{"query": e.query, "supports": list(e.supports), "class": e.cls} for e in made.episodes]
+    write_json(path, {**more, **made._asdict(), "episodes": rows})
 
 
-def load_episodes(path: Path) -> list[Episode]:
-    """The episodes that save_episodes wrote."""
-    rows = read_json(path)["episodes"]
-    return [Episode(row["query"], tuple(row["supports"]), row["class"]) for row in rows]
+def load_episodes(path: Path) -> EpisodeList:
+    """What save_episodes wrote."""
+    read = read_json(path)
+    rows = [Episode(row["query"], tuple(row["supports"]), row["class"]) for row in read["episodes"]]
+    return EpisodeList(read["fold"], read["classes"], read["excluded"], rows)
 
 
-def run(job: Job) -> dict[str, Any]:
-    """Write episodes.json of one fold, shot and evaluation seed."""
-    lists = read_json(job.inputs["lists"] / "lists.json")
-    seed, shots = job.args["eval_seed"], job.args["shot"]
-    episodes = test_episodes(lists, seed, job.params["evaluate"]["episodes"], shots)
-    more = {"fold": lists["fold"], "seed": seed, "shots": shots}
-    if why := describe_excluded(lists):
-        print(why, flush=True)
-        more["why"] = why
-    save_episodes(job.out / "episodes.json", episodes, **more)
-    queries = {str(cls): sum(e.cls == cls for e in episodes) for cls in lists["test_classes"]}
-    return {"episodes": len(episodes), "queries": queries}
+def describe_excluded(made: EpisodeList) -> str:
+    """A sentence that names the test classes left out, or why the fold has no number; empty if all are scored."""
+    if not made.excluded:
+        return ""
+    named = ", ".join(f"{item['name']} ({item['images']})" for item in made.excluded)
+    if made.classes:
+        return f"fold {made.fold}: left out for too few test images: {named}"
+    return f"fold {made.fold} has no test class with enough test images: {named}"

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from i2r.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from i2r.pipeline.jobs import Job
+from typing import Any
 
 FOLDS = 4
 
@@ -42,9 +37,7 @@ def _by_class(images: dict[str, list[int]], classes: list[int]) -> dict[str, lis
     return {str(cls): [name for name, present in images.items() if cls in present] for cls in classes}
 
 
-def fold_lists(
-    index: dict[str, Any], fold: int, *, novel: str = "drop", min_area: int, min_class_images: int
-) -> dict[str, Any]:
+def fold_lists(index: dict[str, Any], fold: int, *, novel: str = "drop", min_area: int) -> dict[str, Any]:
     """The lists of one fold (docs/method.md 9), in the order of the master lists.
 
     Training keeps an image with `min_area` pixels or more of a training class; with `novel: drop` (BAM) only if
@@ -53,64 +46,21 @@ def fold_lists(
 
     Returns:
         "train", "test": ids; "train_by_class", "test_by_class": {class: ids}; "train_of", "test_of": {id: classes
-        it counts for}; "train_classes": all training classes (those of the base learner); "test_classes": those
-        that are scored; "excluded": test classes with fewer than `min_class_images` test images, as {"class",
-        "name", "images"}, which stand in no other entry.
+        it counts for}; "train_classes", "test_classes": all of the fold; "names": of all classes, 1 first.
     """
     names = index["classes"]
     train_classes, test_classes = fold_classes(fold, len(names))
     train = _select(index["train"], train_classes, min_area, only=novel == "drop")
     test = _select(index["val"], test_classes, min_area, only=False)
-    found = {cls: len(images) for cls, images in _by_class(test, test_classes).items()}
-    scored = [cls for cls in test_classes if found[str(cls)] >= min_class_images]
-    excluded = [
-        {"class": cls, "name": names[cls - 1], "images": found[str(cls)]}
-        for cls in test_classes
-        if cls not in scored
-    ]
-    test = {
-        name: kept for name, classes in test.items() if (kept := [cls for cls in classes if cls in scored])
-    }
     return {
         "fold": fold,
+        "names": names,
         "train_classes": train_classes,
-        "test_classes": scored,
-        "excluded": excluded,
+        "test_classes": test_classes,
         "train": list(train),
         "test": list(test),
         "train_of": train,
         "test_of": test,
         "train_by_class": _by_class(train, train_classes),
-        "test_by_class": _by_class(test, scored),
-    }
-
-
-def describe_excluded(lists: dict[str, Any]) -> str:
-    """A sentence that names the test classes left out, or why the fold has no number; empty if all are scored."""
-    if not lists["excluded"]:
-        return ""
-    named = ", ".join(f"{item['name']} ({item['images']})" for item in lists["excluded"])
-    if lists["test_classes"]:
-        return f"fold {lists['fold']}: left out for too few test images: {named}"
-    return f"fold {lists['fold']} has no test class with enough test images: {named}"
-
-
-def run(job: Job) -> dict[str, Any]:
-    """Write lists.json of one fold."""
-    index = read_json(job.inputs["data"] / "index.json")
-    rule = {name: job.params["data"][name] for name in ("novel", "min_area", "min_class_images")}
-    lists = fold_lists(index, job.args["fold"], **rule)
-    if not lists["train"]:
-        raise ValueError(
-            f"fold {lists['fold']}: data.novel {rule['novel']!r} and data.min_area {rule['min_area']} "
-            f"leave no training image"
-        )
-    if message := describe_excluded(lists):
-        print(message, flush=True)
-    write_json(job.out / "lists.json", lists)
-    return {
-        "train_images": len(lists["train"]),
-        "test_images": len(lists["test"]),
-        "test_classes": len(lists["test_classes"]),
-        "excluded": [item["name"] for item in lists["excluded"]],
+        "test_by_class": _by_class(test, test_classes),
     }

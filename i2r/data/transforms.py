@@ -1,4 +1,4 @@
-"""From a photograph and its mask to a network input of S x S pixels, in training and in the test."""
+"""From an image and its mask to a network input of S x S pixels, in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FILL = tuple(255 * value for value in MEAN)
 
 
 class Placement(NamedTuple):
-    """Where the test view has put an image: its own size, and the part of the square that it fills from top left."""
+    """Where an image stands in its evaluation view: its own size, and the part of the square that it fills."""
 
     height: int
     width: int
@@ -36,7 +36,7 @@ def normalise(image: np.ndarray) -> Tensor:
     return tensor.sub_(torch.tensor(MEAN)[:, None, None]).div_(torch.tensor(STD)[:, None, None])
 
 
-def to_picture(view: Tensor) -> np.ndarray:
+def to_image(view: Tensor) -> np.ndarray:
     """The inverse of normalise: (3, H, W) to uint8 (H, W, 3) RGB."""
     image = view.detach().float().cpu() * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
     return image.mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
@@ -78,7 +78,7 @@ def train_view(
 
     What the image does not cover is the mean colour, and unknown (255) in the mask. The scale is relative to the
     image's own pixels, as published, or with `augment.fit` to the size at which its longer side is `size`, which
-    is what the test view shows.
+    is what the evaluation view shows.
 
     Args:
         image: uint8 (H, W, 3) RGB.
@@ -121,16 +121,16 @@ def train_view(
 
 
 def placement(height: int, width: int, size: int) -> Placement:
-    """Where an image stands in its test view: longer side to `size`, both sides rounded down to a multiple of 8."""
+    """Where an image of this size stands: longer side to `size`, both sides rounded down to a multiple of 8."""
     longer = max(height, width)
     inner = (max(8, side * size // longer // 8 * 8) for side in (height, width))
     return Placement(height, width, *inner)
 
 
-def test_view(
+def evaluation_view(
     image: np.ndarray, mask: np.ndarray | None, size: int
 ) -> tuple[Tensor, Tensor | None, Placement]:
-    """The view for the test (docs/method.md 8.2): the whole image, top left in a black square, unknown in the mask.
+    """The view for evaluation (docs/method.md 8.2): the whole image, top left in a black square, unknown in the mask.
 
     Args:
         image: uint8 (H, W, 3) RGB.
@@ -152,12 +152,9 @@ def test_view(
 
 
 def to_original(maps: Tensor, place: Placement) -> Tensor:
-    """Maps (C, S, S) of a test view -> (C, height, width) of the image: without padding, at the image's own size.
+    """Maps (C, S, S) of an evaluation view -> (C, height, width) without padding, at the image's own size.
 
     Pixel centres on pixel centres, as the image was resized.
     """
     inner = maps[None, :, : place.inner_h, : place.inner_w]
     return F.interpolate(inner, (place.height, place.width), mode="bilinear", align_corners=False)[0]
-
-
-test_view.__test__ = False  # not a test, whatever pytest makes of its name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from i2r.data.sources import DataError, Source
 from i2r.progress import Progress
 
 VOC_CLASSES = (
@@ -35,10 +37,6 @@ IMAGENET_CLASSES = dict(
     )
 )
 IMAGES, MASKS = "JPEGImages", "SegmentationClassAug"
-
-
-class DataError(ValueError):
-    """A data set that cannot be used; the message names the file and what is wrong with it."""
 
 
 def image_path(root: Path, name: str) -> Path:
@@ -192,3 +190,14 @@ def index_voc(
         digest.update("\n".join([split, *ids]).encode())
     index: dict[str, Any] = {split: {name: pixels[name] for name in ids} for split, ids in lists.items()}
     return {"classes": list(classes), **index, "sizes": sizes, "digest": digest.hexdigest()}
+
+
+def _index(options: Mapping[str, Any], _out: Path, root: Path | None) -> dict[str, Any]:
+    if root is None:
+        raise DataError(
+            "data.root: missing; it must name the folder with JPEGImages/ and SegmentationClassAug/"
+        )
+    return index_voc(root, options["train_list"], options["val_list"])
+
+
+SOURCE = Source(VOC_CLASSES, _index, read_image, read_mask, IMAGENET_CLASSES)

@@ -1,4 +1,4 @@
-"""Scores of segmentation and of prior maps (docs/method.md 8.2 and 3.4).
+"""Scores of segmentation (docs/method.md 8.2).
 
 One rule of counting for every method: per episode the pixels of intersection and union of foreground and of
 background on a scoring grid, unknown pixels (255) left out; sums per class give an IoU per class, their mean is
@@ -20,7 +20,6 @@ from i2r.data.transforms import Placement, to_original
 
 IGNORE = 255
 EPSILON = 1e-10  # in the denominator of an IoU, as published
-BINS = 1024  # of a prior's histogram: thresholds and average precision are exact to 1 / BINS
 
 
 class Counts(NamedTuple):
@@ -137,91 +136,3 @@ def score(classes: Sequence[int], labels: Sequence[int], counts: np.ndarray) -> 
     fb_iou = (total[0] / (total[1] + EPSILON) + total[2] / (total[3] + EPSILON)) / 2
     miou = float(np.mean(list(iou.values()))) if iou else float("nan")
     return Scores(iou, queries, miou, float(fb_iou))
-
-
-def bootstrap(
-    classes: Sequence[int],
-    labels: Sequence[int],
-    counts: np.ndarray,
-    times: int,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Interval of mIoU over resamplings of the episodes, class sums computed anew in each.
-
-    Arguments as in `score`; the interval holds `level` of `times` resamplings, seeded by `seed`. A resampling that
-    lacks a class takes the mean of the others. It speaks of the choice of episodes, not of training seeds.
-    """
-    labels, counts = np.asarray(labels), np.asarray(counts, dtype=np.float64).reshape(-1, 4)
-    if not len(labels):
-        return float("nan"), float("nan")
-    # how often each episode is drawn, instead of drawing indices: (times, E)
-    drawn = np.random.default_rng(seed).multinomial(
-        len(labels), np.full(len(labels), 1 / len(labels)), size=times
-    )
-    ious = []
-    for c in classes:
-        own = labels == c
-        inter, union = drawn[:, own] @ counts[own, 0], drawn[:, own] @ counts[own, 1]
-        ious.append(np.where(drawn[:, own].sum(1) > 0, inter / (union + EPSILON), np.nan))
-    present = np.stack(ious)  # (classes, times)
-    present = present[~np.isnan(present).all(1)]
-    low, high = np.quantile(np.nanmean(present, axis=0), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-# --- priors ----------------------------------------------------------------------------------------------
-
-
-def histogram(prior: Tensor, target: Tensor) -> Tensor:
-    """Pixels of background and foreground by value of the prior: (2, BINS) int64.
-
-    prior (H, W) in 0..1, target (H, W) 0 | 1 | 255; 255 is left out. Bin k holds k/BINS <= value < (k+1)/BINS, the
-    last one 1 as well.
-    """
-    keep = target != IGNORE
-    index = (prior[keep].float() * BINS).long().clamp_(0, BINS - 1)
-    return torch.bincount(index + BINS * (target[keep] == 1), minlength=2 * BINS).view(2, BINS).cpu()
-
-
-def average_precision(hist: Tensor) -> float:
-    """Sum over thresholds of (recall gained) * precision, from a histogram (2, BINS); NaN without foreground.
-
-    Values of one bin count as equal, so the result is exact for priors rounded down to 1 / BINS.
-    """
-    above = hist.double().flip(1).cumsum(1)  # (2, BINS): pixels at or above each threshold, highest first
-    if above[1, -1] == 0:
-        return float("nan")
-    precision = above[1] / above.sum(0).clamp_min(1)
-    return float((hist[1].flip(0).double() / above[1, -1] * precision).sum())
-
-
-def threshold_iou(hist: Tensor) -> Tensor:
-    """IoU of {prior >= k / BINS} for k = 0..BINS-1: (2, BINS) -> (BINS,) float64."""
-    above = hist.double().flip(1).cumsum(1).flip(1)
-    return above[1] / (above[0] + hist[1].sum() + EPSILON)
-
-
-def best_threshold(hists: dict[int, Tensor]) -> tuple[float, float]:
-    """The threshold with the best mIoU over classes and that mIoU.
-
-    hists: for each class the sum of its episodes' histograms. The threshold is a multiple of 1 / BINS, the lowest of
-    equally good ones; a prediction is prior >= threshold.
-    """
-    if not hists:
-        return float("nan"), float("nan")
-    miou = torch.stack([threshold_iou(hist) for hist in hists.values()]).mean(0)
-    best = int(miou.argmax())
-    return best / BINS, float(miou[best])
-
-
-def prior_bce(prior: Tensor, target: Tensor, *, ignore: bool = True) -> float:
-    """Binary cross-entropy between a prior (H, W) in 0..1 and the mask (H, W), mean over pixels (Table 4).
-
-    255 is left out, or counts as background as in the released code (`ignore=False`). Logarithms end at -100.
-    """
-    keep = target != IGNORE if ignore else torch.ones_like(target, dtype=torch.bool)
-    if not keep.any():
-        return float("nan")
-    truth = (target[keep] == 1).float()
-    return float(F.binary_cross_entropy(prior[keep].float().clamp(0, 1), truth))

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from i2r.config import schema as params
+from i2r.config.networks import BAMOptions
+from i2r.nets.backbone.base import Layout
 from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.ensemble import Ensemble, shot_layers
 from i2r.nets.output import Output, query_target, two_class_loss
 from i2r.nets.pmgm.priors import region_means
 from i2r.nets.pmgm.regions import cam_regions
+from i2r.nets.precision import full
 from i2r.nets.reduce import reduced, reduction, stacked_priors, weigh_shots
 from i2r.nets.resize import bilinear
 
@@ -41,12 +43,12 @@ class ASPP(nn.Module):
 class BAM(nn.Module):
     """The learned part of BAM."""
 
-    def __init__(self, options: params.Method, channels: tuple[int, int, int], shots: int):
+    def __init__(self, options: BAMOptions, layout: Layout, shots: int):
         super().__init__()
         self.options = options
         width = options.width
-        self.down_query = reduction(channels, width, options.reduce_dropout)
-        self.down_supp = reduction(channels, width, options.reduce_dropout)
+        self.down_query = reduction(layout.channels, width, options.reduce_dropout)
+        self.down_supp = reduction(layout.channels, width, options.reduce_dropout)
         priors = len(options.prior.split("+"))
         self.init_merge = _relu(nn.Conv2d(2 * width + priors, width, 1, bias=False))
         self.ASPP_meta = ASPP(width)
@@ -81,7 +83,7 @@ class BAM(nn.Module):
                 raise ValueError("ensemble: the inputs have no logits of a base learner")
             final = self.ensemble(meta, inputs.base, psi, inputs.episode_class)
         output = Output(
-            final_logits=bilinear(final.float(), inputs.masks_s.shape[-2:]),
+            final_logits=bilinear(full(final), inputs.masks_s.shape[-2:]),
             meta_logits=meta,
             base_logits=inputs.base,
             prior_query=prior.mean(1),
@@ -93,12 +95,13 @@ class BAM(nn.Module):
         )
         if inputs.mask_q is not None:
             target = query_target(inputs.mask_q, options.ignore)
-            output.main = two_class_loss(final, target)
-            output.aux1 = two_class_loss(meta, target) if self.ensemble is not None else output.main
-            output.aux2 = output.main.new_zeros(())
+            main = two_class_loss(final, target)
+            aux1 = two_class_loss(meta, target) if self.ensemble is not None else main
+            aux2 = main.new_zeros(())
             if inputs.base is not None and inputs.base_labels is not None:
                 logits = bilinear(inputs.base, inputs.base_labels.shape[-2:])
-                output.aux2 = F.cross_entropy(logits, inputs.base_labels.long(), ignore_index=255)
+                aux2 = F.cross_entropy(logits, inputs.base_labels.long(), ignore_index=255)
+            output.losses = {"main": main, "aux1": aux1, "aux2": aux2}
         return output
 
     def prototype(self, inputs: EpisodeInputs, weights: torch.Tensor) -> torch.Tensor:

@@ -6,39 +6,40 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2r.config import schema as params
-from i2r.nets.backbone.models import Backbone
-from i2r.nets.fuse import fold, stamp
+from i2r.config.networks import CamOptions, NetworkOptions
+from i2r.nets.backbone.base import Backbone, Layout
+from i2r.nets.fuse import fuse, stamp
 from i2r.nets.pmgm.cam import cam_maps, cam_maps_and_layer4
-from i2r.nets.pspnet import PSPHead
+from i2r.nets.pspnet import PSPNet
 
 
 class Features(NamedTuple):
-    """Of N images. Heights and widths need not be equal; `base` is None without a base learner."""
+    """Of N images. Heights and widths need not be equal."""
 
     x2: Tensor  # (N, c2, h2, w2)
     x3: Tensor  # (N, c3, h, w)
     x4: Tensor  # (N, c4, h4, w4)
-    base: Tensor | None  # (N, base classes + 1, h4, w4) logits
+    base: Tensor | None  # (N, base classes + 1, h4, w4) logits; None without a base learner
+    pyramid: tuple[Tensor, ...] | None = None  # (N, c, h, w) of every block of layers 2 to 4, if asked for
 
 
-class Folded(NamedTuple):
+class Fused(NamedTuple):
     """What an Encoder computes with."""
 
     backbone: Backbone
-    head: PSPHead | None
+    base_learner: PSPNet | None
     stamp: tuple[tuple[int, int], ...]  # of the weights that it was made of
 
 
 @dataclass
 class EpisodeInputs:
-    """All that a decoder needs of B episodes with K shots, at image size H x W.
+    """All that a meta learner needs of B episodes with K shots, at image size H x W.
 
     The class (and so the CAM) of each shot is its own; the query has one CAM a shot, of that shot's class.
-    CAM maps are rectified, not normalised, at the grid of the CAM's layer; None for methods without CAM.
+    CAM maps are rectified, not normalised, at the grid of the CAM's layer. What a network does not use is None:
+    CAMs and class ids without `options.uses_cam`, the pyramids without `options.uses_pyramid`.
     """
 
     x2_q: Tensor  # (B, c2, h2, w2)
@@ -50,34 +51,37 @@ class EpisodeInputs:
     x4_s: Tensor  # (B, K, c4, h4, w4), layer4 of the MASKED support (docs/method.md 2.3)
     cam_q: Tensor | None  # (B, K, hc, wc)
     cam_s: Tensor | None  # (B, K, hc, wc)
-    class_id: Tensor  # (B, K) int64, class that the classifier reads from the masked support
+    class_id: Tensor | None  # (B, K) int64, class that the classifier reads from the masked support
     masks_s: Tensor  # (B, K, H, W) 0, 1, 255
     mask_q: Tensor | None = None  # (B, H, W) 0, 1, 255
     # (B,) int64, base class from 0 that the base map leaves out (training)
     episode_class: Tensor | None = None
     # (B, H, W) of the query: 0 background, 1.. base classes, 255 unknown; for BAM's loss of the base learner
     base_labels: Tensor | None = None
+    # outputs of every block of layers 2 to 4 on WHOLE images
+    pyramid_q: tuple[Tensor, ...] | None = None  # (B, c, h, w) each
+    pyramid_s: tuple[Tensor, ...] | None = None  # (B, K, c, h, w) each
 
 
 class Encoder(nn.Module):
-    """Backbone with classifier and, optionally, the base learner's head; frozen and in eval mode for ever.
+    """Backbone with classifier and, optionally, the base learner; frozen and always in eval mode.
 
-    Both compute in a folded form (nets/fold.py), made at first use and again after their weights were loaded, moved
-    or written to; only of writes through `.data` torch keeps no count. The classifier is not folded but shared.
+    Both compute in a fused form (nets/fuse.py), made at first use and again after their weights were loaded, moved
+    or written to; torch keeps no count of writes through `.data`. The classifier is shared, not copied.
 
     Attributes:
         class_table: (C,) int64, the classifier's class that stands for each of a data set's classes 1..C; None
-            unless method.class_source asks for it.
+            unless network.class_source is table.
     """
 
     class_table: Tensor | None
 
-    def __init__(self, backbone: Backbone, head: PSPHead | None = None) -> None:
+    def __init__(self, backbone: Backbone, base_learner: PSPNet | None = None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = head
+        self.base_learner = base_learner
         self.register_buffer("class_table", None, persistent=False)
-        self._folded: Folded | None = None
+        self._fused: Fused | None = None
         self.requires_grad_(False)
         self.eval()
 
@@ -86,53 +90,50 @@ class Encoder(nn.Module):
         return super().train(False)
 
     @property
-    def channels(self) -> tuple[int, int, int]:
-        """Channels of x2, x3, x4."""
-        return self.backbone.channels
+    def layout(self) -> Layout:
+        """Channels and numbers of blocks of the backbone's layers 2 to 4."""
+        return self.backbone.layout
 
-    def folded(self) -> Folded:
-        """What computes in place of the backbone and the head, with their present weights."""
+    def fused(self) -> Fused:
+        """What computes in place of the backbone and the base learner, with their present weights."""
         now = stamp(self)
-        if self._folded is None or self._folded.stamp != now:
-            backbone = fold(self.backbone)
+        if self._fused is None or self._fused.stamp != now:
+            backbone = fuse(self.backbone)
             backbone.fc = self.backbone.fc
-            self._folded = Folded(backbone, fold(self.head) if self.head else None, now)
-        return self._folded
+            self._fused = Fused(backbone, fuse(self.base_learner) if self.base_learner else None, now)
+        return self._fused
 
     @torch.no_grad()
-    def images(self, images: Tensor) -> Features:
-        """Features of normalised images (N, 3, H, W)."""
-        backbone = self.folded().backbone
-        x2, x3 = backbone.to_layer3(images)
-        x4 = backbone.layer4(x3)
-        return Features(x2, x3, x4, self.base(x4))
+    def images(self, images: Tensor, pyramid: bool = False) -> Features:
+        """Features of normalised images (N, 3, H, W), with the outputs of all blocks if `pyramid` is asked for."""
+        x2, x3, x4, outputs = self.fused().backbone.maps(images, pyramid)
+        return Features(x2, x3, x4, self.base(x4), outputs)
 
     @torch.no_grad()
     def base(self, x4: Tensor) -> Tensor | None:
         """Logits (N, base classes + 1, h4, w4) of unmasked x4; None without a base learner."""
-        head = self.folded().head
-        return None if head is None else head(x4)
+        base_learner = self.fused().base_learner
+        return None if base_learner is None else base_learner(x4)
 
     @torch.no_grad()
-    def support(self, x3: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def support(self, x3: Tensor, masks: Tensor, x4: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Masked layer4 features and the class logits read from them (docs/method.md 2.3).
 
         Args:
             x3: (N, c3, h, w) of whole support images.
             masks: (N, H, W) with 1 on the object; every other value, 255 too, is background here.
+            x4: (N, c4, h4, w4) of whole support images; needed where `backbone.masks_output` (ViT).
 
         Returns:
-            x4 of x3 * mask (N, c4, h4, w4), and logits (N, classes); of a backbone without classifier, which
-            serves BAM, zeros (N, 1).
+            Masked x4 (N, c4, h4, w4), and logits (N, classes); zeros (N, 1) for a backbone without classifier.
         """
-        backbone = self.folded().backbone
-        mask = (masks == 1).to(x3.dtype)[:, None]
-        x4 = backbone.layer4(x3 * F.interpolate(mask, x3.shape[-2:], mode="bilinear", align_corners=True))
-        return x4, x4.new_zeros(len(x4), 1) if backbone.fc is None else backbone.logits(x4)
+        backbone = self.fused().backbone
+        masked = backbone.masked(x3, x4, (masks == 1)[:, None])
+        return masked, masked.new_zeros(len(masked), 1) if backbone.fc is None else backbone.logits(masked)
 
     def cams(self, x3: Tensor, class_ids: Tensor, method: str, layer: str, backend: str = "native") -> Tensor:
         """Rectified maps (N, hc, wc) of classes (N,) on whole images, see `cam.cam_maps`."""
-        return cam_maps(method, layer, self.folded().backbone, x3, class_ids, backend)
+        return cam_maps(method, layer, self.fused().backbone, x3, class_ids, backend)
 
     def listed(self, classes: Tensor) -> Tensor | None:
         """The classifier's class (B,) of data set classes (B,), counted from 1; None without a table."""
@@ -169,7 +170,7 @@ def encode_episode(
     query: Tensor,
     supports: Tensor,
     masks: Tensor,
-    options: params.Method,
+    options: NetworkOptions,
     mask_q: Tensor | None = None,
     base_class: Tensor | None = None,
     base_labels: Tensor | None = None,
@@ -181,24 +182,28 @@ def encode_episode(
         query: normalised images (B, 3, H, W).
         supports: (B, K, 3, H, W).
         masks: of the supports, (B, K, H, W) with 0, 1, 255.
-        options: CAM method, layer and class source; no CAM is made where no prior looks at one (BAM).
+        options: of the network; they say whether CAMs (and which) and the pyramid are made.
         mask_q: (B, H, W) with 0, 1, 255, in training or to measure.
         base_class: (B,) base class from 0 of each episode, in training.
         base_labels: (B, H, W) of the query with 0, 1.. base classes, 255: for BAM's third loss.
         classes: (B,) of the data set, from 1; what class_source: table looks up.
     """
     batch, shots = supports.shape[:2]
+    x4 = pyramid = class_id = cam_q = cam_s = None
     with torch.autocast(query.device.type, enabled=False):
-        backbone = encoder.folded().backbone
-        x2, x3 = backbone.to_layer3(torch.cat([query, supports.flatten(0, 1)]))
-        x3_q, x3_s = x3[:batch], x3[batch:]
-        x4_s, logits = encoder.support(x3_s, masks.flatten(0, 1))
-        listed = None if classes is None else encoder.listed(classes)
-        class_id = episode_class_ids(logits.unflatten(0, (batch, shots)), options.class_source, listed)
-        if options.uses_cam:
-            x4_q, cam_q, cam_s = _episode_cams(encoder, x3_q, x3_s, class_id, options)
+        backbone = encoder.fused().backbone
+        images = torch.cat([query, supports.flatten(0, 1)])
+        if options.uses_pyramid or backbone.masks_output:
+            x2, x3, x4, pyramid = backbone.maps(images, options.uses_pyramid)
         else:
-            x4_q, cam_q, cam_s = backbone.layer4(x3_q), None, None
+            x2, x3 = backbone.to_layer3(images)
+        x4_s, logits = encoder.support(x3[batch:], masks.flatten(0, 1), None if x4 is None else x4[batch:])
+        if options.uses_cam:
+            listed = None if classes is None else encoder.listed(classes)
+            class_id = episode_class_ids(logits.unflatten(0, (batch, shots)), options.class_source, listed)
+            x4_q, cam_q, cam_s = _episode_cams(encoder, x3[:batch], x3[batch:], class_id, options)
+        else:
+            x4_q = backbone.layer4(x3[:batch]) if x4 is None else x4[:batch]
         base = encoder.base(x4_q)
 
     def split(tensor: Tensor) -> Tensor:
@@ -206,11 +211,11 @@ def encode_episode(
 
     return EpisodeInputs(
         x2_q=x2[:batch],
-        x3_q=x3_q,
+        x3_q=x3[:batch],
         x4_q=x4_q,
         base=base,
         x2_s=split(x2[batch:]),
-        x3_s=split(x3_s),
+        x3_s=split(x3[batch:]),
         x4_s=split(x4_s),
         cam_q=cam_q,
         cam_s=cam_s,
@@ -219,11 +224,13 @@ def encode_episode(
         mask_q=mask_q,
         episode_class=base_class,
         base_labels=base_labels,
+        pyramid_q=None if pyramid is None else tuple(x[:batch] for x in pyramid),
+        pyramid_s=None if pyramid is None else tuple(split(x[batch:]) for x in pyramid),
     )
 
 
 def _episode_cams(
-    encoder: Encoder, x3_q: Tensor, x3_s: Tensor, class_id: Tensor, options: params.Method
+    encoder: Encoder, x3_q: Tensor, x3_s: Tensor, class_id: Tensor, options: CamOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x4 of the query (B, ...) and the maps of query and supports (B, K, hc, wc), by one gradient.
 
@@ -236,7 +243,7 @@ def _episode_cams(
     maps, x4 = cam_maps_and_layer4(
         options.cam,
         options.cam_layer,
-        encoder.folded().backbone,
+        encoder.fused().backbone,
         torch.cat([x3_q[rows], x3_s]),
         torch.cat([classes, class_id.flatten()]),
         options.cam_backend,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from i2r.nets.precision import full
 from i2r.nets.resize import bilinear
 
 EPS = 1e-7
@@ -22,7 +23,7 @@ def gram(features: torch.Tensor) -> torch.Tensor:
 def gram_distance(x2_query: torch.Tensor, x2_support: torch.Tensor) -> torch.Tensor:
     """(B, C, h, w), (B, K, C, h, w) of whole images -> (B, K): Frobenius norm of the difference over that of ones."""
     with torch.autocast(x2_query.device.type, enabled=False):
-        difference = gram(x2_query.float()).unsqueeze(1) - gram(x2_support.float())  # (B, K, C, C)
+        difference = gram(full(x2_query)).unsqueeze(1) - gram(full(x2_support))  # (B, K, C, C)
         return difference.flatten(-2).norm(dim=-1) / difference.shape[-1]
 
 
@@ -34,7 +35,7 @@ def shot_layers(shots: int) -> nn.Sequential:
 def gram_weights(layers: nn.Module, distance: torch.Tensor) -> torch.Tensor:
     """(B, K) Gram distances -> (B, K) shot weights with sum 1."""
     ascending, order = distance.sort(1)
-    scores = layers(ascending[:, :, None, None])[:, :, 0, 0].float()
+    scores = full(layers(ascending[:, :, None, None])[:, :, 0, 0])
     return scores.gather(1, order.argsort(1)).softmax(1)  # back in the shots' own order
 
 
@@ -48,7 +49,7 @@ def base_foreground(base_logits: torch.Tensor, left_out: torch.Tensor | None) ->
     Returns:
         (B, 1, h, w).
     """
-    probabilities = base_logits.float().softmax(1)
+    probabilities = full(base_logits).softmax(1)
     total = probabilities[:, 1:].sum(1, keepdim=True)
     if left_out is None:
         return total
@@ -80,7 +81,7 @@ class Ensemble(nn.Module):
             psi: (B,) Gram distance. left_out: see base_foreground.
         """
         with torch.autocast(meta_logits.device.type, enabled=False):
-            meta = meta_logits.float().softmax(1)
+            meta = full(meta_logits).softmax(1)
             base = bilinear(base_foreground(base_logits, left_out), meta.shape[-2:])
             distance = psi[:, None, None, None].expand(-1, 1, *meta.shape[-2:])
             background = self.gram_merge(torch.cat([meta[:, :1], distance], 1))

@@ -1,4 +1,4 @@
-"""The form in which a frozen network computes: norms folded into convolutions, channels last in memory."""
+"""The form in which a frozen network computes: norms fused into convolutions, channels last in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 M = TypeVar("M", bound=nn.Module)
 
 
-def fold(module: M) -> M:
+def fuse(module: M) -> M:
     """A copy that gives what the module gives in eval mode, up to rounding, in about four fifths of a CPU's time.
 
     A norm that stands next behind a convolution among a module's parts is taken to follow it in `forward`, too, which

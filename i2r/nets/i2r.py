@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from i2r.config import schema as params
+from i2r.config.networks import I2ROptions
+from i2r.nets.backbone.base import Layout
 from i2r.nets.decoder.attention import Labels
 from i2r.nets.decoder.blocks import Decoded, Decoder
 from i2r.nets.encoder import EpisodeInputs
@@ -15,6 +16,7 @@ from i2r.nets.ensemble import Ensemble, shot_layers
 from i2r.nets.output import Output, query_target, two_class_loss
 from i2r.nets.pmgm.priors import object_regions, region_means
 from i2r.nets.pmgm.regions import Regions, cam_regions
+from i2r.nets.precision import full
 from i2r.nets.reduce import reduced, reduction, stacked_priors, weigh_shots
 from i2r.nets.resize import bilinear, nearest
 
@@ -31,33 +33,36 @@ class Merged(NamedTuple):
 class I2R(nn.Module):
     """The learned part of I2R; parameter names are the published ones below `decoder.` and `ensemble.`.
 
-    A method whose priors need no CAM goes without PMGM as a whole: its merge takes the features, the prototype of
-    the whole object and the prior, as BAM's does.
+    Where no prior needs a CAM the network goes without PMGM as a whole: its merge takes the features, the prototype
+    of the whole object and the prior, as BAM's does.
+
+    Attributes:
+        test_mask: attention mask in eval mode; an evaluation sets it.
     """
 
-    def __init__(self, options: params.Method, channels: tuple[int, int, int], shots: int):
+    def __init__(self, options: I2ROptions, layout: Layout, shots: int):
         super().__init__()
         self.options = options
-        self.shots = shots
+        self.test_mask = "none"
         self.pmgm = options.uses_cam
         width = options.width
         inputs = (3 if self.pmgm else 2) * width + len(options.prior.split("+"))
-        self.down_query = reduction(channels, width, options.reduce_dropout)
-        self.down_supp = reduction(channels, width, options.reduce_dropout)
+        self.down_query = reduction(layout.channels, width, options.reduce_dropout)
+        self.down_supp = reduction(layout.channels, width, options.reduce_dropout)
         self.init_merge = nn.Sequential(nn.Conv2d(inputs, width, 1, bias=False), nn.ReLU())
         self.decoder = Decoder(width, options.blocks, options.cross, options.dropout, options.support_branch)
         self.ensemble = Ensemble() if options.ensemble else None
         self.kshot_rw = shot_layers(shots) if shots > 1 and options.shot_weights == "gram" else None
         self.cam_mask_init = None
         if options.embedding and self.pmgm:
-            self.cam_mask_init = nn.Embedding(4, channels[2])
+            self.cam_mask_init = nn.Embedding(4, layout.channels[2])
             nn.init.normal_(self.cam_mask_init.weight, std=0.01).requires_grad_(False)
 
     def forward(self, inputs: EpisodeInputs) -> Output:
         """Segment B queries with the help of K shots each.
 
         Losses, mask ratios and the support's logits come with a query mask only. In training the attention is
-        masked by `options.mask`; else by `options.mask_test`, and the ratio of `options.mask` is measured
+        masked by `options.mask`; else by `test_mask`, and the ratio of `options.mask` is measured
         without applying it.
 
         Raises:
@@ -70,7 +75,7 @@ class I2R(nn.Module):
         weights, psi = weigh_shots(inputs, self.kshot_rw, needs_distance=self.ensemble is not None)
         needs_support = options.cross > 0 or (supervise and options.support_branch)
         merged = self.merge(inputs, regions, weights, needs_support)
-        mask = options.mask if self.training else options.mask_test
+        mask = options.mask if self.training else self.test_mask
         labels = None
         if supervise or mask != "none":
             labels = attention_labels(inputs, merged.query.shape[-2:], options.ignore)
@@ -84,7 +89,7 @@ class I2R(nn.Module):
                 raise ValueError("ensemble: the inputs have no logits of a base learner")
             final = self.ensemble(decoded.query, inputs.base, psi, inputs.episode_class)
         output = Output(
-            final_logits=bilinear(final.float(), inputs.masks_s.shape[-2:]),
+            final_logits=bilinear(full(final), inputs.masks_s.shape[-2:]),
             meta_logits=decoded.query,
             base_logits=inputs.base,
             support_logits=decoded.support,
@@ -99,7 +104,7 @@ class I2R(nn.Module):
             mask_ratio=decoded.mask_ratio if labels is not None else None,
         )
         if supervise:
-            output.main, output.aux1, output.aux2 = self.losses(final, decoded, inputs)
+            output.losses = self.losses(final, decoded, inputs)
         return output
 
     def merge(
@@ -150,10 +155,8 @@ class I2R(nn.Module):
         stacked = torch.cat([*parts, prior], 1)
         return self.init_merge(stacked.detach() if self.options.detach_merge_input else stacked)
 
-    def losses(
-        self, final: torch.Tensor, decoded: Decoded, inputs: EpisodeInputs
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """main, aux1, aux2 of docs/method.md 6.
+    def losses(self, final: torch.Tensor, decoded: Decoded, inputs: EpisodeInputs) -> dict[str, torch.Tensor]:
+        """main, aux1 and aux2 of docs/method.md 6.
 
         Without the support branch its terms are left out and the query's keep their weight of one half.
         """
@@ -168,7 +171,7 @@ class I2R(nn.Module):
             aux2 = two_class_loss(decoded.side_query, target)
         if decoded.side_support is not None:
             aux2 = aux2 + two_class_loss(decoded.side_support, own)
-        return main, aux1 / 2, aux2 / 2
+        return {"main": main, "aux1": aux1 / 2, "aux2": aux2 / 2}
 
 
 def attention_labels(inputs: EpisodeInputs, size: tuple[int, int], ignore: str) -> Labels:

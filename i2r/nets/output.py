@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
+from i2r.nets.precision import full
+
 
 @dataclass
 class Output:
-    """Result of one forward of a head on B episodes of K shots; what a variant does not have is None.
+    """Result of one forward of a meta learner on B episodes of K shots; what a network does not have is None.
 
-    S is the image side (height and width may differ), (h, w) the grid of layer3.
+    S is the image side (height and width may differ), (h, w) the grid of layer3 (of HSNet: twice that of layer2).
     """
 
     final_logits: torch.Tensor  # (B, 2, S, S); with the ensemble on these are fused scores, not logits
-    meta_logits: torch.Tensor  # (B, 2, h, w) the learned network's own
+    losses: dict[str, torch.Tensor] = field(default_factory=dict)  # scalars; empty without a query mask
+    meta_logits: torch.Tensor | None = None  # (B, 2, h, w) before the ensemble
     base_logits: torch.Tensor | None = None  # (B, base classes + 1, h4, w4) of the base learner
     support_logits: torch.Tensor | None = None  # (B, K, 2, h, w), only where there is a query mask
     prior_query: torch.Tensor | None = None  # (B, h, w) 0..1; of two stacked priors the mean
@@ -28,20 +31,17 @@ class Output:
     merged_query: torch.Tensor | None = None  # (B, width, h, w)
     merged_support: torch.Tensor | None = None  # (B, K, width, h, w)
     mask_ratio: list[torch.Tensor] | None = None  # a block with cross-attention: mean share of masked cells
-    main: torch.Tensor | None = None  # losses, only where there is a query mask
-    aux1: torch.Tensor | None = None
-    aux2: torch.Tensor | None = None
 
     @property
     def loss(self) -> torch.Tensor:
-        """main + aux1 + aux2.
+        """Sum of the losses.
 
         Raises:
             ValueError: if the network was called without a query mask.
         """
-        if self.main is None:
+        if not self.losses:
             raise ValueError("no loss without a query mask: give mask_q to the network")
-        return self.main + self.aux1 + self.aux2
+        return sum(self.losses.values())
 
 
 def query_target(masks: torch.Tensor, ignore: str) -> torch.Tensor:
@@ -62,17 +62,17 @@ def two_class_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     interpolate and its backward, and on a GPU their backward is deterministic.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        difference = (logits[..., 1, :, :] - logits[..., 0, :, :]).float()  # (..., h, w)
+        difference = full(logits[..., 1, :, :] - logits[..., 0, :, :])  # (..., h, w)
         sizes = zip(difference.shape[-2:], target.shape[-2:], strict=True)
-        rows, columns = (_weights(cells, pixels, logits.device) for cells, pixels in sizes)
+        rows, columns = (_weights(cells, pixels, difference) for cells, pixels in sizes)
         difference = rows.T @ difference @ columns  # (..., S, S)
-        known = (target != 255).float().expand_as(difference)
-        truth = (target == 1).float().expand_as(difference)
+        known = (target != 255).to(difference.dtype).expand_as(difference)
+        truth = (target == 1).to(difference.dtype).expand_as(difference)
         losses = F.binary_cross_entropy_with_logits(difference, truth, known, reduction="sum")
         return losses / known.sum()
 
 
-def _weights(cells: int, pixels: int, device: torch.device) -> torch.Tensor:
+def _weights(cells: int, pixels: int, like: torch.Tensor) -> torch.Tensor:
     """(cells, pixels): share of each cell in each pixel when a line is resized with corners aligned."""
-    unit = torch.eye(cells, device=device)[None]
+    unit = torch.eye(cells, dtype=like.dtype, device=like.device)[None]
     return F.interpolate(unit, pixels, mode="linear", align_corners=True)[0]

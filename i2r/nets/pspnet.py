@@ -1,4 +1,4 @@
-"""The base learner's head: PSPNet on layer4 (docs/method.md 2.1). State names are the published ones."""
+"""The base learner: PSPNet on layer4 (docs/method.md 2.1). State names are the published ones."""
 
 from __future__ import annotations
 
@@ -32,23 +32,24 @@ class PyramidPooling(nn.Module):
         return torch.cat([x4, *pooled], 1)
 
 
-class PSPHead(nn.Module):
+class PSPNet(nn.Module):
     """Layer4 features -> logits of background and the base classes.
 
     Args:
         channels: c4 of the backbone, a multiple of 4.
         classes: number of base classes, background not counted.
         width: of the 3x3 convolution; published: 512.
+        dropout: before the classifier; published: 0.1.
     """
 
-    def __init__(self, channels: int, classes: int, width: int = 512) -> None:
+    def __init__(self, channels: int, classes: int, width: int = 512, dropout: float = 0.1) -> None:
         super().__init__()
         self.ppm = PyramidPooling(channels)
         self.cls = nn.Sequential(
             nn.Conv2d(2 * channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            nn.Dropout2d(0.1),
+            nn.Dropout2d(dropout),
             nn.Conv2d(width, classes + 1, 1),
         )
 

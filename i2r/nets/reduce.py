@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from i2r.config import schema as params
+from i2r.config.networks import CamOptions
 from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.ensemble import gram_distance, gram_weights
 from i2r.nets.pmgm.priors import prior
@@ -53,7 +53,7 @@ def weigh_shots(
 
 def stacked_priors(
     inputs: EpisodeInputs,
-    options: params.Method,
+    options: CamOptions,
     weights: torch.Tensor,
     regions: Regions | None = None,
     embedding: torch.Tensor | None = None,

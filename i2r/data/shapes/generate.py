@@ -11,8 +11,9 @@ every fold after BAM's rule has dropped the pictures with test classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,11 +21,11 @@ from PIL import Image
 
 from i2r.config import schema as params
 from i2r.data.shapes.silhouettes import CLASSES, Outline, outline
+from i2r.data.sources import Source
+from i2r.data.voc import index_voc, read_image, read_mask
 from i2r.progress import Progress
 
-SIDE = (
-    96  # longer side of a picture: what a network with S = 97 sees without resampling (transforms.test_view)
-)
+SIDE = 96  # longer side of a picture: what a network with S = 97 sees without resampling (transforms.evaluation_view)
 SHORT_SIDE = (80, 96)  # the shorter one
 EXTENT = (32.0, 62.0)  # longer side of an object, pixels
 OTHERS = (0.5, 0.35, 0.15)  # how often one, two, three objects of other classes stand in a picture
@@ -267,3 +268,11 @@ def make_shapes(out: Path, shapes: params.Shapes) -> None:
                 mask.save(out / "SegmentationClassAug" / f"{name}.png")
                 progress.update(1)
             (out / "lists" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+
+
+def _index(options: Mapping[str, Any], out: Path, _root: Path | None) -> dict[str, Any]:
+    make_shapes(out / "VOC", params.Shapes(**options["shapes"]))
+    return index_voc(out / "VOC", "lists/train.txt", "lists/val.txt", CLASSES)
+
+
+SOURCE = Source(CLASSES, _index, read_image, read_mask)

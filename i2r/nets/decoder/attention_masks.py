@@ -1,19 +1,21 @@
 """Masks of the cross-attention map: DICM (Algorithm 1), CyCTR's (Algorithm S1), and their controls.
 
-An attention map A has query cells as rows and support cells as columns. A strategy says which of its cells
-become -inf before the softmax. Nothing here needs a gradient, and ties go to the first cell.
+An attention map has query cells as rows and support cells as columns. A strategy says which of its cells become -inf
+before the softmax. It is a function of the scores and labels, listed in config.networks.ATTENTION_MASKS; its arguments
+are those of `find_mask`. Nothing here needs a gradient. Of equal scores the first cell counts.
 """
 
 from __future__ import annotations
 
 import torch
 
-STRATEGIES = ("none", "dicm", "column", "cyctr", "transposed", "random")
+from i2r.config.networks import ATTENTION_MASKS
+from i2r.nets.registry import find
 
 
 def applies(strategy: str, query_known: bool) -> bool:
-    """Whether a strategy can mask anything: all but `cyctr` compare with the query's mask."""
-    return strategy == "cyctr" or (strategy != "none" and query_known)
+    """Whether a strategy can mask anything here: most of them need the query's mask."""
+    return strategy != "none" and (query_known or not _entry(strategy).needs_query)
 
 
 def find_mask(
@@ -26,42 +28,83 @@ def find_mask(
     """Cells of the attention map that a strategy masks (docs/method.md 5.1).
 
     Args:
-        strategy: none | dicm | column | cyctr | transposed | random.
+        strategy: none, or one of ATTENTION_MASKS.
         scores: (..., n_q, n_s) scaled attention logits; the leading dimensions are images and shots.
         support: (..., n_s) bool, foreground of the support on the attention's grid.
         query: (..., n_q) bool, foreground of the query; without it only cyctr finds anything.
         unknown: (..., n_q) bool, query cells without a known label: no test against them fails.
 
     Returns:
-        (..., n_q, n_s) bool, True is masked; None where the strategy does not apply. A row may be
-        masked completely: what happens to it is `masked_softmax`'s business.
+        (..., n_q, n_s) bool, True is masked; None where the strategy does not apply. A row may be masked
+        completely; see `masked_softmax`.
 
     Raises:
         ValueError: for an unknown strategy, and for `transposed` where n_q differs from n_s.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"mask: unknown strategy {strategy!r}, expected one of {', '.join(STRATEGIES)}")
     if not applies(strategy, query is not None):
         return None
-    scores = scores.detach()
-    best_row = scores.argmax(-2)  # (..., n_s): for every support cell the query cell it prefers
-    if strategy == "cyctr":
-        best_column = scores.argmax(-1).gather(
-            -1, best_row
-        )  # (..., n_s): where that query cell leads back to
-        return _columns(support != support.gather(-1, best_column), scores)
+    return find(_entry(strategy).function)(scores.detach(), support, query, unknown)
 
+
+def _entry(strategy: str):
+    if strategy not in ATTENTION_MASKS:
+        raise ValueError(
+            f"mask: unknown strategy {strategy!r}, expected one of none, {', '.join(ATTENTION_MASKS)}"
+        )
+    return ATTENTION_MASKS[strategy]
+
+
+def dicm(scores, support, query, unknown):
+    """Of each disagreeing support cell the one query cell that it prefers (Algorithm 1)."""
+    rows, disagree = _disagreement(scores, support, query, unknown)
+    return _cells(disagree, rows, scores)
+
+
+def column(scores, support, query, unknown):
+    """Of each disagreeing support cell the whole column."""
+    _, disagree = _disagreement(scores, support, query, unknown)
+    return _columns(disagree, scores)
+
+
+def cyctr(scores, support, query, unknown):
+    """Columns of support cells that the way there and back leads to the other label (Algorithm S1)."""
+    there = scores.argmax(-2)  # (..., n_s): the query cell that every support cell prefers
+    back = scores.argmax(-1).gather(-1, there)  # (..., n_s): the support cell that this query cell prefers
+    return _columns(support != support.gather(-1, back), scores)
+
+
+def transposed(scores, support, query, unknown):
+    """As released: [support, query] in place of [query, support], and cell (0, 0) with any consistent column."""
+    if scores.shape[-1] != scores.shape[-2]:
+        raise ValueError(
+            f"mask: transposed needs as many query as support cells, got {tuple(scores.shape[-2:])}"
+        )
+    rows, disagree = _disagreement(scores, support, query, unknown)
+    mask = _cells(disagree, rows, scores).transpose(-1, -2).contiguous()
+    mask[..., 0, 0] |= ~disagree.all(-1)
+    return mask
+
+
+def random(scores, support, query, unknown):
+    """As many cells as DICM masks, at random, never two in one column: the control for DICM."""
+    _, disagree = _disagreement(scores, support, query, unknown)
+    count = disagree.sum(-1, keepdim=True)  # (..., 1)
+    columns = torch.rand(disagree.shape, device=scores.device).argsort(-1)
+    chosen = columns < count  # argsort is a random permutation: exactly `count` fall below it
+    rows = torch.randint(scores.shape[-2], chosen.shape, device=scores.device)
+    return _cells(chosen, rows, scores)
+
+
+def _disagreement(
+    scores: torch.Tensor, support: torch.Tensor, query: torch.Tensor, unknown: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For every support cell the query cell that it prefers, and whether their labels differ; both (..., n_s)."""
+    best_row = scores.argmax(-2)
     leads = best_row.shape[:-1]
-    disagree = support != query.expand(*leads, -1).gather(-1, best_row)  # (..., n_s)
+    disagree = support != query.expand(*leads, -1).gather(-1, best_row)
     if unknown is not None:
         disagree &= ~unknown.expand(*leads, -1).gather(-1, best_row)
-    if strategy == "dicm":
-        return _cells(disagree, best_row, scores)
-    if strategy == "column":
-        return _columns(disagree, scores)
-    if strategy == "transposed":
-        return _transposed(disagree, best_row, scores)
-    return _random(disagree.sum(-1), scores)
+    return best_row, disagree
 
 
 def _cells(disagree: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -72,25 +115,6 @@ def _cells(disagree: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor) -> 
 
 def _columns(disagree: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     return disagree.unsqueeze(-2).expand_as(scores)
-
-
-def _transposed(disagree: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """As released: [support, query] in place of [query, support], and cell (0, 0) with any consistent column."""
-    if scores.shape[-1] != scores.shape[-2]:
-        raise ValueError(
-            f"mask: transposed needs as many query as support cells, got {tuple(scores.shape[-2:])}"
-        )
-    mask = _cells(disagree, rows, scores).transpose(-1, -2).contiguous()
-    mask[..., 0, 0] |= ~disagree.all(-1)
-    return mask
-
-
-def _random(count: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """`count` cells an attention map at random, never two in one column: the control for DICM."""
-    columns = torch.rand(*count.shape, scores.shape[-1], device=scores.device).argsort(-1)
-    chosen = columns < count.unsqueeze(-1)  # argsort is a random permutation: exactly `count` fall below it
-    rows = torch.randint(scores.shape[-2], chosen.shape, device=scores.device)
-    return _cells(chosen, rows, scores)
 
 
 def mask_ratio(mask: torch.Tensor) -> torch.Tensor:

@@ -38,14 +38,14 @@ class Decoder(nn.Module):
             raise ValueError(f"cross ({cross}) cannot be larger than blocks ({blocks})")
         self.Q_block = nn.ModuleList(SelfAttention(width, dropout) for _ in range(blocks))
         self.CrossAttn = nn.ModuleList(CrossAttention(width, dropout) for _ in range(cross))
-        self.Q_block_res2_meta = nn.ModuleList(_head(width, width) for _ in range(blocks))
-        self.Q_cls_head = nn.ModuleList(_side_head(width) for _ in range(blocks - 1))
-        self.Q_cls_meta = _head(width, 2)
+        self.Q_block_res2_meta = nn.ModuleList(_output(width, width) for _ in range(blocks))
+        self.Q_cls_head = nn.ModuleList(_side_output(width) for _ in range(blocks - 1))
+        self.Q_cls_meta = _output(width, 2)
         self.support_branch = support_branch
         if support_branch:
             self.S_block = nn.ModuleList(SelfAttention(width, dropout) for _ in range(blocks))
-            self.S_cls_head = nn.ModuleList(_side_head(width) for _ in range(blocks - 1))
-            self.S_cls_meta = _head(width, 2)
+            self.S_cls_head = nn.ModuleList(_side_output(width) for _ in range(blocks - 1))
+            self.S_cls_meta = _output(width, 2)
 
     def forward(
         self,
@@ -91,7 +91,7 @@ class Decoder(nn.Module):
         )
 
 
-def _head(width: int, out: int) -> nn.Sequential:
+def _output(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.BatchNorm2d(width),
         nn.ReLU(),
@@ -102,7 +102,7 @@ def _head(width: int, out: int) -> nn.Sequential:
     )
 
 
-def _side_head(width: int) -> nn.Sequential:
+def _side_output(width: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 2, 1))
 
 
@@ -116,8 +116,8 @@ def _maps(tokens: torch.Tensor, size: torch.Size) -> torch.Tensor:
     return tokens.transpose(-1, -2).unflatten(-1, tuple(size))
 
 
-def _each_shot(head: nn.Module, maps: torch.Tensor) -> torch.Tensor:
+def _each_shot(layers: nn.Module, maps: torch.Tensor) -> torch.Tensor:
     """(B, K, d, h, w) -> (B, K, 2, h, w). In training the norms take one shot's statistics at a time."""
-    if head.training:
-        return torch.stack([head(shot) for shot in maps.unbind(1)], 1)
-    return head(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+    if layers.training:
+        return torch.stack([layers(shot) for shot in maps.unbind(1)], 1)
+    return layers(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])

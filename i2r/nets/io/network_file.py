@@ -12,40 +12,42 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from i2r.config import schema as params
+from i2r.config import schema
+from i2r.config.base import describe as describe_problems
+from i2r.config.networks import NetworkOptions, network_options
 from i2r.files import replacing
-from i2r.nets.backbone.models import build_backbone
+from i2r.nets.backbone.base import build_backbone
 from i2r.nets.encoder import Encoder, encode_episode
-from i2r.nets.heads import build_head
 from i2r.nets.io.weights import (
     WeightsError,
     load_backbone_tensors,
     load_tensors,
-    open_head,
+    open_base_learner,
     read_tensors,
     without_values,
 )
+from i2r.nets.networks import build_meta_learner
 from i2r.nets.output import Output
 
 ABOUT = "i2r"  # entry of a network file's metadata
 
 
 class Network(nn.Module):
-    """The frozen encoder and the learned head (I2R or BAM).
+    """The frozen encoder and the meta learner.
 
-    State names: `encoder.backbone.*`, `encoder.head.*` (the base learner's) and `head.*`. `train()` reaches the
-    head alone: the encoder stays in eval mode.
+    State names: `encoder.backbone.*`, `encoder.base_learner.*` and `meta_learner.*`. `train()` reaches the meta
+    learner alone: the encoder stays in eval mode.
     """
 
-    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+    def __init__(self, encoder: Encoder, meta_learner: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = head
+        self.meta_learner = meta_learner
 
     @property
-    def options(self) -> params.Method:
-        """What the head was built with."""
-        return self.head.options
+    def options(self) -> NetworkOptions:
+        """What the meta learner was built with."""
+        return self.meta_learner.options
 
     def forward(
         self,
@@ -68,10 +70,10 @@ class Network(nn.Module):
             base_labels: (B, H, W) of the query, 0 background, 1.. base classes, 255 unknown: for BAM's third loss.
 
         Returns:
-            Output, whose attributes say their shapes; what a variant does not have is None.
+            Output, whose attributes say their shapes; what a network does not have is None.
 
         Raises:
-            ValueError: if shapes do not fit one another, K is not the number of shots that the head's shot weights
+            ValueError: if shapes do not fit one another, K is not the number of shots that its shot weights
                 were made for, or the encoder lacks the classifier or base learner that the options need.
         """
         _check(query, supports, masks, mask_q)
@@ -79,7 +81,7 @@ class Network(nn.Module):
         inputs = encode_episode(
             self.encoder, query, supports, masks, self.options, mask_q, left_out, base_labels
         )
-        return self.head(inputs)
+        return self.meta_learner(inputs)
 
 
 def _check(query: Tensor, supports: Tensor, masks: Tensor, mask_q: Tensor | None) -> None:
@@ -104,19 +106,20 @@ def _check(query: Tensor, supports: Tensor, masks: Tensor, mask_q: Tensor | None
 
 
 def describe(
-    backbone: str, method: params.Method, shots: int, size: int, stride_at: str = "3x3"
+    backbone: str, options: NetworkOptions, shots: int, size: int, stride_at: str = "3x3"
 ) -> dict[str, Any]:
     """What a network file says beside its tensors.
 
     Args:
         backbone, stride_at: as in params.
+        options: of the network.
         shots: K that the shot weights are made for.
         size: side of the square that images are brought to.
     """
     return {
         "backbone": backbone,
         "stride_at": stride_at,
-        "method": method.model_dump(mode="json", exclude_none=True),
+        "network": options.model_dump(mode="json"),
         "shots": shots,
         "size": size,
     }
@@ -135,7 +138,7 @@ def save_network(tensors: Mapping[str, Tensor], about: dict[str, Any], path: str
 
 
 def read_about(path: str | Path) -> dict[str, Any] | None:
-    """What a network file says beside its tensors; None for a file of another kind (a head, a backbone).
+    """What a network file says beside its tensors; None for a file of another kind (a meta learner, a backbone).
 
     Raises:
         WeightsError: no such file, or unreadable.
@@ -152,7 +155,7 @@ def read_about(path: str | Path) -> dict[str, Any] | None:
     return json.loads(metadata[ABOUT]) if ABOUT in metadata else None
 
 
-def open_network(path: str | Path, options: params.Method | None = None) -> Network:
+def open_network(path: str | Path, options: NetworkOptions | None = None) -> Network:
     """The network of a network file, in eval mode.
 
     Args:
@@ -171,7 +174,7 @@ def build_network(
     tensors: Mapping[str, Tensor],
     about: Mapping[str, Any],
     source: str | Path,
-    options: params.Method | None = None,
+    options: NetworkOptions | None = None,
 ) -> Network:
     """A network of its tensors and what `describe` says.
 
@@ -185,40 +188,46 @@ def build_network(
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
     try:
-        options = options or params.Method(**about["method"])
-        which = params.Backbone(name=about["backbone"], weights=None, stride_at=about["stride_at"])
+        options = options or network_options(about["network"])
+        which = schema.Backbone(name=about["backbone"], stride_at=about["stride_at"])
     except ValidationError as error:
-        raise WeightsError(f"{source}: {params.describe(error)}") from None
+        raise WeightsError(f"{source}: {describe_problems(error)}") from None
+    except KeyError as error:
+        raise WeightsError(
+            f"{source}: says nothing of its {error.args[0]}: written by an older version"
+        ) from None
     with without_values():
         backbone = build_backbone(which)
     load_backbone_tensors(backbone, part("encoder.backbone."), which.name, source)
-    base = part("encoder.head.")
-    encoder = Encoder(backbone, open_head(base, source) if base else None)
+    base = part("encoder.base_learner.")
+    encoder = Encoder(backbone, open_base_learner(base, source) if base else None)
     with without_values():
-        head = build_head(options, encoder.channels, about["shots"])
-    load_tensors(head, _fitting(part("head."), options), source)
-    return Network(encoder, head).eval()
+        meta_learner = build_meta_learner(options, encoder.layout, about["shots"])
+    load_tensors(meta_learner, _fitting(part("meta_learner."), options), source)
+    return Network(encoder, meta_learner).eval()
 
 
-def load_head(head: nn.Module, path: str | Path, shots_may_differ: bool = False) -> None:
-    """Put the learned part's weights into a head: of a training's weights.safetensors, or of a network file.
+def load_meta_learner(meta_learner: nn.Module, path: str | Path, shots_may_differ: bool = False) -> None:
+    """Put the weights of a training's weights.safetensors, or of a network file, into a meta learner.
 
     Args:
-        shots_may_differ: layers that weigh shots, which weights for one shot lack, stay as they are in the head.
+        shots_may_differ: layers that weigh shots, which weights for one shot lack, stay as they are.
 
     Raises:
-        WeightsError: no such file, unreadable, or its tensors do not fit the head.
+        WeightsError: no such file, unreadable, or its tensors do not fit.
     """
     tensors = read_tensors(path)
     if read_about(path) is not None:
-        tensors = {n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")}
-    tensors = _fitting(tensors, head.options)
+        own = "meta_learner."
+        tensors = {n.removeprefix(own): t for n, t in tensors.items() if n.startswith(own)}
+    tensors = _fitting(tensors, meta_learner.options)
     if shots_may_differ:
-        fresh = {name: t for name, t in head.state_dict().items() if name.startswith("kshot_rw.")}
+        fresh = {name: t for name, t in meta_learner.state_dict().items() if name.startswith("kshot_rw.")}
         tensors = {**fresh, **tensors}
-    load_tensors(head, tensors, path)
+    load_tensors(meta_learner, tensors, path)
 
 
-def _fitting(tensors: Mapping[str, Tensor], options: params.Method) -> dict[str, Tensor]:
-    """A head's tensors without the ensemble's, if the options leave it off."""
-    return {n: t for n, t in tensors.items() if options.ensemble or not n.startswith("ensemble.")}
+def _fitting(tensors: Mapping[str, Tensor], options: NetworkOptions) -> dict[str, Tensor]:
+    """A meta learner's tensors without the ensemble's, if the options leave it off."""
+    kept = getattr(options, "ensemble", False)
+    return {n: t for n, t in tensors.items() if kept or not n.startswith("ensemble.")}

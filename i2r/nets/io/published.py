@@ -1,11 +1,13 @@
 """Published checkpoints of I2R and BAM -> files of this project.
 
-| kind         | published as                                        | becomes                                      |
-| ------------ | --------------------------------------------------- | -------------------------------------------- |
-| iir-base     | I2R's base network: ResNet, classifier, PSPNet head | layer*, fc, ppm, cls: backbone, base learner |
-| bam-base     | BAM's base network: dilated ResNet or VGG, head     | layer*, ppm, cls: backbone, base learner     |
-| bam          | BAM as a whole                                      | a network file (nets/network.py)             |
-| i2r-released | I2R as a whole                                      | a network file                               |
+| kind         | published as                                 | becomes                                      |
+| ------------ | -------------------------------------------- | -------------------------------------------- |
+| iir-base     | I2R's base network: ResNet, classifier, base learner | layer*, fc, ppm, cls                 |
+| bam-base     | BAM's base network: dilated ResNet or VGG, base learner | layer*, ppm, cls                  |
+| bam          | BAM as a whole                               | a network file (nets/io/network_file.py)     |
+| i2r-released | I2R as a whole                               | a network file                               |
+
+The base networks' files serve as `backbone.weights` and as `base_learner.weights`.
 """
 
 from __future__ import annotations
@@ -18,22 +20,29 @@ from typing import Any, NamedTuple
 from safetensors.torch import save_file
 from torch import Tensor, equal
 
-from i2r.config import schema as params
+from i2r.config import schema
+from i2r.config.networks import NETWORKS, network_options
 from i2r.config.readings import says
 from i2r.files import replacing, write_json
-from i2r.nets.backbone.models import build_backbone
+from i2r.nets.backbone.base import build_backbone
 from i2r.nets.io.network_file import build_network, describe, save_network
-from i2r.nets.io.weights import WeightsError, load_backbone_tensors, open_head, read_tensors, without_values
+from i2r.nets.io.weights import (
+    WeightsError,
+    load_backbone_tensors,
+    open_base_learner,
+    read_tensors,
+    without_values,
+)
 
 _BASE = (("layer", "layer"), ("ppm.", "ppm."), ("cls.", "cls."), ("encoder.", "layer"))
 _ENCODER = {"layer": "encoder.backbone.layer", "fc.": "encoder.backbone.fc."} | {
-    name: f"encoder.head.{name}" for name in ("ppm.", "cls.")
+    name: f"encoder.base_learner.{name}" for name in ("ppm.", "cls.")
 }
 _SHARED = (
-    ("learner_base.0.", "encoder.head.ppm."),
-    ("learner_base.1.", "encoder.head.cls."),
-    *((name, f"head.{name}") for name in ("down_query.", "down_supp.", "init_merge.", "kshot_rw.")),
-    *((name, f"head.ensemble.{name}") for name in ("gram_merge.", "cls_merge.")),
+    ("learner_base.0.", "encoder.base_learner.ppm."),
+    ("learner_base.1.", "encoder.base_learner.cls."),
+    *((name, f"meta_learner.{name}") for name in ("down_query.", "down_supp.", "init_merge.", "kshot_rw.")),
+    *((name, f"meta_learner.ensemble.{name}") for name in ("gram_merge.", "cls_merge.")),
 )
 
 # kind: beginnings of the published names and what takes their place (None: never used by the published code).
@@ -44,15 +53,15 @@ NAMES: dict[str, tuple[tuple[str, str | None], ...]] = {
     "bam": (
         ("layer", "encoder.backbone.layer"),
         *_SHARED,
-        *((name, f"head.{name}") for name in ("ASPP_meta.", "res1_meta.", "res2_meta.", "cls_meta.")),
+        *((name, f"meta_learner.{name}") for name in ("ASPP_meta.", "res1_meta.", "res2_meta.", "cls_meta.")),
     ),
     "i2r-released": (
         *((f"PSPNet_.{name}", _ENCODER[ours]) for name, ours in (*_BASE, ("fc.", "fc."))),
         *((f"cam_net.model.{name}", _ENCODER[ours]) for name, ours in (*_BASE, ("fc.", "fc."))),
         *_SHARED,
-        ("cam_mask_init.", "head.cam_mask_init."),
+        ("cam_mask_init.", "meta_learner.cam_mask_init."),
         ("S_block_res2_meta.", None),
-        *((name, f"head.decoder.{name}") for name in ("Q_", "S_", "CrossAttn.")),
+        *((name, f"meta_learner.decoder.{name}") for name in ("Q_", "S_", "CrossAttn.")),
     ),
 }
 
@@ -71,13 +80,12 @@ MARKS = {
 
 # Options of the published networks beside those in which the readings differ; blocks, cross and ensemble follow from
 # the weights.
-READING = {"i2r-released": "released", "bam": "bam"}
+READING = {"i2r-released": ("i2r", "released"), "bam": ("bam", "bam")}  # kind: network and reading
 COMMON = {
     "cam": "xgradcam",
     "cam_layer": "layer3",
     "cam_backend": "native",
     "delta": 0.7,
-    "mask_test": "none",
     "support_branch": True,
     "width": 256,
     "dropout": 0.1,
@@ -105,7 +113,7 @@ def import_checkpoint(kind: str, path: str | Path, out: str | Path, size: int = 
 
     Returns:
         The report: {"used": {published name: ours}, "ignored": {published name: why}, "missing": names of ours,
-        "network": see nets.network.describe, of a whole one}. Only counters of batches may be missing, which stand
+        "network": see network_file.describe, of a whole one}. Only counters of batches may be missing, which stand
         at 0 then.
 
     Raises:
@@ -179,20 +187,23 @@ def _fits(kind: str, tensors: Mapping[str, Tensor]) -> bool:
 
 def network_about(kind: str, tensors: Mapping[str, Tensor], size: int) -> dict[str, Any]:
     """What a network file of these tensors says: backbone, blocks, ensemble and shots are read from them."""
-    blocks, cross = (_count(tensors, rf"head\.decoder\.{name}\.(\d+)\.") for name in ("Q_block", "CrossAttn"))
-    ensemble = "head.ensemble.gram_merge.weight" in tensors
-    options = params.Method(
-        **published_options(kind) | {"blocks": blocks or 1, "cross": cross, "ensemble": ensemble}
+    blocks, cross = (
+        _count(tensors, rf"meta_learner\.decoder\.{name}\.(\d+)\.") for name in ("Q_block", "CrossAttn")
     )
-    shot_layer = tensors.get("head.kshot_rw.0.weight")
+    ensemble = "meta_learner.ensemble.gram_merge.weight" in tensors
+    found = {"ensemble": ensemble} | ({"blocks": blocks, "cross": cross} if blocks else {})
+    options = network_options(published_options(kind) | found)
+    shot_layer = tensors.get("meta_learner.kshot_rw.0.weight")
     shots = 1 if shot_layer is None else shot_layer.shape[1]
     return describe(backbone_name(tensors, "encoder.backbone."), options, shots, size)
 
 
 def published_options(kind: str) -> dict[str, Any]:
-    """Options of `method` of a published network."""
-    said = says(READING[kind])
-    return COMMON | {key.removeprefix("method."): value for key, value in said.items() if "method." in key}
+    """Options of `network` of a published network."""
+    name, reading = READING[kind]
+    said = {key.removeprefix("network."): value for key, value in says(reading).items()}
+    known = NETWORKS[name].model_fields
+    return {"name": name} | {key: value for key, value in (COMMON | said).items() if key in known}
 
 
 def backbone_name(tensors: Mapping[str, Tensor], prefix: str = "") -> str:
@@ -210,11 +221,11 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def _base_state(tensors: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
-    """The state of a base network, checked against its backbone and head."""
-    head = {name: tensor for name, tensor in tensors.items() if name.startswith(("ppm.", "cls."))}
-    rest = {name: tensor for name, tensor in tensors.items() if name not in head}
-    which = params.Backbone(name=backbone_name(tensors), weights=None, stride_at="3x3")
+    """The state of a base network, checked against its backbone and base learner."""
+    learner = {name: tensor for name, tensor in tensors.items() if name.startswith(("ppm.", "cls."))}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in learner}
+    which = schema.Backbone(name=backbone_name(tensors), weights=None, stride_at="3x3")
     with without_values():
         backbone = build_backbone(which)
     load_backbone_tensors(backbone, rest, which.name, source)
-    return {**backbone.state_dict(), **open_head(head, source).state_dict()}
+    return {**backbone.state_dict(), **open_base_learner(learner, source).state_dict()}

@@ -1,7 +1,7 @@
 """Weights files: reading them safely, and putting them into the frozen networks.
 
 The state of a backbone has the published names (layer0.0.weight ... layer4.2.bn3.bias, fc.weight), that of a
-base learner's head ppm.* and cls.*. Files in torchvision's names are understood as well.
+base learner ppm.* and cls.*. Files in torchvision's names are understood as well.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from i2r.config import schema as params
-from i2r.nets.backbone.models import Backbone, build_backbone
+from i2r.config import schema
+from i2r.nets.backbone.base import Backbone, build_backbone
 from i2r.nets.encoder import Encoder
-from i2r.nets.pspnet import PSPHead
+from i2r.nets.pspnet import PSPNet
 
 # torchvision's own files: the best ImageNet weights it has for each network, checked by the hash in their name.
 PUBLISHED = {"resnet50": "IMAGENET1K_V2", "resnet101": "IMAGENET1K_V2", "squeezenet1_1": "IMAGENET1K_V1"}
@@ -151,10 +151,10 @@ def load_backbone_tensors(
     load_tensors(backbone, tensors, source)
 
 
-def load_backbone_weights(backbone: Backbone, options: params.Backbone) -> None:
+def load_backbone_weights(backbone: Backbone, options: schema.Backbone) -> None:
     """ImageNet weights: from the file `options.weights` or, where that is null, torchvision's.
 
-    Of a base network's file the base learner's head (ppm.*, cls.*) is left out.
+    Of a base network's file the base learner (ppm.*, cls.*) is left out.
 
     torchvision's files are downloaded into torch.hub's folder once and checked against the hash in their name.
 
@@ -188,7 +188,7 @@ def load_backbone_weights(backbone: Backbone, options: params.Backbone) -> None:
     load_backbone_tensors(backbone, tensors, name, weights.url)
 
 
-def open_backbone(options: params.Backbone, path: str | Path) -> Backbone:
+def open_backbone(options: schema.Backbone, path: str | Path) -> Backbone:
     """The backbone `options.name` with the weights of a file, in its form for episodes."""
     with without_values():
         backbone = build_backbone(options)
@@ -197,7 +197,7 @@ def open_backbone(options: params.Backbone, path: str | Path) -> Backbone:
 
 
 def open_encoder(
-    options: params.Backbone,
+    options: schema.Backbone,
     backbone: str | Path,
     base_learner: str | Path | None = None,
     cam_head: str | Path | None = None,
@@ -215,11 +215,11 @@ def open_encoder(
         WeightsError: as `read_tensors` and `load_tensors`.
     """
     tensors = published_names(read_tensors(backbone), options.name)
-    head = None
+    learner = None
     if base_learner is not None:
         learned = read_tensors(base_learner)
         own = {key: value for key, value in learned.items() if key.startswith(("ppm.", "cls."))}
-        head = open_head(own, base_learner)
+        learner = open_base_learner(own, base_learner)
         if rest := {key: value for key, value in learned.items() if key not in own}:
             fc = {key: value for key, value in tensors.items() if key.startswith("fc.")}
             tensors, backbone = {**fc, **published_names(rest, options.name)}, base_learner
@@ -228,15 +228,15 @@ def open_encoder(
     with without_values():
         net = build_backbone(options)
     load_backbone_tensors(net, tensors, options.name, backbone)
-    return Encoder(net, head)
+    return Encoder(net, learner)
 
 
-def open_head(tensors: Mapping[str, Tensor], source: str | Path) -> PSPHead:
-    """The base learner's head of tensors ppm.* and cls.*; channels, width and classes are read from them."""
+def open_base_learner(tensors: Mapping[str, Tensor], source: str | Path) -> PSPNet:
+    """The base learner of tensors ppm.* and cls.*; channels, width and classes are read from them."""
     first, last = tensors.get("cls.0.weight"), tensors.get("cls.4.weight")
     if first is None or last is None:
         raise WeightsError(f"{source}: no base learner: cls.0.weight or cls.4.weight is missing")
     with without_values():
-        head = PSPHead(first.shape[1] // 2, last.shape[0] - 1, first.shape[0])
-    load_tensors(head, tensors, source)
-    return head
+        net = PSPNet(first.shape[1] // 2, last.shape[0] - 1, first.shape[0])
+    load_tensors(net, tensors, source)
+    return net

@@ -4,7 +4,7 @@ All that a map needs is the gradient of the class score with respect to one laye
 graph, x3 is a leaf, layer4 and the classifier run once for all images, and one `autograd.grad` gives every
 gradient, for images do not mix (frozen norms).
 
-At layer4 no backward runs at all where the logits are linear in x4 (`Backbone.linear_head`): the gradient of
+At layer4 no backward runs at all where the logits are linear in x4 (`Backbone.linear_classifier`): the gradient of
 logit o is fc.weight[o] / (h w) in every cell, and that of the log of its probability is fc.weight[o] less the
 mean of all rows of fc.weight by their probabilities, over h w. Every method is exact with that gradient;
 GradCAM, HiResCAM and the classic CAM then coincide, and XGradCAM with them up to its epsilon. SqueezeNet has
@@ -20,12 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2r.config.schema import GRAD_CAM
-from i2r.nets.backbone.models import Backbone
+from i2r.config.networks import CAMS
+from i2r.nets.backbone.base import Backbone
+from i2r.nets.registry import find
 
-# Score whose gradient a method takes; every other method takes that of the logit.
-SCORES = {"bagcam": "probability", "bagcam-original": "log probability"}
-METHODS = ("xgradcam", "hirescam", "gradcam", "gradcam++", "bagcam", "bagcam-original", "layercam", "cam")
+CELLS = (2, 3)
 
 
 def cam_maps(
@@ -45,24 +44,21 @@ def cam_maps_and_layer4(
     """As `cam_maps`, and x4 (N, c4, h4, w4), which the gradient needs anyway.
 
     Raises:
-        ValueError: an unknown method or layer, or the classic CAM asked for at layer3.
+        ValueError: an unknown method, a layer that it does not have (the classic CAM has layer4 only), or a
+            backbone without a classifier.
     """
-    if method not in METHODS:
-        raise ValueError(f"cam must be one of {', '.join(METHODS)}, got {method!r}")
-    if layer not in ("layer3", "layer4"):
-        raise ValueError(f"cam_layer must be layer3 or layer4, got {layer!r}")
+    if method not in CAMS:
+        raise ValueError(f"cam must be one of {', '.join(CAMS)}, got {method!r}")
+    if layer not in CAMS[method].layers:
+        raise ValueError(
+            f"cam_layer must be {' or '.join(CAMS[method].layers)} for cam: {method}, got {layer!r}"
+        )
+    _ = backbone.classifier  # raises where there is none
     if backend == "grad-cam":
         with torch.no_grad():
             x4 = backbone.layer4(x3)
         return _by_package(method, layer, backbone, x3, class_ids), x4
-    if method == "cam":
-        if layer != "layer4":
-            raise ValueError("the classic CAM (cam: cam) exists at layer4 only: set cam_layer to layer4")
-        with torch.no_grad():
-            x4 = backbone.layer4(x3)
-            weights = backbone.classifier.weight[class_ids] / x4[0, 0].numel()
-            return F.relu(torch.einsum("nc,nchw->nhw", weights, x4)), x4
-    activation, gradient, x4 = class_gradient(backbone, layer, x3, class_ids, SCORES.get(method, "logit"))
+    activation, gradient, x4 = class_gradient(backbone, layer, x3, class_ids, CAMS[method].score)
     return combine(method, activation, gradient), x4
 
 
@@ -87,7 +83,7 @@ def _by_package(method: str, layer: str, backbone: Backbone, x3: Tensor, class_i
 
     model = FromLayer3(backbone)
     targets = [ClassifierOutputTarget(class_id) for class_id in class_ids.tolist()]
-    maker = getattr(pytorch_grad_cam, GRAD_CAM[method])
+    maker = getattr(pytorch_grad_cam, CAMS[method].package)
     with torch.enable_grad(), maker(model=model, target_layers=[getattr(model, layer)]) as package:
         package.get_target_width_height = lambda _: None  # leave the maps on the layer's grid
         maps = package(input_tensor=x3.detach().requires_grad_(), targets=targets)
@@ -100,12 +96,13 @@ def class_gradient(
     """Activation A and gradient G (N, C, h, w) of `layer`, and x4 (N, c4, h4, w4).
 
     Args:
-        score: "logit", "probability" or "log probability" (of the softmax) of the class.
+        score: "logit", "probability" or "log probability" (of the softmax) of the class; "weight", at layer4 only,
+            gives the classifier's weights in place of a gradient.
     """
     if layer == "layer4":
         with torch.no_grad():
             x4 = backbone.layer4(x3)
-            if backbone.linear_head:
+            if score == "weight" or backbone.linear_classifier:
                 return x4, _closed_form(backbone, x4, class_ids, score), x4
     with torch.enable_grad():
         leaf = (x3 if layer == "layer3" else x4).detach().requires_grad_()
@@ -121,7 +118,7 @@ def _closed_form(backbone: Backbone, x4: Tensor, class_ids: Tensor, score: str) 
     """Gradient (N, c4, h4, w4) at layer4 of a linear classifier, the same in every cell."""
     weight = backbone.classifier.weight  # (classes, c4)
     gradient = weight[class_ids]  # (N, c4)
-    if score != "logit":
+    if score not in ("logit", "weight"):
         p = backbone.logits(x4).softmax(1)  # (N, classes)
         gradient = gradient - p @ weight
         if score == "probability":
@@ -131,32 +128,55 @@ def _closed_form(backbone: Backbone, x4: Tensor, class_ids: Tensor, score: str) 
 
 @torch.no_grad()
 def combine(method: str, a: Tensor, g: Tensor) -> Tensor:
-    """Activations and gradients (N, C, h, w) -> rectified map (N, h, w), by the formulas of docs/method.md 3.1.
+    """Activations and gradients (N, C, h, w) -> rectified map (N, h, w) of a method of config.networks.CAMS."""
+    return F.relu(find(CAMS[method].function)(a, g))
 
-    BagCAM gives every cell m a localiser of its own, weighs channel c by G[c, m] A[c, m] + 1 and averages over
-    this bag: map[i] = sum_c relu(mean_m (G[c, m] A[c, m] + 1) G[c, i] A[c, i]). Original and release differ in
-    the score: G is the gradient of the log probability (Zhu et al. 2022) or of the probability. The original
-    authors' program also backpropagates through rectified gradients (guided), which is not in the formula.
+
+# The methods: activations a and gradients g (N, C, h, w) -> map (N, h, w), rectified by `combine`; the formulas of
+# docs/method.md 3.1.
+
+
+def hirescam(a: Tensor, g: Tensor) -> Tensor:
+    return (g * a).sum(1)
+
+
+def layercam(a: Tensor, g: Tensor) -> Tensor:
+    return (F.relu(g) * a).sum(1)
+
+
+def gradcam(a: Tensor, g: Tensor) -> Tensor:
+    return _weighted(g.mean(CELLS), a)
+
+
+def xgradcam(a: Tensor, g: Tensor) -> Tensor:
+    return _weighted((g * a).sum(CELLS) / (a.sum(CELLS) + 1e-7), a)
+
+
+def gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
+    g2 = g.square()
+    alpha = g2 / (2 * g2 + a.sum(CELLS, keepdim=True) * g2 * g + 1e-6)
+    return _weighted((F.relu(g) * alpha.where(g != 0, 0)).sum(CELLS), a)
+
+
+def bagcam(a: Tensor, g: Tensor) -> Tensor:
+    """Every cell m has a localiser of its own, which weighs channel c by G[c, m] A[c, m] + 1; the map is the average
+    over this bag: sum_c relu(mean_m (G[c, m] A[c, m] + 1) G[c, i] A[c, i]).
+
+    Original and release differ in the score: G is the gradient of the log probability (Zhu et al. 2022) or of the
+    probability. The original authors' program also backpropagates through rectified gradients (guided), which is not
+    in the formula.
     """
-    cells = (2, 3)
-    if method == "hirescam":
-        return F.relu((g * a).sum(1))
-    if method == "layercam":
-        return F.relu((F.relu(g) * a).sum(1))
-    if method in SCORES:
-        t = g * a
-        return F.relu((t + 1).mean(cells, keepdim=True) * t).sum(1)
-    if method == "gradcam":
-        weights = g.mean(cells)  # (N, C)
-    elif method == "xgradcam":
-        weights = (g * a).sum(cells) / (a.sum(cells) + 1e-7)
-    elif method == "gradcam++":
-        g2 = g.square()
-        alpha = g2 / (2 * g2 + a.sum(cells, keepdim=True) * g2 * g + 1e-6)
-        weights = (F.relu(g) * alpha.where(g != 0, 0)).sum(cells)
-    else:
-        raise ValueError(f"no formula for cam {method!r}")
-    return F.relu(torch.einsum("nc,nchw->nhw", weights, a))
+    t = g * a
+    return F.relu((t + 1).mean(CELLS, keepdim=True) * t).sum(1)
+
+
+def classic(a: Tensor, g: Tensor) -> Tensor:
+    return _weighted(g[:, :, 0, 0], a)  # the classifier's weights, the same in every cell
+
+
+def _weighted(weights: Tensor, a: Tensor) -> Tensor:
+    """Channel weights (N, C) and activations -> (N, h, w)."""
+    return torch.einsum("nc,nchw->nhw", weights, a)
 
 
 def normalise(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,6 +1,9 @@
 """Regions, prototypes and prior maps (docs/method.md 3.3, 3.4): everything before the learned part that tells
 where in the query the object may be. Nothing here learns; all of it runs in float32 without gradient.
 
+A prior is a function listed in config.networks.PRIORS: (inputs, regions or None, embedding or None, whether the
+support's map is wanted) -> the query's map and the support's or None, both (B, K, h, w) on any grid, one a shot.
+
 All corners are handled image by image (the released code lets one degenerate image zero its whole batch): an
 empty region gives a zero prototype and zeros in the map, a constant map gives zeros.
 """
@@ -9,14 +12,17 @@ from __future__ import annotations
 
 import torch
 
-from i2r.config import schema as params
+from i2r.config.networks import PRIORS, CamOptions
 from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.pmgm.regions import Regions, cam_regions
+from i2r.nets.precision import full
+from i2r.nets.registry import find
 from i2r.nets.resize import bilinear, nearest
 
-PRIORS = ("pmgm", "ordered", "bam", "mean")
 EPS = 1e-5  # of averages, cosines and min-max; BAM has its own
 BAM_EPS = 1e-7
+
+Maps = tuple[torch.Tensor, torch.Tensor | None]
 
 
 def region_means(features: torch.Tensor, regions: torch.Tensor, eps: float = EPS) -> torch.Tensor:
@@ -66,7 +72,7 @@ def masked_minmax(maps: torch.Tensor, region: torch.Tensor, eps: float = EPS) ->
 def prior(
     name: str,
     inputs: EpisodeInputs,
-    options: params.CamOptions,
+    options: CamOptions,
     weights: torch.Tensor | None = None,
     regions: Regions | None = None,
     embedding: torch.Tensor | None = None,
@@ -75,7 +81,7 @@ def prior(
     """Prior maps on the grid of layer3; needs no trained network, so it serves as a baseline, too.
 
     Args:
-        name: pmgm | ordered | bam | mean.
+        name: one of config.networks.PRIORS.
         options: of the CAM regions (delta, delta_compare).
         weights: (B, K) of the shots in the query's map, sum 1; None: equal.
         regions: if they exist already; else made here where the prior needs them.
@@ -97,7 +103,7 @@ def prior(
 def _shot_maps(
     name: str,
     inputs: EpisodeInputs,
-    options: params.CamOptions,
+    options: CamOptions,
     regions: Regions | None,
     embedding: torch.Tensor | None,
     support: bool,
@@ -105,15 +111,11 @@ def _shot_maps(
     """One map a shot of the query and of the support, both (B, K, h, w) on the grid of layer3."""
     if name not in PRIORS:
         raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {name!r}")
+    entry = PRIORS[name]
+    if entry.uses_cam and regions is None:
+        regions = cam_regions(inputs, options)
     with torch.autocast(inputs.x3_q.device.type, enabled=False):
-        x4_q, x4_s = inputs.x4_q.float().unsqueeze(1), inputs.x4_s.float()  # (B, 1, C, h4, w4), (B, K, ...)
-        if name == "bam":
-            query, own = _bam(x4_q, x4_s, inputs.masks_s, support)
-        elif name == "mean":
-            query, own = _mean(x4_q, x4_s, inputs.masks_s, support)
-        else:
-            regions = regions if regions is not None else cam_regions(inputs, options)
-            query, own = _pmgm(x4_q, x4_s, inputs, regions, embedding, name == "ordered", support)
+        query, own = find(entry.function)(inputs, regions, embedding, support)
         size = inputs.x3_q.shape[-2:]
         return bilinear(query, size), bilinear(own, size) if support else None
 
@@ -122,7 +124,7 @@ def regional_prototypes(
     inputs: EpisodeInputs, regions: Regions, embedding: torch.Tensor | None = None
 ) -> torch.Tensor:
     """v1 and v2 of docs/method.md 3.3: (B, K, 2, c4)."""
-    x4_s = inputs.x4_s.float()
+    x4_s = full(inputs.x4_s)
     v = region_means(x4_s, object_regions(inputs, regions.plus_support, x4_s.shape[-2:]))
     if embedding is None:
         return v
@@ -148,31 +150,72 @@ def regional_map(
     return 0.5 * (halves[:, :, 0] + scaled) if ordered else scaled
 
 
-def _pmgm(x4_q, x4_s, inputs, regions, embedding, ordered, support):
+def pmgm(
+    inputs: EpisodeInputs,
+    regions: Regions,
+    embedding: torch.Tensor | None = None,
+    support: bool = True,
+    above: bool = False,
+) -> Maps:
+    """The paper's prior: cosines to the prototypes of CAM+ and CAM-, each inside its own region.
+
+    Args:
+        above: as `ordered` of `regional_map`.
+    """
     v = regional_prototypes(inputs, regions, embedding)
-    query = regional_map(x4_q, v, regions.plus_query, ordered)
-    return query, regional_map(x4_s, v, regions.plus_support, ordered) if support else None
+    query = regional_map(_whole(inputs), v, regions.plus_query, above)
+    return query, regional_map(full(inputs.x4_s), v, regions.plus_support, above) if support else None
 
 
-def _mean(x4_q, x4_s, masks_s, support):
-    target = bilinear(masks_s == 1, x4_s.shape[-2:]).unsqueeze(2)  # (B, K, 1, h4, w4)
-    prototype = region_means(x4_s, target)
+def ordered(
+    inputs: EpisodeInputs, regions: Regions, embedding: torch.Tensor | None = None, support: bool = True
+) -> Maps:
+    """PMGM with every CAM+ cell above every CAM- cell."""
+    return pmgm(inputs, regions, embedding, support, above=True)
+
+
+def mean(
+    inputs: EpisodeInputs,
+    regions: Regions | None = None,
+    embedding: torch.Tensor | None = None,
+    support: bool = True,
+) -> Maps:
+    """Cosine to the average of the object, scaled to 0..1."""
+    x4_q, x4_s = _whole(inputs), full(inputs.x4_s)
+    prototype = region_means(x4_s, _objects(inputs).unsqueeze(2))
     maps = [cosine_maps(x4, prototype).squeeze(2) for x4 in ((x4_q, x4_s) if support else (x4_q,))]
     scaled = [masked_minmax(cosine, torch.ones_like(cosine)) for cosine in maps]
     return scaled[0], scaled[1] if support else None
 
 
-def _bam(x4_q, x4_s, masks_s, support):
-    target = bilinear(masks_s == 1, x4_s.shape[-2:]).unsqueeze(2)  # (B, K, 1, h4, w4)
-    cells = (x4_s * target).flatten(-2)  # (B, K, C, n)
+def bam(
+    inputs: EpisodeInputs,
+    regions: Regions | None = None,
+    embedding: torch.Tensor | None = None,
+    support: bool = True,
+) -> Maps:
+    """The largest cosine to any cell of the object, scaled to 0..1 (BAM)."""
+    x4_s = full(inputs.x4_s)
+    x4_q = _whole(inputs).expand_as(x4_s)
+    cells = (x4_s * _objects(inputs).unsqueeze(2)).flatten(-2)  # (B, K, C, n)
     maps = []
-    for x4 in (x4_q.expand_as(x4_s), x4_s) if support else (x4_q.expand_as(x4_s),):
+    for x4 in (x4_q, x4_s) if support else (x4_q,):
         # one image at a time: the n x n cosines of a dilated network take 50 MB each
         pairs = zip(x4.flatten(-2).flatten(0, 1), cells.flatten(0, 1), strict=True)
         largest = torch.stack([_largest_cosine(a, b) for a, b in pairs])  # (B * K, n)
         largest = largest.view(*x4.shape[:2], *x4.shape[-2:])
         maps.append(masked_minmax(largest, torch.ones_like(largest), BAM_EPS))
     return maps[0], maps[1] if support else None
+
+
+def _whole(inputs: EpisodeInputs) -> torch.Tensor:
+    """x4 of the query with a dimension for the shots, (B, 1, c4, h4, w4)."""
+    return full(inputs.x4_q).unsqueeze(1)
+
+
+def _objects(inputs: EpisodeInputs) -> torch.Tensor:
+    """Share of the object in every cell of the supports' layer4, (B, K, h4, w4)."""
+    return bilinear(inputs.masks_s == 1, inputs.x4_s.shape[-2:])
 
 
 def _largest_cosine(cells: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from i2r.config import schema as params
+from i2r.config.networks import CamOptions
 from i2r.nets.pmgm.cam import cam_masks, normalise
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Regions(NamedTuple):
 
 
 @torch.no_grad()
-def cam_regions(inputs: EpisodeInputs, options: params.CamOptions) -> Regions:
+def cam_regions(inputs: EpisodeInputs, options: CamOptions) -> Regions:
     """Enlarged, normalised maps and CAM+ of query and supports.
 
     Raises:

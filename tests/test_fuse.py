@@ -8,10 +8,10 @@ from networks import backbone_params
 from seeded import close
 from torch import nn
 
-from i2r.nets.backbone.models import build_backbone
+from i2r.nets.backbone.base import build_backbone
 from i2r.nets.encoder import Encoder
-from i2r.nets.fuse import fold
-from i2r.nets.pspnet import PSPHead
+from i2r.nets.fuse import fuse
+from i2r.nets.pspnet import PSPNet
 
 
 def lively(module):
@@ -28,9 +28,9 @@ def lively(module):
 
 @pytest.mark.parametrize("name", ["small", "resnet50", "resnet50-bam", "vgg16-bam", "squeezenet1_1"])
 @torch.no_grad()
-def test_a_folded_backbone_computes_the_same_without_norms(name):
+def test_a_fused_backbone_computes_the_same_without_norms(name):
     net = lively(build_backbone(backbone_params(name), 7))
-    quick = fold(net)
+    quick = fuse(net)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in quick.modules())
     images = torch.randn(2, 3, 65, 81)
     for theirs, ours in zip(net.to_layer3(images), quick.to_layer3(images), strict=True):
@@ -39,9 +39,9 @@ def test_a_folded_backbone_computes_the_same_without_norms(name):
 
 
 @torch.no_grad()
-def test_a_folded_head_computes_the_same():
-    head, x4 = lively(PSPHead(64, 5, 32)), torch.randn(2, 64, 7, 9)
-    close(fold(head)(x4), head(x4))
+def test_a_fused_base_learner_computes_the_same():
+    net, x4 = lively(PSPNet(64, 5, 32)), torch.randn(2, 64, 7, 9)
+    close(fuse(net)(x4), net(x4))
 
 
 @torch.no_grad()

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from i2r.config.networks import ATTENTION_MASKS
 from i2r.nets.decoder.attention import CrossAttention, Labels
-from i2r.nets.decoder.attention_masks import STRATEGIES, find_mask, mask_ratio, masked_softmax
+from i2r.nets.decoder.attention_masks import find_mask, mask_ratio, masked_softmax
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "masks_synthetic_4x4.npz")
 CASES = range(6)
@@ -94,7 +95,7 @@ def test_a_fully_masked_row_attends_as_if_unmasked():
     assert (weights[partly] == 0).all()
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ["none", *ATTENTION_MASKS])
 def test_cross_attention_with_every_strategy_is_finite_and_learns(strategy):
     torch.manual_seed(3)
     attention = CrossAttention(16, 0.0)

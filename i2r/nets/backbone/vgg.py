@@ -1,0 +1,24 @@
+"""VGG-16 with batch norm, as BAM cuts it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import nn
+
+from i2r.config import schema
+from i2r.nets.backbone.base import Backbone
+
+
+def vgg16_bam(options: schema.Backbone, classes: int) -> Backbone:
+    """VGG-16 with BN in BAM's blocks; each of the first four ends in its pooling, the last has none.
+
+    `fc` is no part of VGG: no weights are published for a classifier on the global average pool of its
+    features, so a CAM needs a classifier that was trained here. The pyramid has the output of every convolution.
+    """
+    from i2r.nets.backbone.torchvision_ops import torchvision  # not at the top: it takes seconds
+
+    parts = torchvision.models.vgg16_bn(weights=None, num_classes=1).features
+    cuts = (0, 7, 14, 24, 34, 43)
+    layers = [nn.Sequential(*parts[start:end]) for start, end in pairwise(cuts)]
+    return Backbone(layers, (256, 512, 512), classes, resize_layer2=True, block=nn.ReLU)

@@ -1,0 +1,22 @@
+"""The meta learner, the learned part of a network, by its options."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from i2r.config.networks import NetworkOptions
+from i2r.nets.backbone.base import Layout
+from i2r.nets.registry import find
+
+__all__ = ["Layout", "build_meta_learner"]
+
+
+def build_meta_learner(options: NetworkOptions, layout: Layout, shots: int = 1) -> nn.Module:
+    """A module that turns EpisodeInputs into an Output, with fresh weights.
+
+    Args:
+        options: of the network; `options.module` names its class.
+        layout: of the backbone (Encoder.layout).
+        shots: K that layers which weigh the shots are made for; without such layers forward takes any K.
+    """
+    return find(options.module)(options, layout, shots)

@@ -1,0 +1,34 @@
+"""The data step: generate the data set, or check the one in data.root, and index it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from i2r.data.sources import DataError, open_source
+from i2r.files import write_json
+from i2r.pipeline.jobs import Job
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write index.json, and VOC/ where the images are generated.
+
+    Raises:
+        DataError: a file is missing or wrong, or the data set is not the one that data.digest names.
+    """
+    data = job.params["data"]
+    index = open_source(data["source"]).index(data, job.out, job.data_root)
+    print(f"digest {index['digest']}")
+    if data.get("digest") not in (None, index["digest"]):
+        raise DataError(
+            f"data.digest: {job.data_root} is not the data set that the params name: they say {data['digest']}, "
+            f"its lists, images and masks have {index['digest']}"
+        )
+    counts = {
+        split: Counter(cls for pixels in index[split].values() for cls in pixels)
+        for split in ("train", "val")
+    }
+    for cls, name in enumerate(index["classes"], start=1):
+        print(f"{name}: {counts['train'][str(cls)]} training, {counts['val'][str(cls)]} validation images")
+    write_json(job.out / "index.json", {"source": data["source"], **index})
+    return {"train_images": len(index["train"]), "val_images": len(index["val"]), "digest": index["digest"]}

@@ -1,0 +1,23 @@
+"""The episodes step: the frozen test episodes of a fold, shot and evaluation seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from i2r.data.episodes import describe_excluded, evaluation_episodes, save_episodes
+from i2r.files import read_json
+from i2r.pipeline.jobs import Job
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write episodes.json, with the classes that are scored and those that are left out."""
+    lists = read_json(job.inputs["lists"] / "lists.json")
+    seed, shots = job.args["eval_seed"], job.args["shot"]
+    least = job.params["data"]["min_class_images"]
+    made = evaluation_episodes(lists, seed, job.params["evaluate"]["episodes"], shots, least)
+    if why := describe_excluded(made):
+        print(why, flush=True)
+    save_episodes(job.out / "episodes.json", made, seed=seed, shots=shots)
+    queries = {str(cls): sum(e.cls == cls for e in made.episodes) for cls in made.classes}
+    excluded = [item["name"] for item in made.excluded]
+    return {"episodes": len(made.episodes), "queries": queries, "excluded": excluded}

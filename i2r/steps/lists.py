@@ -1,0 +1,28 @@
+"""The lists step: which images train and test a fold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from i2r.data.lists import fold_lists
+from i2r.data.sources import DataError
+from i2r.files import read_json, write_json
+from i2r.pipeline.jobs import Job
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write lists.json of one fold.
+
+    Raises:
+        DataError: no image is left for training.
+    """
+    rule = job.params["data"]
+    index = read_json(job.inputs["data"] / "index.json")
+    lists = fold_lists(index, job.args["fold"], novel=rule["novel"], min_area=rule["min_area"])
+    if not lists["train"]:
+        raise DataError(
+            f"fold {lists['fold']}: data.novel {rule['novel']!r} and data.min_area {rule['min_area']} "
+            f"leave no training image"
+        )
+    write_json(job.out / "lists.json", lists)
+    return {"train_images": len(lists["train"]), "test_images": len(lists["test"])}

@@ -1,0 +1,117 @@
+"""What every registered data source must do; one that is added brings a sample here."""
+
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from i2r.config import schema as params
+from i2r.data.dataset import open_dataset
+from i2r.data.lists import FOLDS, fold_lists
+from i2r.data.sources import DataError, open_source
+from i2r.files import read_json
+from i2r.steps import data as data_step
+
+
+def sample_shapes(folder):
+    return {"shapes": {"train_images": 8, "val_images": 6, "seed": 0}}, None
+
+
+def sample_voc(folder):
+    """Eight training and six validation images of 30 x 40 pixels, each with two classes and unknown pixels."""
+    rng = np.random.default_rng(0)
+    for name in ("JPEGImages", "SegmentationClassAug", "lists"):
+        (folder / name).mkdir(parents=True)
+    for split, count in (("train", 8), ("val", 6)):
+        names = [f"{split}{number}" for number in range(count)]
+        for number, name in enumerate(names):
+            image = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
+            Image.fromarray(image).save(folder / "JPEGImages" / f"{name}.jpg")
+            mask = np.zeros((30, 40), np.uint8)
+            mask[:15, :20], mask[15:, :20], mask[:, 39] = 1 + number, 20 - number, 255
+            Image.fromarray(mask).save(folder / "SegmentationClassAug" / f"{name}.png")
+        (folder / "lists" / f"{split}.txt").write_text("\n".join(names))
+    return {"train_list": "lists/train.txt", "val_list": "lists/val.txt"}, folder
+
+
+SAMPLES = {"shapes": sample_shapes, "voc": sample_voc}  # name: folder -> (its values of `data`, data_root)
+
+
+def make(name, folder):
+    """The folder of a data job on the sample, the folder of its images, and the step's metrics."""
+    options, root = SAMPLES[name](folder / "sample")
+    out = folder / "out"
+    out.mkdir(parents=True)
+    job = {"params": {"data": {"source": name, **options}}, "out": out, "data_root": root}
+    return out, root, data_step.run(SimpleNamespace(**job))
+
+
+@pytest.fixture(scope="module", params=sorted(params.SOURCES))
+def made(request, tmp_path_factory):
+    assert request.param in SAMPLES, f"data source {request.param}: give SAMPLES an example of it"
+    folder = tmp_path_factory.mktemp(request.param)
+    out, root, metrics = make(request.param, folder)
+    return request.param, open_dataset(out, root), metrics, folder
+
+
+def test_the_index_says_what_is_in_the_masks(made):
+    name, dataset, metrics, folder = made
+    index = dataset.index
+    assert index["source"] == name and index["digest"] == metrics["digest"]
+    assert (len(index["train"]), len(index["val"])) == (metrics["train_images"], metrics["val_images"])
+    for split in ("train", "val"):
+        for image, pixels in index[split].items():
+            mask = dataset.mask(image)
+            values, counts = np.unique(mask[(mask != 0) & (mask != 255)], return_counts=True)
+            assert pixels == dict(zip(map(str, values), counts, strict=True))
+            assert index["sizes"][image] == list(mask.shape)
+    assert read_json(folder / "out" / "index.json") == index
+
+
+def test_images_and_masks_fit_one_another(made):
+    _, dataset, _, _ = made
+    for name in dataset.index["val"]:
+        image, mask = dataset.image(name), dataset.mask(name)
+        assert image.dtype == mask.dtype == np.uint8
+        assert image.shape == (*mask.shape, 3)
+        assert set(np.unique(mask)) <= {*range(len(dataset.classes) + 1), 255}
+
+
+def test_classes_make_four_folds(made):
+    _, dataset, _, _ = made
+    assert len(set(dataset.classes)) == len(dataset.classes) and len(dataset.classes) % FOLDS == 0
+    tested = [c for fold in range(FOLDS) for c in fold_lists(dataset.index, fold, min_area=1)["test_classes"]]
+    assert tested == list(range(1, len(dataset.classes) + 1))
+    assert set(dataset.source.imagenet) <= set(dataset.classes)
+    assert all(0 <= number < 1000 for number in dataset.source.imagenet.values())
+
+
+def test_the_same_again_has_the_same_digest(made, tmp_path):
+    name, _, metrics, _ = made
+    assert make(name, tmp_path)[2]["digest"] == metrics["digest"]
+
+
+def test_loading_processes_can_be_given_the_data_set(made):
+    _, dataset, _, _ = made
+    again = pickle.loads(pickle.dumps(dataset))
+    name = next(iter(dataset.index["train"]))
+    assert (again.image(name) == dataset.image(name)).all()
+
+
+def test_a_missing_image_and_an_unknown_source_are_sentences(made):
+    _, dataset, _, _ = made
+    for read in (dataset.image, dataset.mask):
+        with pytest.raises(DataError, match="no such image"):
+            read("no such image")
+    with pytest.raises(DataError, match=r"data\.source must be one of shapes, voc"):
+        open_source("paintings")
+
+
+def test_params_know_the_sources():
+    values = {name: field.default for name, field in params.Data.model_fields.items()} | {"size": 97}
+    with pytest.raises(ValueError, match="must be one of shapes, voc"):
+        params.Data(**values | {"source": "paintings", "shapes": {}})
+    with pytest.raises(ValueError, match="root must name the folder"):
+        params.Data(size=97, source="voc")
