@@ -347,7 +347,7 @@ class Target(Section):
     form: Literal[FORMS] | None = Field(
         None, description="how the report shows it, as that table of the paper; null: the target's own name"
     )
-    methods: list[str] = Field(min_length=1, description="names from methods, in the order of the rows")
+    methods: list[str] = Field([], description="names from methods, in the order of the rows")
     folds: list[Fold] = Field([0, 1, 2, 3], min_length=1, description="test folds")
     shots: list[Positive] = Field([1], min_length=1, description="support images an episode")
     seeds: list[Count] = Field([0], min_length=1, description="training seeds of the meta learner")
@@ -439,6 +439,8 @@ class Experiment(Sections):
                     raise ValueError(
                         f"targets.{name}: {method!r} is not among methods ({', '.join(self.methods)})"
                     )
+            if not target.methods and not target.baselines:
+                raise ValueError(f"targets.{name}: has neither methods nor baselines, so it shows nothing")
             if target.form is None and name not in FORMS:
                 raise ValueError(
                     f"targets.{name}.form: missing; the report shows targets as {', '.join(FORMS)}"
