@@ -1,77 +1,30 @@
-"""I2R from raw data to report: `snakemake --cores all` makes everything, `snakemake --cores all train` one stage."""
+"""I2R from raw data to report: `snakemake` makes everything, `snakemake train` one stage, `snakemake table1` a target."""
 
 from snakemake.utils import min_version
 
 min_version("9.0")
 
 
-configfile: "params.yaml"
-
-
 include: "workflow/rules/common.smk"
-
-
-wildcard_constraints:
-    place=r"[a-z_/]+",
-    name=r"[^/]+",
-    key=r"[0-9a-f]{12}",
-
-
-localrules:
-    all,
-    data,
-    backbone,
-    base_learner,
-    cam_head,
-    train,
-    evaluate,
-    ablate,
-    report,
-    track,
 
 
 rule all:
     default_target: True
     input:
-        f"{HOME}/tracked-{PLAN.report['key']}.json",
+        asked(PLAN.of("all")),
 
 
-rule data:
-    input:
-        PLAN.files("data"),
+include: "workflow/rules/targets.smk"
+include: "workflow/rules/jobs.smk"
 
 
-rule backbone:
-    input:
-        PLAN.files("backbone"),
+onstart:
+    store.fill(PLAN.experiment)
 
 
-rule base_learner:
-    input:
-        PLAN.files("base_learner"),
+onsuccess:
+    store.show(PLAN)
 
 
-rule cam_head:
-    input:
-        PLAN.files("cam_head"),
-
-
-rule train:
-    input:
-        PLAN.files("train"),
-
-
-rule evaluate:
-    input:
-        PLAN.files("evaluate"),
-
-
-rule ablate:
-    input:
-        PLAN.files("ablate"),
-
-
-include: "workflow/rules/data.smk"
-include: "workflow/rules/networks.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/report.smk"
+onerror:
+    store.show(PLAN)

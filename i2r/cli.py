@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from i2r.config import schema as params
-from i2r.config.schema import ParamsError
+from i2r.config.base import ParamsError
+from i2r.config.load import PARAMS, PRESETS, Params, load
+from i2r.config.schema import STAGES
 from i2r.files import write_json, write_text
-from i2r.pipeline.jobs import FUNCTIONS, JobError, run_job
-from i2r.pipeline.plan import RESULTS, STAGES, make_plan
+from i2r.pipeline.plan import RESULTS
+from i2r.pipeline.spec import JobError
+from i2r.pipeline.steps import STEPS
 
-PRESETS = Path("workflow/presets")
 CODE_VERSIONS = Path("tests/code_versions.json")
 CHECKPOINTS = ("iir-base", "bam-base", "bam", "i2r-released")
 
@@ -26,9 +27,11 @@ def run(args: argparse.Namespace) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    from i2r.pipeline.jobs import run_job
+
     signal.signal(signal.SIGTERM, stop)
     try:
-        run_job(args.spec, args.step)
+        run_job(args.spec, args.step, args.again)
     except KeyboardInterrupt:
         print(
             f"i2r: {args.step} interrupted; run again, it goes on from its last saved state", file=sys.stderr
@@ -37,54 +40,78 @@ def run(args: argparse.Namespace) -> None:
 
 
 def stage(args: argparse.Namespace) -> None:
-    from i2r.pipeline.stages import run_stage
+    from i2r.pipeline.stage import run_stage
 
     run_stage(args.name, args.cores, args.configfile)
 
 
 def preset(args: argparse.Namespace) -> None:
     """Make a preset the params.yaml."""
-    known = {path.stem: path.read_text() for path in sorted(PRESETS.glob("*.yaml"))}
+    known = {path.stem: path.read_text(encoding="utf-8") for path in sorted(PRESETS.glob("*.yaml"))}
     if args.name not in known:
         raise ParamsError(f"{args.name}: no such preset; there are {', '.join(known)}")
-    target = Path("params.yaml")
-    if target.is_file() and not args.force and target.read_text() not in known.values():
+    if PARAMS.is_file() and not args.force and PARAMS.read_text(encoding="utf-8") not in known.values():
         raise ParamsError(
             "params.yaml: has changes that no preset has; keep a copy and call again with --force"
         )
-    write_text(target, known[args.name])
+    write_text(PARAMS, known[args.name])
     print(f"params.yaml is now preset {args.name}")
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Print every job and how far it is."""
-    from i2r.pipeline.stages import prepare, read_values, state
+    """Print every job and how far it is; with --write leave what DVC's stages depend on."""
+    from i2r.pipeline import stage as stages
+    from i2r.pipeline.store import Located
 
-    made = prepare(read_values(args.configfile))
+    made = stages.prepare(_params(args))
+    if args.write:
+        stages.write_plan(made)
+        return
+    located, jobs = Located(made), made.of("all")
+    changed = {spec.key for spec in stages.by_other_code(made, jobs)}
     counts: dict[str, int] = {}
-    for spec in made.jobs:
-        now = state(spec)
+    for spec in jobs:
+        now = located.state(spec)
         counts[now] = counts.get(now, 0) + 1
-        print(f"{now:8} {spec['stage']:12} {spec['step']:12} {spec['key']}  {spec['name']}")
+        note = (
+            f": {located.problem(spec)}"
+            if now == "again"
+            else ", made by other code"
+            if spec.key in changed
+            else ""
+        )
+        labels = ", ".join(made.labels[spec.key])
+        print(f"{now:8} {made.stages[spec.key]:12} {spec.step:12} {spec.key}  {labels}{note}")
     print(", ".join(f"{count} {now}" for now, count in counts.items()))
+    if changed:
+        print(
+            f"{len(changed)} made by other code than the present: `i2r run STEP --spec ... --again` makes one again"
+        )
 
 
 def show(args: argparse.Namespace) -> None:
     """Print the table of results and where everything is."""
-    from i2r.pipeline.stages import read_values
+    from i2r.pipeline.plan import make_plan
 
-    made = make_plan(params.check(read_values(args.configfile)))
-    home = RESULTS / made.params.experiment
-    if not (RESULTS / made.report["folder"] / made.report["manifest"]).is_file():
-        raise JobError(f"{home}: no report by the present params; `snakemake --cores all` makes it")
-    print((home / "table.md").read_text())
-    for page, text in (
-        ("summary.html", "what the numbers say"),
-        ("report.html", "with every figure and how it was made"),
-    ):
-        if (home / page).is_file():
-            print(f"{home / page}: {text}")
+    made = make_plan(_params(args))
+    home = RESULTS / made.experiment / "report"
+    if not (home / "table.md").is_file():
+        raise JobError(f"{home}: no report yet; `snakemake` makes it")
+    print((home / "table.md").read_text(encoding="utf-8"))
+    print(f"{home / 'report.html'}: what the numbers say, every figure, and how each number was made")
+    print(f"{RESULTS / made.experiment}/: every result by its name")
     print("i2r ui: all runs in MLflow, on http://127.0.0.1:5000")
+
+
+def show_params(args: argparse.Namespace) -> None:
+    """Print every value of the params, or of one method, and where it comes from."""
+    from i2r.config.show import print_params
+
+    print_params(_params(args), args.method, args.json)
+
+
+def _params(args: argparse.Namespace) -> Params:
+    return load(args.configfile or PARAMS)
 
 
 def readings(_: argparse.Namespace) -> None:
@@ -108,22 +135,11 @@ def readings(_: argparse.Namespace) -> None:
     print("In brackets: not said; BAM's value for the paper, the paper's for the others.")
 
 
-def track(args: argparse.Namespace) -> None:
+def track(_: argparse.Namespace) -> None:
     """Import all runs into MLflow, where it is installed."""
-    try:
-        from i2r.tracking.mlflow_import import track as import_runs
-    except ModuleNotFoundError as error:
-        if error.name != "mlflow":
-            raise
-        print(
-            "i2r: mlflow is not installed: runs stay files that `i2r track` can import later", file=sys.stderr
-        )
-        imported = False
-    else:
-        import_runs(RESULTS)
-        imported = True
-    if args.mark:
-        write_json(args.mark, {"imported": imported})
+    from i2r.steps.track import import_runs
+
+    import_runs(RESULTS)
 
 
 def ui(args: argparse.Namespace) -> None:
@@ -170,6 +186,14 @@ def clear_errors() -> Iterator[None]:
         raise JobError(str(error)) from None
 
 
+def write_docs(_: argparse.Namespace) -> None:
+    from i2r.config.show import json_schema, params_page
+
+    write_text(Path("docs/params.md"), params_page())
+    write_json(Path("docs/params.schema.json"), json_schema())
+    print("wrote docs/params.md and docs/params.schema.json")
+
+
 def record_code(_: argparse.Namespace) -> None:
     from i2r.pipeline import digests as code
 
@@ -183,11 +207,12 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = top.add_subparsers(required=True, metavar="VERB")
     values = argparse.ArgumentParser(add_help=False)
-    values.add_argument("--configfile", type=Path, help="laid over params.yaml, as Snakemake does")
+    values.add_argument("--configfile", type=Path, help="in place of params.yaml")
 
     verb = verbs.add_parser("run", help="do one job: what a rule of the Snakefile runs")
-    verb.add_argument("step", choices=FUNCTIONS)
+    verb.add_argument("step", choices=STEPS)
     verb.add_argument("--spec", type=Path, required=True, help="results/specs/<step>/<key>.json")
+    verb.add_argument("--again", action="store_true", help="make it again, though its result is there")
     verb.set_defaults(function=run)
 
     verb = verbs.add_parser("stage", help="run a stage: what dvc.yaml runs", parents=[values])
@@ -198,10 +223,16 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "plan", help="print every job that the params ask for, and its state", parents=[values]
     )
+    verb.add_argument("--write", action="store_true", help="write results/<experiment>/plan, for DVC")
     verb.set_defaults(function=plan)
 
     verb = verbs.add_parser("show", help="print the results and where the report is", parents=[values])
     verb.set_defaults(function=show)
+
+    verb = verbs.add_parser("params", help="print every value and where it comes from", parents=[values])
+    verb.add_argument("--method", help="the sections that this method runs with")
+    verb.add_argument("--json", action="store_true", help="the resolved sections alone, as JSON")
+    verb.set_defaults(function=show_params)
 
     verb = verbs.add_parser("preset", help="make a preset of workflow/presets the params.yaml")
     verb.add_argument("name")
@@ -212,7 +243,6 @@ def parser() -> argparse.ArgumentParser:
     verb.set_defaults(function=readings)
 
     verb = verbs.add_parser("track", help="import finished runs into MLflow")
-    verb.add_argument("--mark", type=Path, help="a file to leave when it is done")
     verb.set_defaults(function=track)
 
     verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
@@ -246,6 +276,8 @@ def parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("dev", help="for those who change the code")
     tasks = verb.add_subparsers(required=True, metavar="TASK")
+    task = tasks.add_parser("write-docs", help="write docs/params.md and docs/params.schema.json")
+    task.set_defaults(function=write_docs)
     task = tasks.add_parser("record-code", help="after a change of code that changes no numbers")
     task.set_defaults(function=record_code)
     return top

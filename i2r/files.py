@@ -27,10 +27,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide results from others who share the folder
+        temporary.chmod(
+            0o666 & ~_umask()
+        )  # mkstemp's 0600 would hide results from others who share the folder
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -58,6 +66,19 @@ def read_json(path: str | Path) -> Any:
 def canonical(obj: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, plain ASCII."""
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest_of(text: str) -> str:
+    """SHA-256 (hex) of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Bring a file, or all files below a folder, to disk."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
 
 
 def sha256(path: str | Path) -> str:

@@ -18,11 +18,12 @@ from pydantic_core import PydanticUndefined
 
 from i2r.config.base import WORD, ParamsError, describe
 from i2r.config.networks import NETWORKS
-from i2r.config.readings import says, settle
+from i2r.config.readings import settle
 from i2r.config.schema import NETWORK_DEFAULT, Experiment, MethodParams, RunParams
 
 PARAMS = Path("params.yaml")
-EXTENDS = "extends"  # of a file: the file that it is laid over, from its own folder
+PRESETS = Path("workflow/presets")
+EXTENDS = "extends"  # of a file: the file that it is laid over, in its own folder or in PRESETS
 DEFAULT, COMMAND_LINE = "default", "command line"
 SECTIONS = tuple(RunParams.model_fields)
 
@@ -166,7 +167,9 @@ def read_layers(path: str | Path) -> list[tuple[str, Values]]:
             return layers
         if not isinstance(below, str):
             raise ParamsError(f"{place}: {EXTENDS} must name a file, got {below!r}")
-        place = place.parent / below
+        place = next(
+            (p for p in (place.parent / below, PRESETS / below) if p.is_file()), place.parent / below
+        )
 
 
 def resolve(layers: Sequence[tuple[str, Values]], where: str = "params") -> Params:
@@ -283,8 +286,3 @@ def _at(values: Values, key: str) -> Any:
     for part in key.split("."):
         values = values[part]
     return values
-
-
-def says_of(key: str, reading: str) -> Any:
-    """What a reading says of one key."""
-    return says(reading)[key]

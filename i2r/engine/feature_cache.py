@@ -1,39 +1,44 @@
-"""Features of pictures that come again, kept in bounded memory.
+"""Features of images, kept in bounded memory for when the same image is needed again.
 
-The backbone is frozen, so what it makes of one view of one picture never changes: features, the masked
-support's layer4 and class, and the CAM of a class are made once and stacked into episodes. Every picture is
-encoded on its own; so numbers do not depend on what is kept or on how much memory there is.
+The encoder is frozen, so what it makes of one view of an image never changes: features, the masked support's layer4
+and class, and the CAM of a class are made once and stacked into episodes. Every image is encoded on its own, so
+numbers do not depend on what is kept or on how much memory there is.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from i2r.config.schema import CamOptions
+from i2r.config.networks import NetworkOptions
+from i2r.data.episodes import Episode
 from i2r.data.transforms import binary
+from i2r.engine.images import ReadAhead, ReadView, View
 from i2r.nets.encoder import Encoder, EpisodeInputs, Features, episode_class_ids
 
 
-class View(NamedTuple):
-    """One of the fixed versions of a picture; tests have version 0 only."""
-
-    id: str
-    number: int = 0
-
-
 class Draw(NamedTuple):
-    """An episode in views of pictures. `base_class`: position of `cls` among the fold's base classes."""
+    """An episode in views of images. `base_class`: position of `cls` among the fold's base classes."""
 
     cls: int
     query: View
     supports: tuple[View, ...]
     base_class: int | None = None
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Of the query and the supports."""
+        return (self.query, *self.supports)
+
+
+def evaluation_draw(episode: Episode) -> Draw:
+    """A test episode; no base class is left out of the base map."""
+    return Draw(episode.cls, View(episode.query), tuple(View(name) for name in episode.supports))
 
 
 class Memory:
@@ -64,49 +69,62 @@ def _bytes(value: Any) -> int:
 
 
 class CachedEncoder:
-    """Makes a head's inputs from views of pictures.
+    """Makes a meta learner's inputs from views of images.
 
     Args:
         encoder: frozen; what is kept stays on its device.
-        options: CAM method, layer and class source of the method.
-        picture: a view -> normalised image (3, S, S) and mask (S, S) of class ids and 255.
+        options: of the network: what it wants of the encoder, and how its CAM is made.
+        read: a view -> normalised image (3, S, S) and mask (S, S) of class ids and 255.
         gigabytes: memory for what is kept.
+        workers: processes that read images ahead, see `expect`.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        options: CamOptions,
-        picture: Callable[[View], tuple[Tensor, Tensor]],
+        options: NetworkOptions,
+        read: ReadView,
         gigabytes: float,
         device: torch.device,
+        workers: int = 0,
     ):
-        self.encoder, self.options, self.picture, self.device = encoder, options, picture, device
+        self.encoder, self.options, self.device = encoder, options, device
+        self.read = ReadAhead(read, workers)
         self.memory = Memory(gigabytes * 2**30)
-        self.loading_s = 0.0  # seconds spent in `picture` so far
+        self.loading_s = 0.0  # seconds spent in waiting for images so far
+
+    def expect(self, parts: Iterable[Sequence[Draw]]) -> None:
+        """Say which episodes the coming calls of `inputs` will be for, so that their images can be read ahead."""
+        self.read.expect([view for draw in part for view in draw.views] for part in parts)
+
+    def image(self, view: View) -> tuple[Tensor, Tensor]:
+        """Normalised image (3, S, S) and mask (S, S) of a view."""
+        began = time.perf_counter()
+        image, mask = self.read(view)
+        self.loading_s += time.perf_counter() - began
+        return image, mask
 
     def features(self, view: View) -> tuple[Features, Tensor]:
-        """Features (1, ...) of the whole picture and its mask (S, S) uint8."""
+        """Features (1, ...) of the whole image and its mask (S, S) uint8."""
 
         def make() -> tuple[Features, Tensor]:
-            began = time.perf_counter()
-            image, mask = self.picture(view)
-            self.loading_s += time.perf_counter() - began
-            return self.encoder.images(image[None].to(self.device)), mask.to(self.device, torch.uint8)
+            image, mask = self.image(view)
+            features = self.encoder.images(image[None].to(self.device), self.options.uses_pyramid)
+            return features, mask.to(self.device, torch.uint8)
 
         return self.memory.get(("features", view), make)
 
     def support(self, view: View, cls: int) -> tuple[Tensor, Tensor]:
-        """Layer4 of the picture masked by class `cls` (1, c4, h4, w4) and its class logits (1, classes)."""
+        """Layer4 of the image masked by class `cls` (1, c4, h4, w4) and its class logits (1, classes)."""
 
         def make() -> tuple[Tensor, Tensor]:
             features, mask = self.features(view)
-            return self.encoder.support(features.x3, binary(mask, cls)[None])
+            return self.encoder.support(features.x3, binary(mask, cls)[None], features.x4)
 
         return self.memory.get(("support", view, cls), make)
 
     def cam(self, view: View, class_id: int) -> Tensor:
-        """Rectified map (1, h, w) of the classifier's class `class_id` on the whole picture."""
+        """Rectified map (1, h, w) of the classifier's class `class_id` on the whole image."""
 
         def make() -> Tensor:
             x3 = self.features(view)[0].x3
@@ -119,20 +137,24 @@ class CachedEncoder:
     @torch.no_grad()
     def inputs(self, draws: Sequence[Draw]) -> EpisodeInputs:
         """Inputs of B = len(draws) episodes, with the queries' masks."""
+        began = time.perf_counter()
+        self.read.advance()
+        self.loading_s += time.perf_counter() - began
         queries, masks_q = zip(*(self.features(draw.query) for draw in draws), strict=True)
         supports = [[self.features(view) for view in draw.supports] for draw in draws]
         cues = [[self.support(view, draw.cls) for view in draw.supports] for draw in draws]
-        logits = _stack([[logits for _, logits in shots] for shots in cues])  # (B, K, classes)
-        listed = self.encoder.listed(torch.tensor([draw.cls for draw in draws], device=self.device))
-        class_id = episode_class_ids(logits, self.options.class_source, listed)  # (B, K)
-        base = [draw.base_class for draw in draws]
-        cam_q = cam_s = None
+        class_id = cam_q = cam_s = pyramid_q = pyramid_s = None
         if self.options.uses_cam:
-            pairs = list(zip(draws, class_id.tolist(), strict=True))
-            cam_q = _stack([[self.cam(draw.query, c) for c in ids] for draw, ids in pairs])
-            cam_s = _stack(
-                [[self.cam(v, c) for v, c in zip(draw.supports, ids, strict=True)] for draw, ids in pairs]
-            )
+            class_id, cam_q, cam_s = self._cams(draws, [[logits for _, logits in shots] for shots in cues])
+        if self.options.uses_pyramid:
+            pyramid_q = tuple(torch.cat(maps) for maps in zip(*(q.pyramid for q in queries), strict=True))
+            kept = [zip(*(f.pyramid for f, _ in shots), strict=True) for shots in supports]
+            pyramid_s = tuple(_stack(rows) for rows in zip(*kept, strict=True))
+        masks_s = [
+            torch.stack([binary(mask, draw.cls) for _, mask in shots])
+            for draw, shots in zip(draws, supports, strict=True)
+        ]
+        base = [draw.base_class for draw in draws]
         return EpisodeInputs(
             x2_q=torch.cat([q.x2 for q in queries]),
             x3_q=torch.cat([q.x3 for q in queries]),
@@ -144,17 +166,23 @@ class CachedEncoder:
             cam_q=cam_q,
             cam_s=cam_s,
             class_id=class_id,
-            masks_s=torch.stack(
-                [
-                    torch.stack([binary(mask, draw.cls) for _, mask in shots])
-                    for draw, shots in zip(draws, supports, strict=True)
-                ]
-            ),
+            masks_s=torch.stack(masks_s),
             mask_q=torch.stack([binary(m, draw.cls) for m, draw in zip(masks_q, draws, strict=True)]),
             episode_class=None if None in base else torch.tensor(base, device=self.device),
+            pyramid_q=pyramid_q,
+            pyramid_s=pyramid_s,
         )
+
+    def _cams(self, draws: Sequence[Draw], logits: list[list[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Class of each shot (B, K), and the CAMs of the queries and the supports, (B, K, hc, wc)."""
+        listed = self.encoder.listed(torch.tensor([draw.cls for draw in draws], device=self.device))
+        class_id = episode_class_ids(_stack(logits), self.options.class_source, listed)
+        pairs = list(zip(draws, class_id.tolist(), strict=True))
+        query = _stack([[self.cam(draw.query, c) for c in ids] for draw, ids in pairs])
+        supports = [[self.cam(v, c) for v, c in zip(draw.supports, ids, strict=True)] for draw, ids in pairs]
+        return class_id, query, _stack(supports)
 
 
 def _stack(rows: Sequence[Sequence[Tensor]]) -> Tensor:
     """B rows of K tensors (1, ...) -> (B, K, ...)."""
-    return torch.stack([torch.cat(list(row)) for row in rows])
+    return torch.stack([torch.cat(tuple(row)) for row in rows])

@@ -25,15 +25,15 @@ from i2r.progress import Progress
 LINES = 500  # of metrics.jsonl at most; longer trainings write means over several steps
 
 
-def set_up(runtime: Runtime) -> torch.device:
-    """Set threads and determinism, and return the device.
+def set_up(runtime: Runtime, threads: int) -> torch.device:
+    """Set the CPU threads and determinism, and return the device.
 
     On the CPU the same job gives the same numbers bit by bit; on a GPU some kernels add in any order.
 
     Raises:
         JobError: if runtime.device names a GPU that is not there.
     """
-    torch.set_num_threads(runtime.threads)
+    torch.set_num_threads(threads)
     name = runtime.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,9 +45,14 @@ def set_up(runtime: Runtime) -> torch.device:
     return device
 
 
-def seed_of(*parts: object) -> int:
-    """A seed that depends on nothing but `parts` (numbers and words): the same in every process."""
-    digest = hashlib.sha256(json.dumps(parts, default=str).encode()).digest()
+def seed_of(*parts: object, seed: int = 0) -> int:
+    """A seed that depends on nothing but `parts` (numbers and words): the same in every process.
+
+    Args:
+        seed: of params; its default 0 adds nothing to the parts.
+    """
+    text = json.dumps([*parts, seed] if seed else parts, default=str)
+    digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
@@ -144,16 +149,18 @@ def fit(
     *,
     label: str,
     groups: Iterable[tuple[float, Iterable[nn.Parameter]]] | None = None,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Train `model` and write metrics.jsonl: the one training loop of the pipeline.
 
     Args:
         job: its `out` gets metrics.jsonl, its `state` what is needed to go on after an interruption.
         model: holds everything that changes in training, running statistics of norms included.
-        losses: step number from 0 -> values of that step; `loss` is differentiated, names ending in `_s` are
-            seconds. It must depend on the step number alone (and on torch's generator, which is seeded in each
-            step), so that a resumed training equals an uninterrupted one.
+        losses: step number from 0 -> values of that step, all of them logged; `loss` is differentiated, names
+            ending in `_s` are seconds. It must depend on the step number alone (and on torch's generator, which is
+            seeded in each step), so that a resumed training equals an uninterrupted one.
         groups: (factor of the learning rate, parameters); all parameters at factor 1 if missing.
+        seed: of the step's params, beside the job's own.
 
     Returns:
         The means over the last logged window, and `seconds_per_step` over all steps.
@@ -167,6 +174,7 @@ def fit(
     optimiser = build_optimiser([{"params": group, "factor": factor} for factor, group in groups], schedule)
     device = next(model.parameters()).device
     window = max(1, math.ceil(schedule.steps / LINES))
+    fold, run_seed = job.args.get("fold"), job.args.get("seed")
     start, rows, sums, spent = 0, [], defaultdict(float), 0.0
 
     with SavedState(job.state, job.runtime.save_every) as saved:
@@ -196,7 +204,7 @@ def fit(
             log.flush()
             for step in range(start, schedule.steps):
                 began = synchronise(device)
-                torch.manual_seed(seed_of(job.step, job.args.get("fold"), job.args.get("seed"), step))
+                torch.manual_seed(seed_of(job.step, fold, run_seed, step, seed=seed))
                 rate = learning_rate(schedule, step)
                 for group in optimiser.param_groups:
                     group["lr"] = rate * group["factor"]

@@ -3,48 +3,58 @@
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from i2r.pipeline.jobs import FUNCTIONS, VERSIONS
+from i2r.config.networks import NETWORKS
+from i2r.config.schema import BACKBONES
+from i2r.pipeline.steps import STEPS
 
 PACKAGE = Path(__file__).parents[1]
-# What carries jobs, or shows their progress, and makes none of their numbers.
-CARRIERS = {
-    "i2r",
-    "i2r.cli",
-    "i2r.pipeline.digests",
-    "i2r.files",
-    "i2r.pipeline.jobs",
-    "i2r.config.schema",
-    "i2r.pipeline.plan",
-    "i2r.progress",
-    "i2r.pipeline.stages",
-}
+# What carries jobs and their params, or shows their progress, and makes none of their numbers.
+CARRIERS = ("i2r", "i2r.cli", "i2r.files", "i2r.progress", "i2r.config", "i2r.pipeline")
 
 
-def modules(step: str) -> list[str]:
-    """The modules of this package that a step uses, sorted."""
+def modules(step: str, params: Mapping[str, Any] | None = None) -> list[str]:
+    """The modules of this package that a job of a step uses, sorted.
+
+    Args:
+        params: of the job: they name its network and its backbone. None: those of every network and backbone.
+    """
+    registered = [options.module for options in NETWORKS.values()] + [entry.build for entry in BACKBONES.values()]
+    if params is not None:
+        network, backbone = (params.get(section, {}).get("name") for section in ("network", "backbone"))
+        registered = [NETWORKS[network].module] if network in NETWORKS else []
+        registered += [BACKBONES[backbone].build] if backbone in BACKBONES else []
+    elif not STEPS[step].torch:
+        registered = []
     found: set[str] = set()
-    todo = [FUNCTIONS[step].split(":")[0]]
+    todo = [place.split(":")[0] for place in (STEPS[step].function, *registered)]
     while todo:
         name = todo.pop()
-        if name not in found and name not in CARRIERS:
+        if name not in found and not _carries(name):
             found.add(name)
             todo += _imports(name)
     return sorted(found)
 
 
-def digest(step: str) -> str:
-    """A hash of the code of all modules that a step uses."""
-    text = "\n".join(f"{name} {content(_tree(name))}" for name in modules(step))
+def _carries(module: str) -> bool:
+    return module in CARRIERS or module.startswith(("i2r.config.", "i2r.pipeline."))
+
+
+def digest(step: str, params: Mapping[str, Any] | None = None) -> str:
+    """A hash of the code of all modules that a job of a step uses; see `modules`."""
+    text = "\n".join(f"{name} {_content(name)}" for name in modules(step, params))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def record() -> dict[str, dict]:
     """Version and digest of every step."""
-    return {step: {"version": VERSIONS[step], "digest": digest(step)} for step in FUNCTIONS}
+    return {name: {"version": step.version, "digest": digest(name)} for name, step in STEPS.items()}
 
 
 def path_of(module: str) -> Path | None:
@@ -58,9 +68,15 @@ def _tree(module: str) -> ast.Module:
     path = path_of(module)
     if path is None:
         raise FileNotFoundError(f"{module}: no such module of i2r")
-    return ast.parse(path.read_text())
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def _content(module: str) -> str:
+    return hashlib.sha256(content(_tree(module)).encode()).hexdigest()
+
+
+@cache
 def _imports(module: str) -> list[str]:
     """Modules of this package that a module imports, their packages included."""
     names = set()
@@ -76,6 +92,7 @@ def _imports(module: str) -> list[str]:
 
 def content(tree: ast.Module) -> str:
     """What a module does, without docstrings (comments are no part of a tree)."""
+    tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):

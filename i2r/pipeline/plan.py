@@ -1,124 +1,380 @@
-"""The plan: which jobs the params ask for, what each is made with, and where its products lie.
+"""The plan: the jobs that an experiment's targets ask for, each once, each after its inputs.
 
-Pure and fast: it runs each time the Snakefile is read, so it imports neither torch nor mlflow. A job's key is a hash
-of its step, its arguments, the params it uses, the version of the step's code and the keys of its inputs; what
-changes no number (folders, devices, workers) is in its spec, but not in its key.
+Pure and fast: it runs each time the Snakefile is read, so it imports neither torch nor mlflow, and touches nothing.
+A job's key is a hash of its step, its arguments, the params it reads, the version of its code and the keys of its
+inputs. Methods' names, folders, devices and workers are in no key.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from i2r.config.schema import FROM_ONE_SHOT, CamOptions, Params, ParamsError
-from i2r.files import read_json, sha256, write_json
-from i2r.pipeline.jobs import VERSIONS, key_of
-
-Spec = dict[str, Any]
+from i2r.config.base import ParamsError
+from i2r.config.load import Method, Params
+from i2r.config.schema import FROM_ONE_SHOT, STAGES, Target
+from i2r.files import sha256
+from i2r.pipeline.spec import Input, Spec, make_spec
+from i2r.pipeline.steps import STEPS
 
 RESULTS = Path("results")
-RESERVED = ("store", "specs", "state", "parked", "logs", "mlruns", "mlartifacts")  # other folders of results/
-
-# The steps of each stage, and where each keeps its products below results/store.
-STAGES = {
-    "data": ("data", "lists", "episodes"),
-    "backbone": ("backbone",),
-    "base_learner": ("base_learner",),
-    "cam_head": ("cam_head",),
-    "train": ("train",),
-    "evaluate": ("evaluate", "baselines"),
-    "ablate": ("ablate/train", "ablate/evaluate"),
-    "report": (),  # results/<experiment>
-}
-
-# What each step leaves beside its manifest; `data` also VOC/ where the data set is generated.
-PRODUCTS = {
-    "data": ["index.json"],
-    "lists": ["lists.json"],
-    "episodes": ["episodes.json"],
-    "backbone": ["weights.safetensors", "metrics.jsonl"],
-    "base_learner": ["weights.safetensors", "scores.json", "metrics.jsonl"],
-    "cam_head": ["weights.safetensors", "scores.json", "metrics.jsonl"],
-    "train": ["weights.safetensors", "metrics.jsonl"],
-    "evaluate": ["scores.json", "episodes.csv", "pictures.npz"],
-    "baselines": ["scores.json", "episodes.csv", "pictures.npz"],
-    "report": [
-        *("metrics.json", "curves.csv", "table.md", "ablation.md", "priors.md", "summary.md", "summary.html"),
-        *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "figures"),
-    ],
-}
-
-
-# What the baselines without training read of a method: they make every prior, whatever it has.
-CAM = [name for name in CamOptions.model_fields if name != "prior"]
+REPORT = "report"  # name of the report on all targets that are made
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of one experiment, each after its inputs, the report last."""
+    """All jobs of an experiment, by key, inputs first.
+
+    Attributes:
+        labels: key -> its readable names; methods that share a job each give it one.
+        targets: target -> keys of all its jobs; REPORT: those of the targets that are made.
+        stages: key -> stage, of the jobs of the targets that are made.
+    """
 
     params: Params
-    jobs: list[Spec]
-
-    def of(self, stage: str) -> list[Spec]:
-        return [spec for spec in self.jobs if spec["stage"] == stage]
+    jobs: dict[str, Spec]
+    labels: dict[str, list[str]]
+    targets: dict[str, list[str]]
+    stages: dict[str, str]
 
     @property
-    def report(self) -> Spec:
-        return self.jobs[-1]
+    def experiment(self) -> str:
+        return self.params.values.experiment
 
-    def files(self, stage: str) -> list[str]:
-        """Every file that the jobs of a stage leave."""
-        return [file for spec in self.of(stage) for file in outputs(spec)]
+    def of(self, stage: str) -> list[Spec]:
+        """The jobs of a stage; `all`: of every stage."""
+        return [self.jobs[key] for key, own in self.stages.items() if stage in ("all", own)]
 
+    def target(self, name: str) -> list[Spec]:
+        return [self.jobs[key] for key in self.targets[name]]
 
-def outputs(spec: Spec, results: Path = RESULTS) -> list[str]:
-    """Manifest and declared products of a job."""
-    folder = results / spec["folder"]
-    return [str(folder / name) for name in (spec["manifest"], *spec["products"])]
+    def views(self, key: str) -> list[str]:
+        """Readable folders of a job, below results/; none for a job that only other targets need."""
+        spec = self.jobs[key]
+        if spec.step == "report":
+            return [f"{self.experiment}/{label}" for label in self.labels[key]]
+        ablate = "ablate/" if self.stages.get(key) == "ablate" else ""
+        return [f"{self.experiment}/{ablate}{spec.step}/{label}" for label in self.labels[key]]
 
-
-def spec_path(folder: str, results: Path = RESULTS) -> Path:
-    """Where the spec of the job with this folder below results lies: store/<place>/<name>/<key>."""
-    place, _, key = folder.removeprefix("store/").rsplit("/", 2)
-    return results / "specs" / place / f"{key}.json"
-
-
-def inputs(path: str | Path, results: Path = RESULTS) -> list[str]:
-    """Every file that the job of a spec file needs: by its spec, so that params edited meanwhile have no say."""
-    folders = read_json(path)["inputs"].values()
-    return [file for folder in folders for file in outputs(read_json(spec_path(folder, results)), results)]
+    def named(self) -> dict[str, Spec]:
+        """Readable folder below results/ -> its job."""
+        return {view: spec for key, spec in self.jobs.items() for view in self.views(key)}
 
 
-def write_specs(plan: Plan, results: Path = RESULTS) -> None:
-    """Write the spec of every job where it is not there as it should be."""
-    for spec in plan.jobs:
-        path = results / spec["spec"]
-        if not path.is_file() or read_json(path) != spec:
-            write_json(path, spec)
+def make_plan(params: Params) -> Plan:
+    """The jobs that the targets ask for.
+
+    Raises:
+        ParamsError: a file of weights that the params name is missing.
+    """
+    planner = _Planner(params)
+    targets: dict[str, list[str]] = {}
+    for name, target in params.values.targets.items():
+        runs, baselines = planner.runs(name, target), planner.baselines(name, target)
+        planner.add_report(name, [name], runs, baselines)
+        targets[name] = list(planner.closure([planner.reports[name]]))
+    runs = [run for name in params.made for run in planner.rows[name][0]]
+    baselines = [row for name in params.made for row in planner.rows[name][1]]
+    report = planner.add_report(REPORT, params.made, runs, baselines)
+    track = planner.add("track", {}, {}, {"report": report}, params.values.experiment, "")
+    targets[REPORT] = list(planner.closure([track.key]))
+    return Plan(
+        params,
+        planner.jobs,
+        _distinct(planner.labels, planner.jobs),
+        targets,
+        _stages(params, planner, targets),
+    )
 
 
-def name_by_content(uses: dict[str, Any], args: dict[str, Any]) -> dict[str, str]:
-    """Put the sha256 of each file of weights in the place of its path, and return the paths: "section.name": path.
+def _stages(params: Params, planner: _Planner, targets: dict[str, list[str]]) -> dict[str, str]:
+    """Stage of every job that is made; what only ablations train and evaluate is the stage ablate's."""
+    main = {key for name in params.made if not params.values.targets[name].ablation for key in targets[name]}
+    stages = {}
+    for key in targets[REPORT]:
+        step = STEPS[planner.jobs[key].step]
+        ablation = step.name in ("train", "evaluate") and key not in main
+        stages[key] = "ablate" if ablation else step.stage
+    return {key: stage for name in STAGES for key, stage in stages.items() if stage == name}
+
+
+def _distinct(labels: dict[str, dict[str, str]], jobs: dict[str, Spec]) -> dict[str, list[str]]:
+    """Labels by key; where two jobs of a step have one label, the method and then the key tell them apart."""
+    for mark in (lambda key, method: f"-{method}", lambda key, _: f"-{key[:6]}"):
+        used = Counter((jobs[key].step, label) for key, own in labels.items() for label in own)
+        labels = {
+            key: {
+                label + (mark(key, method) if used[jobs[key].step, label] > 1 else ""): method
+                for label, method in own.items()
+            }
+            for key, own in labels.items()
+        }
+    return {key: list(own) for key, own in labels.items()}
+
+
+@dataclass
+class _Planner:
+    """Collects jobs; equal ones are one job."""
+
+    params: Params
+    jobs: dict[str, Spec] = field(default_factory=dict)
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)  # key -> label -> method that gave it
+    rows: dict[str, tuple[list[dict], list[dict]]] = field(default_factory=dict)
+    reports: dict[str, str] = field(default_factory=dict)
+
+    # --- jobs ------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        step: str,
+        args: dict,
+        params: dict,
+        inputs: dict[str, Spec],
+        label: str,
+        method: str,
+        **more: Any,
+    ) -> Spec:
+        values = self.params.values
+        if STEPS[step].torch:
+            params = params | {"threads": values.threads}
+        refs = {role: Input(spec.step, spec.key) for role, spec in inputs.items()}
+        runtime = values.runtime.model_dump(mode="json")
+        spec = make_spec(step, args, params, refs, label, runtime=runtime, threads=values.threads, **more)
+        self.labels.setdefault(spec.key, {}).setdefault(label, method)
+        return self.jobs.setdefault(spec.key, spec)
+
+    def closure(self, keys: Iterable[str]) -> Iterator[str]:
+        """The jobs with these keys and all that they need, in the order of the plan."""
+        needed, todo = set(), list(keys)
+        while todo:
+            key = todo.pop()
+            if key not in needed:
+                needed.add(key)
+                todo += [given.key for given in self.jobs[key].inputs.values()]
+        return (key for key in self.jobs if key in needed)
+
+    def data(self, method: Method) -> Spec:
+        data = method.params.data
+        if data.source == "shapes":
+            uses, products = (
+                {"source": data.source, "shapes": data.shapes.model_dump()},
+                ("index.json", "VOC"),
+            )
+        else:  # the digest says which data it is; without one the folder has to
+            uses = {"source": data.source, "train_list": data.train_list, "val_list": data.val_list}
+            uses |= {"digest": data.digest} if data.digest else {"root": data.root}
+            products = STEPS["data"].products
+        return self.add(
+            "data",
+            {},
+            {"data": uses},
+            {},
+            dataset(method),
+            method.name,
+            products=products,
+            data_root=data.root,
+        )
+
+    def backbone(self, method: Method) -> Spec:
+        values = method.params.backbone.model_dump(mode="json", exclude={"digest"})
+        files = {}
+        if values["name"] != "small":
+            del values["pretrain"]
+        if digest := method.params.backbone.digest:  # stands for the file, so that the key holds no path
+            files, values["weights"] = {"backbone.weights": values["weights"]}, digest
+        return self.add("backbone", {}, {"backbone": values}, {}, values["name"], method.name, files=files)
+
+    def in_fold(self, method: Method, fold: int) -> dict[str, Spec]:
+        """Data, lists and backbone of a fold."""
+        data, sections = self.data(method), method.params
+        label = f"{dataset(method)}-fold{fold}"
+        uses = STEPS["lists"].params(sections)
+        lists = self.add("lists", {"fold": fold}, uses, {"data": data}, label, method.name)
+        return {"data": data, "lists": lists, "backbone": self.backbone(method)}
+
+    def frozen(self, method: Method, fold: int, base_learner: bool, cam_head: bool) -> dict[str, Spec]:
+        """All frozen networks of a fold that are needed, with data and lists."""
+        sections, needs, args = method.params, self.in_fold(method, fold), {"fold": fold}
+        label, root = f"{dataset(method)}-{sections.backbone.name}-fold{fold}", sections.data.root
+        changed = sections.base_learner.trains == "all"
+        common = dict(needs)
+        if base_learner or changed:
+            uses = STEPS["base_learner"].params(sections)
+            files = _by_content(uses, "base_learner", ("weights",), args, "base_learner.weights")
+            needs["base_learner"] = self.add(
+                "base_learner", args, uses, common, label, method.name, data_root=root, files=files
+            )
+        if cam_head and sections.cam_head.mode != "none":
+            uses = STEPS["cam_head"].params(sections)
+            given = common | ({"base_learner": needs["base_learner"]} if changed else {})
+            needs["cam_head"] = self.add("cam_head", args, uses, given, label, method.name, data_root=root)
+        return needs
+
+    def train(self, method: Method, fold: int, shot: int, seed: int) -> Spec | None:
+        """The training of a run; None for a method whose weights are a file."""
+        sections, args = method.params, {"fold": fold, "shot": shot, "seed": seed}
+        if sections.train.weights:
+            return None
+        network = sections.network
+        needs = self.frozen(method, fold, network.uses_base_learner, network.uses_cam)
+        uses = STEPS["train"].params(sections, {"train": ("weights",)})
+        one_shot = sections.train.start == FROM_ONE_SHOT
+        if one_shot:
+            uses["train"]["start"] = FROM_ONE_SHOT if shot > 1 else None
+            if shot > 1:
+                needs["start"] = self.train(method, fold, 1, seed)
+        files = (
+            {}
+            if one_shot
+            else _by_content(uses, "train", ("start",), args, f"methods.{method.name}.train.start")
+        )
+        label = f"{method.name}-{shot}shot-fold{fold}-seed{seed}"
+        return self.add(
+            "train", args, uses, needs, label, method.name, data_root=sections.data.root, files=files
+        )
+
+    def episodes(self, method: Method, lists: Spec, fold: int, shot: int, eval_seed: int) -> Spec:
+        args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
+        label = f"{dataset(method)}-{shot}shot-fold{fold}-eval{eval_seed}"
+        uses = STEPS["episodes"].params(method.params)
+        return self.add("episodes", args, uses, {"lists": lists}, label, method.name)
+
+    def evaluate(
+        self, method: Method, fold: int, shot: int, seed: int, eval_seed: int
+    ) -> tuple[Spec, Spec | None]:
+        """An evaluation and its training."""
+        sections, network = method.params, method.params.network
+        trained = self.train(method, fold, shot, seed)
+        needs = self.frozen(method, fold, network.uses_base_learner, network.uses_cam)
+        needs["episodes"] = self.episodes(method, needs.pop("lists"), fold, shot, eval_seed)
+        args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
+        uses, files = STEPS["evaluate"].params(sections), {}
+        if trained:
+            needs["train"] = trained
+        else:
+            uses["train"] = {"weights": sections.train.weights}
+            where = f"methods.{method.name}.train.weights"
+            files = _by_content(uses, "train", ("weights",), args | {"seed": seed}, where)
+        label = f"{method.name}-{shot}shot-fold{fold}-seed{seed}-eval{eval_seed}"
+        evaluation = self.add(
+            "evaluate", args, uses, needs, label, method.name, data_root=sections.data.root, files=files
+        )
+        return evaluation, trained
+
+    def baseline(self, method: Method, fold: int, shot: int, eval_seed: int) -> Spec:
+        sections = method.params
+        needs = self.frozen(method, fold, base_learner=False, cam_head=True)
+        needs["episodes"] = self.episodes(method, needs["lists"], fold, shot, eval_seed)
+        args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
+        label = f"{method.name}-{shot}shot-fold{fold}-eval{eval_seed}"
+        uses = STEPS["baselines"].params(sections)
+        return self.add("baselines", args, uses, needs, label, method.name, data_root=sections.data.root)
+
+    # --- targets ---------------------------------------------------------------------------------------------
+
+    def runs(self, name: str, target: Target) -> list[dict[str, Any]]:
+        """A row for each evaluation of a target."""
+        rows = []
+        grid = product(target.shots, target.methods, target.folds, target.seeds)
+        for shot, method_name, fold, seed in grid:
+            method = self.params.methods[method_name]
+            for eval_seed in method.params.evaluate.seeds:
+                evaluation, trained = self.evaluate(method, fold, shot, seed, eval_seed)
+                rows.append(
+                    {"target": name, "method": method_name, "fold": fold, "shot": shot, "seed": seed}
+                    | {
+                        "eval_seed": eval_seed,
+                        "train": trained and _role(trained),
+                        "evaluate": _role(evaluation),
+                    }
+                )
+        return rows
+
+    def baselines(self, name: str, target: Target) -> list[dict[str, Any]]:
+        if target.baselines is None:
+            return []
+        method, rows = self.params.methods[target.baselines], []
+        for fold, shot in product(target.folds, target.shots):
+            for eval_seed in method.params.evaluate.seeds:
+                job = self.baseline(method, fold, shot, eval_seed)
+                rows.append(
+                    {"target": name, "method": method.name, "fold": fold, "shot": shot}
+                    | {"eval_seed": eval_seed, "job": _role(job)}
+                )
+        return rows
+
+    def add_report(self, name: str, targets: list[str], runs: list[dict], baselines: list[dict]) -> Spec:
+        """The report on some targets."""
+        values = self.params.values
+        self.rows[name] = runs, baselines
+        roles = {role for row in runs for role in (row["train"], row["evaluate"])}
+        roles |= {row["job"] for row in baselines}
+        own = [spec.key for spec in self.jobs.values() if _role(spec) in roles]
+        shown = {_role(self.jobs[key]): self.jobs[key] for key in self.closure(own)}
+        methods = {row["method"] for row in (*runs, *baselines)}
+        params = {
+            "experiment": values.experiment,
+            "reading": values.reading,
+            "report": values.report.model_dump(mode="json"),
+            "targets": {
+                t: values.targets[t].model_dump(mode="json") | {"form": values.targets[t].form or t}
+                for t in targets
+            },
+            "methods": {
+                m.name: {"label": m.label, "reading": m.reading, "params": _without_paths(m)}
+                for m in self.params.methods.values()
+                if m.name in methods
+            },
+            "runs": runs,
+            "baselines": baselines,
+        }  # fmt: skip
+        spec = self.add("report", {}, params, shown, name, "")
+        self.reports[name] = spec.key
+        return spec
+
+
+def dataset(method: Method) -> str:
+    """Short name of a method's data set."""
+    data = method.params.data
+    return data.source if data.source == "shapes" else Path(str(data.root)).name
+
+
+def _role(spec: Spec) -> str:
+    """How the report calls a job."""
+    return f"{spec.step}/{spec.key}"
+
+
+def _without_paths(method: Method) -> dict[str, Any]:
+    """A method's sections for the report, without what differs from machine to machine."""
+    sections = method.params.model_dump(mode="json")
+    del sections["data"]["root"], sections["backbone"]["weights"]
+    sections["data"]["name"] = dataset(method)
+    return sections
+
+
+def _by_content(uses: dict, section: str, names: tuple[str, ...], args: dict, where: str) -> dict[str, str]:
+    """Put the sha256 of each file of weights in the place of its path; return the paths: "section.name" -> path.
 
     Raises:
         ParamsError: there is no such file, or its name has a placeholder that the job knows nothing of.
     """
     files = {}
-    for section, name in (("base_learner", "weights"), ("method", "weights"), ("method", "start")):
-        pattern = uses.get(section, {}).get(name)
-        if pattern is None or pattern == FROM_ONE_SHOT:
+    for name in names:
+        pattern = uses[section].get(name)
+        if pattern is None:
             continue
-        key = f"methods.{args['method']}.{name}" if section == "method" else f"{section}.{name}"
         try:
             path = Path(pattern.format(**args))
         except (KeyError, IndexError, ValueError):
-            raise ParamsError(f"{key}: {pattern!r} may hold {{fold}}, {{shot}} and {{seed}} only") from None
+            known = ", ".join(f"{{{arg}}}" for arg in args if arg != "eval_seed")
+            raise ParamsError(f"{where}: {pattern!r} may hold {known} only") from None
         if not path.is_file():
-            raise ParamsError(f"{key}: no such file: {path}")
+            raise ParamsError(f"{where}: no such file: {path}")
         stat = path.stat()
         uses[section] = uses[section] | {name: _digest(path, stat.st_size, stat.st_mtime_ns)}
         files[f"{section}.{name}"] = str(path)
@@ -129,160 +385,3 @@ def name_by_content(uses: dict[str, Any], args: dict[str, Any]) -> dict[str, str
 def _digest(path: Path, size: int, modified: int) -> str:
     """sha256 of a file, once for many jobs."""
     return sha256(path)
-
-
-def make_plan(params: Params) -> Plan:
-    """The jobs that the params ask for.
-
-    Raises:
-        ParamsError: if the experiment has the name of a folder that results/ needs, or a file of weights is missing.
-    """
-    if params.experiment in RESERVED:
-        raise ParamsError(
-            f"experiment: {params.experiment!r} is the name of a folder in results/; take another"
-        )
-    jobs: dict[str, Spec] = {}
-    # files of weights enter where they are used, by their content
-    sections = params.model_dump(
-        mode="json", exclude={"method": {"weights", "start"}, "base_learner": {"weights"}}
-    )
-    data_root = sections["data"].pop("root")  # `digest` says which data it is; without one the folder has to
-    dataset, backbone = params.data.source, params.backbone.name
-    if params.backbone.digest:  # likewise
-        sections["backbone"]["weights"] = params.backbone.digest
-    # all that is read of a backbone once it is made
-    made = {**sections["backbone"], "weights": None, "digest": None, "pretrain": None}
-
-    def pick(section: str, *names: str) -> dict[str, Any]:
-        return {name: sections[section][name] for name in names}
-
-    def add(
-        step: str, name: str, inputs: dict[str, Spec], place: str = "", /, args=None, **uses: Any
-    ) -> Spec:
-        """Plan a job, unless it is planned already; `uses` are the params that it depends on."""
-        files = name_by_content(uses, args or {})
-        spec = {
-            "step": step,
-            "name": name,
-            "args": args or {},
-            "params": uses,
-            "version": VERSIONS[step],
-            "inputs": {role: job["folder"] for role, job in inputs.items()},
-            "products": list(PRODUCTS[step]),
-            "manifest": "manifest.json",
-            "runtime": sections["runtime"],
-            "data_root": data_root,
-        }
-        if files:
-            spec["files"] = files
-        place = place or step
-        spec["key"] = key = key_of(spec)
-        spec["stage"] = next((stage for stage, places in STAGES.items() if place in places), step)
-        spec["folder"] = f"store/{place}/{name}/{key}"
-        spec["spec"] = f"specs/{place}/{key}.json"
-        return jobs.setdefault(key, spec)
-
-    def in_fold(fold: int) -> dict[str, Spec]:
-        """What every job of a fold needs."""
-        name, args, shared = f"{dataset}-{backbone}-fold{fold}", {"fold": fold}, {"data": sections["data"]}
-        rule = pick("data", "novel", "min_area", "min_class_images")
-        lists = add("lists", f"{dataset}-fold{fold}", {"data": data}, args=args, data=rule)
-        needs = {"data": data, "lists": lists, "backbone": network}
-        learned = ["base_learner"] if params.cam_head.mode == "none" else ["base_learner", "cam_head"]
-        for step in learned:
-            uses = {"backbone": made, step: sections[step]}
-            if step == "base_learner" and params.base_learner.weights:
-                uses[step] = sections[step] | {"weights": params.base_learner.weights}
-            needs[step] = add(step, name, dict(needs), args=args, **shared, **uses)
-        return needs
-
-    def in_test(fold: int, shot: int, eval_seed: int) -> dict[str, Spec]:
-        """What every evaluation of a fold needs."""
-        needs, args = in_fold(fold), {"fold": fold, "shot": shot, "eval_seed": eval_seed}
-        name = f"{dataset}-{shot}shot-fold{fold}-eval{eval_seed}"
-        uses = {"evaluate": pick("evaluate", "episodes")}
-        return needs | {"episodes": add("episodes", name, {"lists": needs["lists"]}, args=args, **uses)}
-
-    def network_of(
-        method: str, fold: int, shot: int, seed: int
-    ) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        """Name, arguments and params of a method's network."""
-        name = f"{dataset}-{backbone}-{method}-{shot}shot-fold{fold}-seed{seed}"
-        args = {"method": method, "fold": fold, "shot": shot, "seed": seed}
-        shared = {"data": sections["data"], "backbone": made}
-        shared["method"] = params.resolve(method).model_dump(mode="json", exclude_none=True)
-        if shot == 1 and shared["method"].get("start") == FROM_ONE_SHOT:
-            del shared["method"]["start"]
-        return name, args, shared
-
-    def train(method: str, fold: int, shot: int, seed: int, place: str) -> dict[str, Spec]:
-        """Plan a training; {} for a method whose weights are a file."""
-        name, args, shared = network_of(method, fold, shot, seed)
-        if "weights" in shared["method"]:
-            return {}
-        needs = in_fold(fold)
-        if shared["method"].get("start") == FROM_ONE_SHOT:
-            needs["start"] = train(method, fold, 1, seed, place)["train"]
-        where = place and f"{place}/train"
-        uses = shared | {"train": params.training(method).model_dump(mode="json")}
-        return {"train": add("train", name, needs, where, args=args, **uses)}
-
-    def evaluate(method: str, fold: int, shot: int, seed: int, place: str = "") -> None:
-        """Plan a training and its evaluations."""
-        name, args, shared = network_of(method, fold, shot, seed)
-        trained = train(method, fold, shot, seed, place)
-        for eval_seed in params.evaluate.seeds:
-            needs = in_test(fold, shot, eval_seed) | trained
-            add(
-                "evaluate",
-                f"{name}-eval{eval_seed}",
-                needs,
-                place and f"{place}/evaluate",
-                args=args | {"eval_seed": eval_seed},
-                **shared,
-                evaluate=pick("evaluate", "scoring", "tta"),
-                report=shown,
-            )
-
-    shown = pick("report", "pictures", "bootstrap")
-    if dataset == "shapes":
-        data = add("data", dataset, {}, data=pick("data", "source", "shapes"))
-        data["products"] = [*PRODUCTS["data"], "VOC"]
-    else:
-        which = {"digest": params.data.digest} if params.data.digest else {"root": data_root}
-        data = add("data", dataset, {}, data=pick("data", "source", "train_list", "val_list") | which)
-    if backbone == "small":  # the one that is pretrained here, on crops of the data at the episodes' size
-        uses = {"backbone": sections["backbone"], "data": pick("data", "size")}
-        network = add("backbone", f"{dataset}-{backbone}", {"data": data}, **uses)
-    else:
-        network = add("backbone", backbone, {}, backbone=sections["backbone"] | {"pretrain": None})
-        if params.backbone.digest:
-            network["files"] = {"backbone.weights": params.backbone.weights}
-
-    run, ablate = params.run, params.ablate
-    for fold, shot in product(run.folds, run.shots):
-        for eval_seed in params.evaluate.seeds:
-            args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
-            uses = {"data": sections["data"], "backbone": made, "baselines": sections["baselines"]}
-            uses |= {"method": pick("method", *CAM), "evaluate": pick("evaluate", "scoring"), "report": shown}
-            add(
-                "baselines",
-                f"{dataset}-{backbone}-{shot}shot-fold{fold}-eval{eval_seed}",
-                in_test(fold, shot, eval_seed),
-                args=args,
-                **uses,
-            )
-        for method, seed in product(run.methods, run.seeds):
-            evaluate(method, fold, shot, seed)
-    for method, shot, fold, seed in product(ablate.methods, run.shots, ablate.folds, ablate.seeds):
-        evaluate(method, fold, shot, seed, "ablate")
-
-    reported = {f"{spec['step']}/{spec['name']}": spec for spec in jobs.values()}
-    uses = {name: value for name, value in sections.items() if name != "runtime"}
-    uses["methods"] = {
-        name: {k: v for k, v in sections["methods"][name].items() if k not in ("weights", "start")}
-        for name in (*run.methods, *ablate.methods)
-    }
-    report = add("report", params.experiment, reported, **uses)
-    report |= {"folder": params.experiment, "manifest": f"report-{report['key']}.json"}
-    return Plan(params, list(jobs.values()))

@@ -1,8 +1,9 @@
-"""The base learner of a fold: PSPNet's head on the classes that the fold trains on (docs/method.md 2.1)."""
+"""The base_learner step: PSPNet on the classes that the fold trains on (docs/method.md 2.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,160 +15,165 @@ from torch.nn import functional as F
 from i2r.config.schema import Augment, Backbone, BaseLearner
 from i2r.data.dataset import Dataset
 from i2r.data.transforms import UNKNOWN, train_view
-from i2r.engine.feature_cache import Memory, View
-from i2r.engine.inputs import base_labels, job_dataset, job_lists, test_picture
+from i2r.engine.feature_cache import Memory
+from i2r.engine.images import ReadAhead, View, evaluation_reader, load, load_steps
+from i2r.engine.inputs import WEIGHTS, base_labels, job_dataset, job_lists
 from i2r.engine.trainer import fit, seed_of, set_up
 from i2r.files import write_json
 from i2r.metrics.segmentation import EPSILON, class_counts
-from i2r.nets.fuse import fold
+from i2r.nets.fuse import fuse
 from i2r.nets.io.weights import open_backbone, open_encoder, read_tensors
-from i2r.nets.pspnet import PSPHead
+from i2r.nets.pspnet import PSPNet
 from i2r.nets.resize import bilinear
 from i2r.pipeline.jobs import Job, JobError
 from i2r.progress import Progress
 
-# BAM's for its base learner; used where the backbone learns, too (otherwise features are kept)
-AUGMENT = Augment(views=0, scale=(0.5, 2.0), fit=False, rotate=10.0, rotate_p=0.5, blur_p=0.5, flip_p=0.5)
-WIDTH = 512  # of the head, as published; the small backbone has fewer channels to make it from
-BACKBONE_RATE = 0.1  # its learning rate, relative to the head's (BAM)
+Step = Callable[[int], tuple[Tensor, Tensor]]
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train the head, with `trains: all` the backbone as well, and score it on the base classes of the val list.
+    """Train it, with `trains: all` the backbone as well, and score it on the base classes of the val list.
 
     With `weights` nothing is trained: they are taken from that file.
     """
-    device = set_up(job.runtime)
-    size = job.params["data"]["size"]
-    dataset, lists = job_dataset(job), job_lists(job)
+    device = set_up(job.runtime, job.threads)
+    lists = job_lists(job)
     options = BaseLearner(**job.params["base_learner"]).over(len(lists["train"]))
-    classes = lists["train_classes"]
-    backbone = open_backbone(
-        Backbone(**job.params["backbone"]), job.inputs["backbone"] / "weights.safetensors"
-    ).to(device)
+    backbone_options = Backbone(**job.params["backbone"])
     if options.weights:
-        return trained_elsewhere(job, options.weights, dataset, classes, device)
-    torch.manual_seed(seed_of("base_learner", job.args["fold"]))
-    channels = backbone.channels[2]
-    head = PSPHead(channels, len(classes), min(WIDTH, channels)).to(device)
+        return trained_elsewhere(job, options, backbone_options, lists["train_classes"], device)
+    backbone = open_backbone(backbone_options, job.inputs["backbone"] / WEIGHTS).to(device)
+    torch.manual_seed(seed_of("base_learner", job.args["fold"], seed=options.seed))
+    channels, classes = backbone.channels[2], lists["train_classes"]
+    net = PSPNet(channels, len(classes), min(options.width, channels), options.dropout).to(device).train()
     whole = options.trains == "all"
-    head.train()
-
     if whole:
         backbone.requires_grad_().train()
-        model, groups = nn.ModuleList([backbone, head]), [(1.0, head.parameters())]
-        groups.append((BACKBONE_RATE, backbone.parameters()))
-        draw = fresh_views(dataset, size, job.args["fold"])
+        model: nn.Module = nn.ModuleList([backbone, net])
+        groups = [(1.0, net.parameters()), (options.backbone_rate, backbone.parameters())]
+        next_batch = fresh_views(job, options, lists["train"], device)
     else:
-        backbone = fold(backbone)
-        model, groups = head, None
-        draw = kept_features(backbone, dataset, size, job.runtime.cache_gb * 2**30, device)
+        backbone, model, groups = fuse(backbone), net, None
+        next_batch = kept_features(job, backbone, options, lists["train"], device)
 
     def losses(step: int) -> Mapping[str, Tensor]:
-        names = batch_names(lists["train"], job.args["fold"], step, options.batch)
-        parts = [draw(name, step * options.batch + place) for place, name in enumerate(names)]
-        x, masks = (torch.stack(part).to(device) for part in zip(*parts, strict=True))
+        x, masks = next_batch(step)
         target = base_labels(masks, classes)
-        logits = head(backbone.layer4(backbone.to_layer3(x)[1]) if whole else x)
+        logits = net(backbone.layer4(backbone.to_layer3(x)[1]) if whole else x)
         return {"loss": F.cross_entropy(bilinear(logits, target.shape[-2:]), target, ignore_index=UNKNOWN)}
 
-    metrics = fit(job, model, options, losses, label=f"base learner {job.name}", groups=groups)
+    label = f"base learner {job.label}"
+    metrics = fit(job, model, options, losses, label=label, groups=groups, seed=options.seed)
     backbone.requires_grad_(False).eval()
-    scores = evaluate(backbone, head.eval(), dataset, classes, size, device)
-    state = head.state_dict()
+    scores = evaluate(job, backbone, net.eval(), classes, device)
+    state = net.state_dict()
     if whole:
         state |= {name: t for name, t in backbone.state_dict().items() if not name.startswith("fc.")}
-    save_file({name: t.contiguous().cpu() for name, t in state.items()}, job.out / "weights.safetensors")
-    write_json(job.out / "scores.json", scores)
-    return metrics | {name: scores[name] for name in ("miou", "images")}
+    save_file({name: t.contiguous().cpu() for name, t in state.items()}, job.out / WEIGHTS)
+    return metrics | scores
 
 
 def trained_elsewhere(
-    job: Job, path: str, dataset: Dataset, classes: list[int], device: torch.device
+    job: Job, options: BaseLearner, backbone: Backbone, classes: list[int], device: torch.device
 ) -> dict[str, Any]:
     """Take the weights of a file, and score them.
 
     Raises:
-        JobError: if its head is made for another number of classes.
+        JobError: they are made for another number of classes, or bring a backbone of their own, which
+            `trains: head` says is not changed.
     """
-    options, size = Backbone(**job.params["backbone"]), job.params["data"]["size"]
-    encoder = open_encoder(options, job.inputs["backbone"] / "weights.safetensors", path).to(device)
-    found = encoder.head.cls[-1].out_channels - 1
+    path = options.weights
+    encoder = open_encoder(backbone, job.inputs["backbone"] / WEIGHTS, path).to(device)
+    found = encoder.base_learner.cls[-1].out_channels - 1
     if found != len(classes):
         raise JobError(
             f"base_learner.weights: {path} is made for {found} classes, the fold has {len(classes)}"
         )
-    scores = evaluate(encoder.backbone, encoder.head, dataset, classes, size, device)
-    save_file({name: t.clone() for name, t in read_tensors(path).items()}, job.out / "weights.safetensors")
-    write_json(job.out / "scores.json", scores)
-    return {name: scores[name] for name in ("miou", "images")}
+    tensors = read_tensors(path)
+    if options.trains == "head" and any(not name.startswith(("ppm.", "cls.")) for name in tensors):
+        raise JobError(f"base_learner.weights: {path} brings a backbone; say so by base_learner.trains: all")
+    scores = evaluate(job, encoder.backbone, encoder.base_learner, classes, device)
+    save_file({name: t.clone() for name, t in tensors.items()}, job.out / WEIGHTS)
+    return scores
 
 
-def batch_names(names: list[str], fold: int, step: int, size: int) -> list[str]:
-    """Names of a step's pictures: each once an epoch, in another order each time."""
-    chosen = []
-    for index in range(step * size, (step + 1) * size):
-        epoch, place = divmod(index, len(names))
-        order = np.random.default_rng(seed_of("base order", fold, epoch)).permutation(len(names))
-        chosen.append(names[order[place]])
-    return chosen
+def name_of(names: list[str], fold: int, seed: int, index: int) -> str:
+    """Image number `index` of the training: each once an epoch, in another order each time."""
+    epoch, place = divmod(index, len(names))
+    order = np.random.default_rng(seed_of("base order", fold, epoch, seed=seed)).permutation(len(names))
+    return names[order[place]]
 
 
-Drawing = Callable[[str, int], tuple[Tensor, Tensor]]
+def fresh_views(job: Job, options: BaseLearner, names: list[str], device: torch.device) -> Step:
+    """Step -> images (B, 3, S, S) and masks (B, S, S), each in a view that no other step has."""
+    size, fold = job.params["data"]["size"], job.args["fold"]
+    read = partial(fresh_view, job_dataset(job), size, options.augment, names, fold, options.seed)
+    of_step = load_steps(read, options.steps, options.batch, job.runtime.workers, device)
+    return lambda step: tuple(of_step(step))
 
 
-def fresh_views(dataset: Dataset, size: int, fold: int) -> Drawing:
-    """Name and number of a draw -> image (3, S, S) and mask (S, S) of a view that no other draw has."""
-
-    def draw(name: str, number: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng(seed_of("base view", fold, number))
-        return train_view(dataset.image(name), dataset.mask(name), size, AUGMENT, rng)
-
-    return draw
+def fresh_view(
+    dataset: Dataset, size: int, augment: Augment, names: list[str], fold: int, seed: int, index: int
+) -> tuple[Tensor, Tensor]:
+    """Image (3, S, S) and mask (S, S) number `index` of the training."""
+    name = name_of(names, fold, seed, index)
+    rng = np.random.default_rng(seed_of("base view", fold, index, seed=seed))
+    return train_view(dataset.image(name), dataset.mask(name), size, augment, rng)
 
 
 def kept_features(
-    backbone: nn.Module, dataset: Dataset, size: int, limit: float, device: torch.device
-) -> Drawing:
-    """Name -> layer4 (c4, h4, w4) and mask (S, S) of the picture as a test shows it, made once and kept."""
-    memory, picture = Memory(limit), test_picture(dataset, size)
+    job: Job, backbone: nn.Module, options: BaseLearner, names: list[str], device: torch.device
+) -> Step:
+    """Step -> layer4 (B, c4, h4, w4) and masks (B, S, S) of whole images, made once for each and kept."""
+    memory = Memory(job.runtime.cache_gb * 2**30)
+    read = ReadAhead(evaluation_reader(job_dataset(job), job.params["data"]["size"]), job.runtime.workers)
+    fold, batch = job.args["fold"], options.batch
+    begun = False
+
+    def views(step: int) -> list[View]:
+        indices = range(step * batch, (step + 1) * batch)
+        return [View(name_of(names, fold, options.seed, index)) for index in indices]
 
     @torch.no_grad()
-    def make(name: str) -> tuple[Tensor, Tensor]:
-        image, mask = picture(View(name))
+    def make(view: View) -> tuple[Tensor, Tensor]:
+        image, mask = read(view)
         return backbone.layer4(backbone.to_layer3(image[None].to(device))[1])[0], mask.to(device)
 
-    return lambda name, _: memory.get(name, lambda: make(name))
+    def of_step(step: int) -> tuple[Tensor, Tensor]:
+        nonlocal begun
+        if not begun:
+            read.expect(map(views, range(step, options.steps)))
+            begun = True
+        read.advance()
+        parts = [memory.get(view, lambda view=view: make(view)) for view in views(step)]
+        x, masks = (torch.stack(part) for part in zip(*parts, strict=True))
+        return x, masks
+
+    return of_step
 
 
 @torch.no_grad()
 def evaluate(
-    backbone: nn.Module,
-    head: nn.Module,
-    dataset: Dataset,
-    classes: list[int],
-    size: int,
-    device: torch.device,
+    job: Job, backbone: nn.Module, net: nn.Module, classes: list[int], device: torch.device
 ) -> dict[str, Any]:
-    """IoU (percent) of each base class over the val images that show one, at S x S as the network sees them.
+    """Write scores.json: IoU (percent) of each base class over the val images that show one, at S x S.
 
     The mean is over classes with a pixel in these images, as BAM counts it.
     """
-    picture = test_picture(dataset, size)
+    dataset = job_dataset(job)
     names = [n for n, pixels in dataset.index["val"].items() if any(str(c) in pixels for c in classes)]
+    read = evaluation_reader(dataset, job.params["data"]["size"])
     sums = torch.zeros(3, len(classes) + 1, dtype=torch.long)
     with Progress("base classes", len(names), "image") as progress:
-        for name in names:
-            image, mask = picture(View(name))
-            logits = head(backbone.layer4(backbone.to_layer3(image[None].to(device))[1]))
+        for image, mask in load(read, map(View, names), job.runtime.workers):
+            logits = net(backbone.layer4(backbone.to_layer3(image[None].to(device))[1]))
             prediction = bilinear(logits, mask.shape)[0].argmax(0).cpu()
-            counts = class_counts(prediction, base_labels(mask, classes), len(classes) + 1)
-            sums += torch.stack(counts)
+            sums += torch.stack(class_counts(prediction, base_labels(mask, classes), len(classes) + 1))
             progress.update()
     inter, union, truth = sums.double()
     iou = 100 * inter / (union + EPSILON)
     present = [place for place in range(1, len(classes) + 1) if truth[place]]
-    return {
+    scores = {
         "miou": float(iou[present].mean()) if present else None,
         "background": float(iou[0]),
         "classes": {
@@ -176,3 +182,5 @@ def evaluate(
         },
         "images": len(names),
     }
+    write_json(job.out / "scores.json", scores)
+    return {name: scores[name] for name in ("miou", "images")}

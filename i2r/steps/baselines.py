@@ -1,46 +1,49 @@
-"""What is possible without training: everything foreground, priors at a threshold, the nearer prototype."""
+"""The baselines step, without training: everything foreground, priors at a threshold, the nearer prototype."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from i2r.config.schema import CAM_PRIORS, CamOptions
-from i2r.data.episodes import load_episodes, threshold_episodes
+from i2r.config.networks import PRIORS, CamOptions
+from i2r.data.episodes import EpisodeList, load_episodes, threshold_episodes
 from i2r.data.transforms import binary
-from i2r.engine.feature_cache import CachedEncoder, Draw
-from i2r.engine.inputs import job_dataset, job_encoder, job_lists, test_draw, test_picture
-from i2r.engine.trainer import set_up
-from i2r.files import write_json
-from i2r.metrics import segmentation as scores
-from i2r.nets.encoder import EpisodeInputs
-from i2r.nets.pmgm.priors import PRIORS, prior
-from i2r.nets.pmgm.regions import cam_regions
-from i2r.nets.resize import bilinear
-from i2r.pipeline.jobs import Job
-from i2r.steps.evaluate import (
+from i2r.engine.episode_loop import (
     COLUMNS,
-    about,
+    Tally,
     cam_classes,
-    cam_measures,
     count,
     episode_row,
     finite,
-    in_turn,
     no_number,
-    prior_measures,
-    prior_summary,
-    save_arrays,
-    shown,
     summary,
     walk,
     write_rows,
 )
+from i2r.engine.episode_pictures import Arrays, write_pictures
+from i2r.engine.feature_cache import CachedEncoder, Draw, evaluation_draw
+from i2r.engine.images import evaluation_reader
+from i2r.engine.inputs import job_dataset, job_encoder, job_lists
+from i2r.engine.trainer import set_up
+from i2r.files import write_json
+from i2r.metrics.prior_maps import (
+    CAM_MEASURES,
+    best_threshold,
+    cam_measures,
+    mean,
+    prior_measures,
+    prior_summary,
+)
+from i2r.nets.encoder import EpisodeInputs
+from i2r.nets.pmgm.priors import prior
+from i2r.nets.pmgm.regions import cam_regions
+from i2r.nets.resize import bilinear
+from i2r.pipeline.jobs import Job
+from i2r.steps.evaluate import without_episodes
 
 FOREGROUND, PROTOTYPE = "foreground", "prototype"
 
@@ -48,32 +51,84 @@ FOREGROUND, PROTOTYPE = "foreground", "prototype"
 def run(job: Job) -> dict[str, Any]:
     """Write scores.json, episodes.csv (a row a method and episode) and pictures.npz.
 
-    Thresholds are chosen on episodes of the training classes and images; the test episodes have no say.
+    Thresholds are chosen on episodes of the training classes and images, never on test episodes.
     """
-    device = set_up(job.runtime)
-    dataset, lists = job_dataset(job), job_lists(job)
-    size, scoring = job.params["data"]["size"], job.params["evaluate"]["scoring"]
-    draws = [test_draw(episode) for episode in load_episodes(job.inputs["episodes"] / "episodes.json")]
+    device = set_up(job.runtime, job.threads)
+    episodes = load_episodes(job.inputs["episodes"] / "episodes.json")
+    draws = [evaluation_draw(episode) for episode in episodes.episodes]
     if not draws:
-        return no_number(job, lists)
-    has_cam = "cam_head" in job.inputs
-    # all priors, whatever the method has
-    options = CamOptions(**job.params["method"], prior="+".join(CAM_PRIORS) if has_cam else "bam")
-    known = prior_names(options)
-    names = [FOREGROUND, *(f"prior-{name}" for name in known), PROTOTYPE]
+        return without_episodes(job, no_number(episodes))
+    dataset, options = job_dataset(job), cam_options(job)
+    read = evaluation_reader(dataset, job.params["data"]["size"])
     cached = CachedEncoder(
-        job_encoder(job, device), options, test_picture(dataset, size), job.runtime.cache_gb, device
+        job_encoder(job, device), options, read, job.runtime.cache_gb, device, job.runtime.workers
     )
-    thresholds = choose_thresholds(job, cached, lists, options)
+    thresholds = choose_thresholds(job, cached, options)
+    tally = score(job, cached, draws, options, thresholds)
+    result = results(tally, dataset.classes, episodes, thresholds)
+    write_json(job.out / "scores.json", finite(result))
+    rows, methods = tally["rows"], result["methods"]
+    together = ({"method": method, **row} for method in methods for row in rows[method])
+    write_rows(job.out / "episodes.csv", together, ("method", *COLUMNS))
 
-    def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: dict[str, Any]) -> None:
+    best = max(methods, key=lambda method: methods[method]["miou"])
+
+    def predicted(draw: Draw, inputs: EpisodeInputs) -> tuple[Arrays, Mapping[str, Any]]:
+        priors = all_priors(inputs, options)
+        logits = predictions(cached, [draw], inputs, priors, thresholds)[best]
+        arrays = {f"prior_{name}": maps[0].cpu().numpy() for name, maps in priors.items()}
+        arrays["prediction"] = logits[0].argmax(0).byte().cpu().numpy()
+        if options.uses_cam:
+            arrays["cam"] = cam_regions(inputs, options).cam_query[0, 0].float().cpu().numpy()
+        return arrays, {"method": best}
+
+    most = job.params["evaluate"]["pictures"]
+    write_pictures(job.out / "pictures.npz", draws, most, cached, dataset.classes, rows[best], predicted)
+    return finite({f"miou_{method}": scores["miou"] for method, scores in methods.items()})
+
+
+def cam_options(job: Job) -> CamOptions:
+    """How CAMs are made; with a prior that needs one where there is a CAM head. All priors are made anyway."""
+    has_cam = "cam_head" in job.inputs
+    some = next(name for name, entry in PRIORS.items() if entry.uses_cam == has_cam)
+    return CamOptions(**job.params["network"], prior=some)
+
+
+def prior_names(options: CamOptions) -> list[str]:
+    """All priors, without a CAM those that need none."""
+    return [name for name, entry in PRIORS.items() if options.uses_cam or not entry.uses_cam]
+
+
+def choose_thresholds(job: Job, cached: CachedEncoder, options: CamOptions) -> dict[str, float]:
+    """For each prior the threshold with the best mIoU on episodes of the training classes, at S x S."""
+    number, seed = job.params["baselines"]["threshold_episodes"], job.args["eval_seed"]
+    drawn = threshold_episodes(job_lists(job), seed, number, job.args["shot"])
+    names = prior_names(options)
+
+    def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: Tally) -> None:
+        for name, maps in all_priors(inputs, options).items():
+            for draw, one, mask_s in zip(part, maps, inputs.mask_q, strict=True):
+                prior_measures(tally[name], draw.cls, one, mask_s)
+
+    draws = [evaluation_draw(episode) for episode in drawn]
+    tally = walk(job, [cached], draws, {name: {} for name in names}, measure, f"thresholds {job.label}")
+    return {name: best_threshold(tally[name])[0] for name in names}
+
+
+def score(
+    job: Job, cached: CachedEncoder, draws: Sequence[Draw], options: CamOptions, thresholds: dict[str, float]
+) -> Tally:
+    """Of all episodes: `rows` of each method, `hists` of each prior, and what there is to say of the CAM, `cam`."""
+    dataset, scoring = job_dataset(job), job.params["evaluate"]["scoring"]
+    known = prior_names(options)
+
+    def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: Tally) -> None:
         priors = all_priors(inputs, options)
         predicted = predictions(cached, part, inputs, priors, thresholds)
-        plus = cam_regions(inputs, options).plus_query if has_cam else None
-        index = tally["done"]
+        plus = cam_regions(inputs, options).plus_query if options.uses_cam else None
         for place, draw in enumerate(part):
             mask_s = inputs.mask_q[place]
-            row = episode_row(index + place, draw)
+            row = episode_row(tally["done"] + place, draw)
             if plus is not None:
                 read = {"class": draw.cls, "cam_classes": inputs.class_id[place].tolist()}
                 tally["cam"].append(read | cam_measures(plus[place], mask_s))
@@ -84,65 +139,25 @@ def run(job: Job) -> dict[str, Any]:
                     own |= prior_measures(tally["hists"][name], draw.cls, priors[name][place], mask_s)
                 tally["rows"][method].append(own)
 
-    empty = {"rows": {m: [] for m in names}, "hists": {name: {} for name in known}, "cam": []}
-    tally = walk(job, cached, draws, empty, measure, f"baselines {job.name}")
-    rows = tally["rows"]
-    methods = {m: summary(job, rows[m], dataset, lists, tally["seconds"]) for m in names}
+    methods = [FOREGROUND, *(f"prior-{name}" for name in known), PROTOTYPE]
+    empty = {"rows": {m: [] for m in methods}, "hists": {name: {} for name in known}, "cam": []}
+    return walk(job, [cached], draws, empty, measure, f"baselines {job.label}")
+
+
+def results(
+    tally: Tally, names: Sequence[str], episodes: EpisodeList, thresholds: dict[str, float]
+) -> dict[str, Any]:
+    """What scores.json says, of what `score` has counted."""
+    rows, seconds = tally["rows"], tally["seconds"]
+    methods = {method: summary(own, names, episodes, seconds) for method, own in rows.items()}
     for name, threshold in thresholds.items():
         methods[f"prior-{name}"]["threshold"] = threshold
-    result = {
-        "methods": methods,
-        "priors": {name: prior_summary(rows[f"prior-{name}"], tally["hists"][name]) for name in known},
-    }
-    if has_cam:
-        result["cam"] = {
-            name: 100 * float(np.nanmean([row[name] for row in tally["cam"]]))
-            for name in ("share_cam", "precision_cam", "recall_cam")
-        }
+    priors = {name: prior_summary(rows[f"prior-{name}"], hists) for name, hists in tally["hists"].items()}
+    result = {"methods": methods, "priors": priors}
+    if tally["cam"]:
+        result["cam"] = {name: 100 * mean(tally["cam"], name) for name in CAM_MEASURES}
         result["cam_classes"] = cam_classes(tally["cam"])
-    write_json(job.out / "scores.json", finite(result))
-    together = ({"method": m, **row} for m in names for row in rows[m])
-    write_rows(job.out / "episodes.csv", together, ("method", *COLUMNS))
-
-    best = max(names, key=lambda m: methods[m]["miou"])
-    with torch.no_grad():
-        arrays = {}
-        for number, index in enumerate(in_turn(draws, job.params["report"]["pictures"])):
-            draw = draws[index]
-            inputs = cached.inputs([draw])
-            priors = all_priors(inputs, options)
-            logits = predictions(cached, [draw], inputs, priors, thresholds)[best]
-            parts = shown(cached, draw)
-            parts["prediction"] = logits[0].argmax(0).byte().cpu().numpy()
-            if has_cam:
-                parts["cam"] = cam_regions(inputs, options).cam_query[0, 0].float().cpu().numpy()
-            parts |= {f"prior_{name}": maps[0].cpu().numpy() for name, maps in priors.items()}
-            parts["meta"] = about(draw, dataset, rows[best][index], method=best)
-            arrays |= {f"{name}_{number}": part for name, part in parts.items()}
-        save_arrays(job.out / "pictures.npz", arrays)
-    return finite({f"miou_{method}": methods[method]["miou"] for method in names})
-
-
-def choose_thresholds(
-    job: Job, cached: CachedEncoder, lists: dict[str, Any], options: CamOptions
-) -> dict[str, float]:
-    """For each prior the threshold with the best mIoU on episodes of the training classes, at S x S."""
-    number, seed = job.params["baselines"]["threshold_episodes"], job.args["eval_seed"]
-    draws = [test_draw(e) for e in threshold_episodes(lists, seed, number, job.args["shot"])]
-
-    def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: dict[str, Any]) -> None:
-        for name, maps in all_priors(inputs, options).items():
-            for draw, one, mask_s in zip(part, maps, inputs.mask_q, strict=True):
-                prior_measures(tally[name], draw.cls, one, mask_s)
-
-    names = prior_names(options)
-    tally = walk(job, cached, draws, {name: {} for name in names}, measure, f"thresholds {job.name}")
-    return {name: scores.best_threshold(tally[name])[0] for name in names}
-
-
-def prior_names(options: CamOptions) -> list[str]:
-    """All priors, without a CAM those that need none."""
-    return [name for name in PRIORS if options.uses_cam or name not in CAM_PRIORS]
+    return result
 
 
 def all_priors(inputs: EpisodeInputs, options: CamOptions) -> dict[str, Tensor]:

@@ -1,105 +1,135 @@
-"""Scores of a trained or imported network over the frozen episodes of a fold, and of its prior and CAM beside it."""
+"""The evaluate step: scores of a trained or imported network over the test episodes of a fold."""
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
-from i2r.config.schema import Method
-from i2r.data.dataset import Dataset
+from i2r.config.networks import NetworkOptions, network_options
 from i2r.data.episodes import load_episodes
-from i2r.data.lists import describe_excluded
-from i2r.data.transforms import binary, placement, to_picture
-from i2r.engine.feature_cache import CachedEncoder, Draw
-from i2r.engine.inputs import WEIGHTS, job_dataset, job_encoder, job_lists, resized, test_draw, test_picture
-from i2r.engine.trainer import SavedState, seed_of, set_up
-from i2r.files import replacing, write_json
-from i2r.metrics import segmentation as scores
-from i2r.nets.encoder import EpisodeInputs
-from i2r.nets.heads import build_head
-from i2r.nets.io.network_file import load_head
+from i2r.engine.episode_loop import (
+    cam_classes,
+    count,
+    episode_row,
+    finite,
+    no_number,
+    summary,
+    walk,
+    write_rows,
+)
+from i2r.engine.episode_pictures import Arrays, save_arrays, write_pictures
+from i2r.engine.feature_cache import CachedEncoder, Draw, evaluation_draw
+from i2r.engine.images import evaluation_reader, resized_reader
+from i2r.engine.inputs import WEIGHTS, job_dataset, job_encoder
+from i2r.engine.trainer import set_up
+from i2r.files import write_json
+from i2r.metrics.prior_maps import cam_measures, prior_measures, prior_summary
+from i2r.nets.encoder import Encoder, EpisodeInputs
+from i2r.nets.io.network_file import load_meta_learner
+from i2r.nets.networks import build_meta_learner
 from i2r.nets.output import Output
 from i2r.nets.pmgm.regions import cam_regions
 from i2r.nets.resize import bilinear
-from i2r.pipeline.jobs import Job
-from i2r.progress import Progress
-
-CHUNK = 8  # episodes that go through the network together
-COLUMNS = ("index", "class", "query", "supports", *scores.Counts._fields)
-
-Row = dict[str, Any]
+from i2r.pipeline.jobs import Job, JobError
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write scores.json, episodes.csv and pictures.npz."""
-    device = set_up(job.runtime)
-    options = Method(**job.params["method"])
-    dataset, lists = job_dataset(job), job_lists(job)
-    size, scoring = job.params["data"]["size"], job.params["evaluate"]["scoring"]
-    draws = [test_draw(episode) for episode in load_episodes(job.inputs["episodes"] / "episodes.json")]
+    device = set_up(job.runtime, job.threads)
+    episodes = load_episodes(job.inputs["episodes"] / "episodes.json")
+    draws = [evaluation_draw(episode) for episode in episodes.episodes]
     if not draws:
-        return no_number(job, lists)
+        return without_episodes(job, no_number(episodes))
+    dataset, options = job_dataset(job), evaluation_options(job)
     encoder = job_encoder(job, device)
-    head = build_head(options, encoder.channels, job.args["shot"])
-    load_head(head, options.weights or job.inputs["train"] / WEIGHTS)
-    head.to(device).eval()
-    picture = test_picture(dataset, size)
-    passes = [
-        picture,
-        *(resized(picture, *sides) for sides in tta_sides(job.params["evaluate"]["tta"], size)),
-    ]
-    memory = job.runtime.cache_gb / len(passes)
-    cached, *others = (CachedEncoder(encoder, options, view, memory, device) for view in passes)
-    predict = partial(augmented, head, others)
+    meta_learner = evaluated_network(job, options, encoder).to(device)
+    passes = encoder_passes(job, encoder, options, device)
+    predict = partial(augmented, meta_learner, passes[1:])
+    scoring = job.params["evaluate"]["scoring"]
 
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: dict[str, Any]) -> None:
         output = predict(part, inputs)
-        prior = bilinear(output.prior_query, inputs.mask_q.shape[-2:])  # (B, S, S)
-        plus = cam_regions(inputs, options).plus_query if options.uses_cam else [None] * len(part)
+        measured = beside_the_scores(part, inputs, output, options, tally["hists"])
         for place, draw in enumerate(part):
-            mask_s = inputs.mask_q[place]
             row = episode_row(len(tally["rows"]), draw)
-            row |= count(dataset, draw, output.final_logits[place], mask_s, scoring)
-            row |= prior_measures(tally["hists"], draw.cls, prior[place], mask_s)
-            if plus[place] is not None:
-                row |= cam_measures(plus[place], mask_s)
-                row["cam_classes"] = inputs.class_id[place].tolist()
-            if output.mask_ratio:
-                row["mask_ratio"] = [float(ratio) for ratio in output.mask_ratio]  # of the whole chunk
-            tally["rows"].append(row)
+            row |= count(dataset, draw, output.final_logits[place], inputs.mask_q[place], scoring)
+            tally["rows"].append(row | measured[place])
 
-    tally = walk(job, cached, draws, {"rows": [], "hists": {}}, measure, f"evaluate {job.name}")
+    tally = walk(job, passes, draws, {"rows": [], "hists": {}}, measure, f"evaluate {job.label}")
     rows = tally["rows"]
-    result = summary(job, rows, dataset, lists, tally["seconds"])
-    result["prior"] = prior_summary(rows, tally["hists"])
+    result = summary(rows, dataset.classes, episodes, tally["seconds"])
+    if tally["hists"]:
+        result["prior"] = prior_summary(rows, tally["hists"])
     if any("mask_ratio" in row for row in rows):
         result["mask_ratio"] = np.mean([row["mask_ratio"] for row in rows], 0).tolist()
     if any("cam_classes" in row for row in rows):
         result["cam_classes"] = cam_classes(rows)
     write_json(job.out / "scores.json", finite(result))
-    write_rows(job.out / "episodes.csv", rows, COLUMNS)
-    chosen = in_turn(draws, job.params["report"]["pictures"])
-    with torch.no_grad():
-        write_pictures(job.out / "pictures.npz", draws, chosen, cached, dataset, rows, predict, options)
+    write_rows(job.out / "episodes.csv", rows)
+
+    def predicted(draw: Draw, inputs: EpisodeInputs) -> tuple[Arrays, Mapping[str, Any]]:
+        return arrays_of(predict([draw], inputs), inputs, options), {}
+
+    most = job.params["evaluate"]["pictures"]
+    write_pictures(job.out / "pictures.npz", draws, most, passes[0], dataset.classes, rows, predicted)
+    metrics = {name: result[name] for name in ("miou", "fb_iou", "episodes", "seconds_per_episode")}
+    prior = result.get("prior", {})
     return finite(
-        {name: result[name] for name in ("miou", "fb_iou", "episodes", "seconds_per_episode")}
-        | {f"prior_{name}": result["prior"][name] for name in ("bce", "ap", "iou_best")}
+        metrics | {f"prior_{name}": prior[name] for name in ("bce", "ap", "iou_best") if name in prior}
     )
 
 
+def without_episodes(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+    """Write the products of a fold in which no class is scored."""
+    write_json(job.out / "scores.json", result)
+    write_rows(job.out / "episodes.csv", [])
+    save_arrays(job.out / "pictures.npz", {})
+    return {name: result[name] for name in ("miou", "why", "episodes")}
+
+
+def evaluation_options(job: Job) -> NetworkOptions:
+    """The network's options with the CAM threshold of the evaluation."""
+    options, delta = network_options(job.params["network"]), job.params["evaluate"]["delta"]
+    return options if delta is None else options.model_copy(update={"delta": delta})
+
+
+def evaluated_network(job: Job, options: NetworkOptions, encoder: Encoder) -> nn.Module:
+    """The trained meta learner, or that of a file, with the attention mask of the evaluation.
+
+    Raises:
+        JobError: the network has no attention that could be masked.
+    """
+    meta_learner = build_meta_learner(options, encoder.layout, job.args["shot"])
+    load_meta_learner(
+        meta_learner, job.params.get("train", {}).get("weights") or job.inputs["train"] / WEIGHTS
+    )
+    mask = job.params["evaluate"]["mask"]
+    if mask != "none":
+        if not hasattr(meta_learner, "test_mask"):
+            raise JobError(f"evaluate.mask: {mask}, but the network {options.name} has no attention to mask")
+        meta_learner.test_mask = mask
+    return meta_learner.eval()
+
+
+def encoder_passes(
+    job: Job, encoder: Encoder, options: NetworkOptions, device: torch.device
+) -> list[CachedEncoder]:
+    """The encoder on images at side S, and for each further pass of test-time augmentation at its sides."""
+    size = job.params["data"]["size"]
+    read = evaluation_reader(job_dataset(job), size)
+    sides = tta_sides(job.params["evaluate"]["tta"], size)
+    readers = [read, *(resized_reader(read, *own) for own in sides)]
+    memory, workers = job.runtime.cache_gb / len(readers), job.runtime.workers
+    return [CachedEncoder(encoder, options, reader, memory, device, workers) for reader in readers]
+
+
 def tta_sides(tta: str, size: int) -> list[tuple[int, ...]]:
-    """Sides that pictures of side S are resized to, one after another, in each pass after the first.
+    """Sides that images of side S are resized to, one after another, in each pass after the first.
 
     `scales` means 0.8 and 1.25 of S; in the `released` code the last enlarges what the one before has reduced. Sides
     stay multiples of 8 plus 1.
@@ -117,238 +147,46 @@ def tta_sides(tta: str, size: int) -> list[tuple[int, ...]]:
 
 
 def augmented(
-    head: torch.nn.Module, others: Sequence[CachedEncoder], part: Sequence[Draw], inputs: EpisodeInputs
+    meta_learner: nn.Module, others: Sequence[CachedEncoder], part: Sequence[Draw], inputs: EpisodeInputs
 ) -> Output:
     """Output on the inputs of these draws, its final logits (B, 2, S, S) means over all passes."""
-    output: Output = head(inputs)
-    logits = [head(other.inputs(part)).final_logits for other in others]
+    output: Output = meta_learner(inputs)
+    logits = [meta_learner(other.inputs(part)).final_logits for other in others]
     same = [bilinear(maps, output.final_logits.shape[-2:]) for maps in logits]
     output.final_logits = torch.stack([output.final_logits, *same]).mean(0)
     return output
 
 
-def walk(
-    job: Job,
-    cached: CachedEncoder,
-    draws: Sequence[Draw],
-    tally: dict[str, Any],
-    measure: Callable[[Sequence[Draw], EpisodeInputs, dict[str, Any]], None],
-    label: str,
-) -> dict[str, Any]:
-    """Pass all episodes, CHUNK at a time, through `measure`, which adds to `tally`; goes on where it was killed.
-
-    Args:
-        tally: empty at first; whatever a saved state can hold (tensors, numbers, words, lists and dicts of these).
-
-    Returns:
-        The tally, with `done` episodes and `seconds`.
-    """
-    tally = {"done": 0, "seconds": 0.0, **tally}
-    folder = job.state / label.split()[0]
-    with SavedState(folder, job.runtime.save_every) as saved, torch.no_grad():
-        if (state := saved.load()) is not None:
-            tally = state
-        with Progress(label, len(draws), "episode", start=tally["done"]) as progress:
-            for start in range(tally["done"], len(draws), CHUNK):
-                began = time.perf_counter()
-                part = draws[start : start + CHUNK]
-                torch.manual_seed(seed_of("evaluate", start))  # for the mask that is drawn at random
-                measure(part, cached.inputs(part), tally)
-                tally["done"] += len(part)
-                tally["seconds"] += time.perf_counter() - began
-                progress.update(len(part))
-                saved.tick(lambda: tally)
-        saved.save(tally)
-    return tally
+def beside_the_scores(
+    part: Sequence[Draw],
+    inputs: EpisodeInputs,
+    output: Output,
+    options: NetworkOptions,
+    hists: dict[int, Any],
+) -> list[dict[str, Any]]:
+    """Of each episode measures of its prior, of its CAM, and of the attention mask, where the network has them."""
+    measured: list[dict[str, Any]] = [{} for _ in part]
+    if output.prior_query is not None:
+        prior = bilinear(output.prior_query, inputs.mask_q.shape[-2:])  # (B, S, S)
+        for place, draw in enumerate(part):
+            measured[place] |= prior_measures(hists, draw.cls, prior[place], inputs.mask_q[place])
+    if options.uses_cam:
+        plus = cam_regions(inputs, options).plus_query
+        for place in range(len(part)):
+            measured[place] |= cam_measures(plus[place], inputs.mask_q[place])
+            measured[place]["cam_classes"] = inputs.class_id[place].tolist()
+    if output.mask_ratio:
+        ratio = [float(ratio) for ratio in output.mask_ratio]  # of the whole chunk
+        measured = [row | {"mask_ratio": ratio} for row in measured]
+    return measured
 
 
-# --- of one episode --------------------------------------------------------------------------------------
-
-
-def episode_row(index: int, draw: Draw) -> Row:
-    supports = " ".join(view.id for view in draw.supports)
-    return {"index": index, "class": draw.cls, "query": draw.query.id, "supports": supports}
-
-
-def count(dataset: Dataset, draw: Draw, logits: Tensor, mask_s: Tensor, scoring: str) -> dict[str, int]:
-    """Counts of logits (2, S, S) on the scoring grid; mask_s (S, S) is the query's mask in the network's square."""
-    mask = binary(torch.from_numpy(dataset.mask(draw.query.id)).to(logits.device), draw.cls)
-    place = placement(*mask.shape, mask_s.shape[-1])
-    target = scores.target_on_grid(scoring, mask, mask_s, place)
-    prediction = scores.predict_on_grid(scoring, logits.float(), place)
-    return scores.binary_counts(prediction, target)._asdict()
-
-
-def prior_measures(hists: dict[int, Tensor], cls: int, prior: Tensor, mask_s: Tensor) -> dict[str, float]:
-    """Cross-entropy and average precision of a prior (S, S); its histogram is added to its class's."""
-    hist = scores.histogram(prior, mask_s)
-    hists[cls] = hists[cls] + hist if cls in hists else hist
-    return {
-        "bce": scores.prior_bce(prior, mask_s),
-        "bce_background": scores.prior_bce(prior, mask_s, ignore=False),
-        "ap": scores.average_precision(hist),
-    }
-
-
-def cam_measures(plus: Tensor, mask_s: Tensor) -> dict[str, float]:
-    """Share of the query that CAM+ (K, S, S) marks, its precision and its recall of the object; means over shots.
-
-    Pixels that are unknown, padding too, are left out. Precision is NaN where nothing is marked.
-    """
-    known, truth = mask_s != scores.IGNORE, mask_s == 1
-    marked = (plus & known).flatten(1).sum(1).double()  # (K,)
-    hits = (plus & truth).flatten(1).sum(1).double()
-    return {
-        "share_cam": float((marked / known.sum()).mean()),
-        "precision_cam": float((hits / marked).nanmean()),
-        "recall_cam": float((hits / truth.sum()).mean()),
-    }
-
-
-# --- of all episodes -------------------------------------------------------------------------------------
-
-
-def summary(
-    job: Job, rows: Sequence[Row], dataset: Dataset, lists: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    """Scores in percent, as scores.json holds them."""
-    classes = lists["test_classes"]
-    labels = [row["class"] for row in rows]
-    counts = np.array([[row[name] for name in scores.Counts._fields] for row in rows], dtype=float)
-    result = scores.score(classes, labels, counts)
-    interval = scores.bootstrap(classes, labels, counts, job.params["report"]["bootstrap"])
-    return {
-        "miou": 100 * result.miou,
-        "fb_iou": 100 * result.fb_iou,
-        "interval": [100 * bound for bound in interval],
-        "classes": {
-            str(c): {
-                "name": dataset.classes[c - 1],
-                "iou": 100 * result.iou[c] if c in result.iou else None,
-                "queries": result.queries[c],
-            }
-            for c in classes
-        },
-        "excluded": lists["excluded"],
-        "episodes": len(rows),
-        "seconds_per_episode": seconds / len(rows),
-    }
-
-
-def prior_summary(rows: Sequence[Row], hists: dict[int, Tensor]) -> dict[str, float]:
-    """Means over episodes and the IoU at the best threshold; percent but for cross-entropy and threshold."""
-    result = {"bce": mean(rows, "bce"), "bce_background": mean(rows, "bce_background")}
-    result["ap"] = 100 * mean(rows, "ap")
-    threshold, iou = scores.best_threshold(hists)
-    result |= {"iou_best": 100 * iou, "threshold_best": threshold}
-    for name in ("share_cam", "precision_cam", "recall_cam"):
-        if any(name in row for row in rows):
-            result[name] = 100 * mean(rows, name)
-    return result
-
-
-def mean(rows: Sequence[Row], name: str) -> float:
-    """Mean over the episodes that have a number there."""
-    values = [row[name] for row in rows if name in row and not math.isnan(row[name])]
-    return float(np.mean(values)) if values else float("nan")
-
-
-def cam_classes(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
-    """How often the classifier read each of its classes from the supports of each class."""
-    read: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for row in rows:
-        for class_id in row["cam_classes"]:
-            read[row["class"]][str(class_id)] += 1
-    return {
-        str(c): dict(sorted(counts.items(), key=lambda item: -item[1])) for c, counts in sorted(read.items())
-    }
-
-
-def no_number(job: Job, lists: dict[str, Any]) -> dict[str, Any]:
-    """Products of a fold in which no class is left to score: a reason instead of a number."""
-    why = describe_excluded(lists) or f"fold {lists['fold']}: no episodes"
-    write_json(
-        job.out / "scores.json", {"miou": None, "why": why, "excluded": lists["excluded"], "episodes": 0}
-    )
-    write_rows(job.out / "episodes.csv", [], COLUMNS)
-    save_arrays(job.out / "pictures.npz", {})
-    return {"miou": None, "why": why, "episodes": 0}
-
-
-def finite(value: Any) -> Any:
-    """The same with None where a number is not finite, as JSON wants it."""
-    if isinstance(value, dict):
-        return {name: finite(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_rows(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-# --- pictures --------------------------------------------------------------------------------------------
-
-
-def in_turn(draws: Sequence[Draw], most: int) -> list[int]:
-    """Numbers of the first episode of each class, then of the second of each, `most` in all."""
-    seen: dict[int, int] = defaultdict(int)
-    ranked = []
-    for index, draw in enumerate(draws):
-        ranked.append((seen[draw.cls], draw.cls, index))
-        seen[draw.cls] += 1
-    return [index for *_, index in sorted(ranked)[:most]]
-
-
-def shown(cached: CachedEncoder, draw: Draw) -> dict[str, np.ndarray]:
-    """What an episode looks like to the network: uint8 (S, S, 3) and (S, S) of the query and its first support."""
-    query, truth = cached.picture(draw.query)
-    support, mask = cached.picture(draw.supports[0])
-    return {
-        "query": to_picture(query),
-        "truth": binary(truth, draw.cls).numpy(),
-        "support": to_picture(support),
-        "support_mask": binary(mask, draw.cls).numpy(),
-    }
-
-
-def about(draw: Draw, dataset: Dataset, row: Row, **more: Any) -> np.ndarray:
-    """The words beside a picture, as JSON; iou in percent."""
-    iou = 100 * row["inter_fg"] / row["union_fg"] if row["union_fg"] else None
-    words = {name: row[name] for name in ("index", "class", "query", "supports")}
-    return np.array(json.dumps(words | {"name": dataset.classes[draw.cls - 1], "iou": iou} | more))
-
-
-def write_pictures(
-    path: Path,
-    draws: Sequence[Draw],
-    chosen: Sequence[int],
-    cached: CachedEncoder,
-    dataset: Dataset,
-    rows: Sequence[Row],
-    predict: Callable[[Sequence[Draw], EpisodeInputs], Output],
-    options: Method,
-) -> None:
-    """Arrays of the chosen episodes, numbered in the order of `chosen`."""
-    arrays = {}
-    for number, index in enumerate(chosen):
-        draw = draws[index]
-        inputs = cached.inputs([draw])
-        output = predict([draw], inputs)
-        parts = shown(cached, draw)
-        parts["prediction"] = output.final_logits[0].argmax(0).byte().cpu().numpy()
-        parts["prior"] = bilinear(output.prior_query, inputs.mask_q.shape[-2:])[0].float().cpu().numpy()
-        if options.uses_cam:
-            parts["cam"] = cam_regions(inputs, options).cam_query[0, 0].float().cpu().numpy()
-        parts["meta"] = about(draw, dataset, rows[index])
-        arrays |= {f"{name}_{number}": part for name, part in parts.items()}
-    save_arrays(path, arrays)
-
-
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with replacing(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
+def arrays_of(output: Output, inputs: EpisodeInputs, options: NetworkOptions) -> Arrays:
+    """Maps (S, S) of one episode for its picture."""
+    size = inputs.mask_q.shape[-2:]
+    arrays = {"prediction": output.final_logits[0].argmax(0).byte().cpu().numpy()}
+    if output.prior_query is not None:
+        arrays["prior"] = bilinear(output.prior_query, size)[0].float().cpu().numpy()
+    if options.uses_cam:
+        arrays["cam"] = cam_regions(inputs, options).cam_query[0, 0].float().cpu().numpy()
+    return arrays

@@ -1,31 +1,28 @@
-"""Training of the learned part on episodes of the fold's training classes; one loop for every method."""
+"""The train step: the learned part of a network, on episodes of the fold's training classes; one loop for all."""
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
+from torch import Tensor, nn
 
-from i2r.config.schema import Method, Train
+from i2r.config.networks import NetworkOptions, network_options
+from i2r.config.schema import Train
 from i2r.data.dataset import Dataset
 from i2r.data.episodes import train_episode
 from i2r.data.transforms import binary, train_view
-from i2r.engine.feature_cache import CachedEncoder, Draw, View
-from i2r.engine.inputs import WEIGHTS, job_dataset, job_encoder, job_lists, start_file, train_picture
+from i2r.engine.feature_cache import CachedEncoder, Draw
+from i2r.engine.images import View, load_steps, training_reader
+from i2r.engine.inputs import WEIGHTS, job_dataset, job_encoder, job_lists, start_file, whole_network
 from i2r.engine.trainer import fit, seed_of, set_up, synchronise
 from i2r.nets.encoder import Encoder, EpisodeInputs, encode_episode
-from i2r.nets.heads import build_head
-from i2r.nets.io.network_file import load_head
+from i2r.nets.io.network_file import Network, describe, load_meta_learner, save_network
+from i2r.nets.networks import build_meta_learner
 from i2r.nets.output import Output
 from i2r.pipeline.jobs import Job
 
@@ -39,17 +36,20 @@ class Batch(NamedTuple):
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train and write weights.safetensors of the learned part."""
-    device = set_up(job.runtime)
-    options = Method(**job.params["method"])
+    """Train and write weights.safetensors of the meta learner.
+
+    A training that starts from a whole network's file writes a whole network again, for its meta learner fits no other
+    frozen part.
+    """
+    device = set_up(job.runtime, job.threads)
+    options = network_options(job.params["network"])
     train = Train(**job.params["train"]).over(len(job_lists(job)["train"]))
-    fold, seed, shots = job.args["fold"], job.args["seed"], job.args["shot"]
     encoder = job_encoder(job, device)
-    torch.manual_seed(seed_of("head", fold, seed))
-    head = build_head(options, encoder.channels, shots)
+    torch.manual_seed(seed_of("head", job.args["fold"], job.args["seed"]))
+    meta_learner = build_meta_learner(options, encoder.layout, job.args["shot"])
     if start := start_file(job):
-        load_head(head, start, shots_may_differ=True)
-    head.to(device).train()
+        load_meta_learner(meta_learner, start, shots_may_differ=True)
+    meta_learner.to(device).train()
     batches = kept_batches if train.augment.views else fresh_batches
     next_batch = batches(job, encoder, options, train, device)
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
@@ -58,8 +58,8 @@ def run(job: Job) -> dict[str, Any]:
         inputs, load_s, encode_s = next_batch(step)
         began = synchronise(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            output: Output = head(inputs)
-        values = {"loss": output.loss, "main": output.main, "aux1": output.aux1, "aux2": output.aux2}
+            output: Output = meta_learner(inputs)
+        values = {"loss": output.loss, **output.losses}
         if output.mask_ratio:
             values["mask_ratio"] = torch.stack(output.mask_ratio).mean()
         decode_s = synchronise(device) - began
@@ -67,22 +67,38 @@ def run(job: Job) -> dict[str, Any]:
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    metrics = fit(job, head, train, losses, label=f"train {job.name}")
+    metrics = fit(job, meta_learner, train, losses, label=f"train {job.label}")
     if device.type == "cuda":
         metrics["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
-    state = {name: tensor.contiguous().cpu() for name, tensor in head.state_dict().items()}
-    save_file(state, job.out / WEIGHTS)
+    save_trained(job, options, encoder, meta_learner)
     return metrics
 
 
+def save_trained(job: Job, options: NetworkOptions, encoder: Encoder, meta_learner: nn.Module) -> None:
+    """Write the meta learner, or the whole network where the training started from one."""
+    if whole_network(job) is None:
+        state = {name: tensor.contiguous().cpu() for name, tensor in meta_learner.state_dict().items()}
+        save_file(state, job.out / WEIGHTS)
+        return
+    backbone = job.params["backbone"]
+    about = describe(
+        backbone["name"], options, job.args["shot"], job.params["data"]["size"], backbone["stride_at"]
+    )
+    save_network(Network(encoder, meta_learner).state_dict(), about, job.out / WEIGHTS)
+
+
 def kept_batches(
-    job: Job, encoder: Encoder, options: Method, train: Train, device: torch.device
+    job: Job, encoder: Encoder, options: NetworkOptions, train: Train, device: torch.device
 ) -> Callable[[int], Batch]:
-    """Step -> batch, from a fixed number of views of each picture, whose features are kept."""
-    dataset, lists = job_dataset(job), job_lists(job)
+    """Step -> batch, from a fixed number of views of each image, whose features are kept.
+
+    Steps must follow one another from the first that is asked for.
+    """
+    lists, size = job_lists(job), job.params["data"]["size"]
     fold, seed, shots = job.args["fold"], job.args["seed"], job.args["shot"]
-    picture = train_picture(dataset, job.params["data"]["size"], train.augment, seed)
-    cached = CachedEncoder(encoder, options, picture, job.runtime.cache_gb, device)
+    read = training_reader(job_dataset(job), size, train.augment, seed)
+    cached = CachedEncoder(encoder, options, read, job.runtime.cache_gb, device, job.runtime.workers)
+    begun = False
 
     def draw(index: int) -> Draw:
         episode = train_episode(lists, seed, fold, index, shots, train.sampling)
@@ -95,9 +111,16 @@ def kept_batches(
         )
         return Draw(episode.cls, query, tuple(supports), lists["train_classes"].index(episode.cls))
 
+    def draws(step: int) -> list[Draw]:
+        return [draw(step * train.batch + place) for place in range(train.batch)]
+
     def batch(step: int) -> Batch:
+        nonlocal begun
+        if not begun:
+            cached.expect(map(draws, range(step, train.steps)))
+            begun = True
         began, loaded = synchronise(device), cached.loading_s
-        inputs = cached.inputs([draw(step * train.batch + place) for place in range(train.batch)])
+        inputs = cached.inputs(draws(step))
         load_s = cached.loading_s - loaded
         return Batch(inputs, load_s, synchronise(device) - began - load_s)
 
@@ -105,33 +128,17 @@ def kept_batches(
 
 
 def fresh_batches(
-    job: Job, encoder: Encoder, options: Method, train: Train, device: torch.device
+    job: Job, encoder: Encoder, options: NetworkOptions, train: Train, device: torch.device
 ) -> Callable[[int], Batch]:
-    """Step -> batch of new views, encoded together. Steps must follow one another from the first that is asked for.
-
-    Processes that load (runtime.workers) change nothing: an episode depends on its number alone.
-    """
+    """Step -> batch of new views, encoded together. Steps must follow one another from the first asked for."""
     lists = job_lists(job)
-    source = FreshEpisodes(job_dataset(job), lists, job.args, job.params["data"]["size"], train)
+    read = partial(fresh_episode, job_dataset(job), lists, job.args, job.params["data"]["size"], train)
+    of_step = load_steps(read, train.steps, train.batch, job.runtime.workers, device)
     train_classes = torch.tensor(lists["train_classes"], device=device)
-    loader: Iterator[Sequence[Tensor]] | None = None
 
     def batch(step: int) -> Batch:
-        nonlocal loader
-        began = time.perf_counter()
-        if loader is None:
-            loader = iter(
-                DataLoader(
-                    source,
-                    train.batch,
-                    sampler=range(step * train.batch, train.steps * train.batch),
-                    num_workers=job.runtime.workers,
-                    worker_init_fn=quiet_worker,
-                    pin_memory=device.type == "cuda",
-                    generator=torch.Generator(),  # else the loader would draw from the one that dropout uses
-                )
-            )
-        query, supports, masks, mask_q, base_class = (t.to(device, non_blocking=True) for t in next(loader))
+        began = synchronise(device)
+        query, supports, masks, mask_q, base_class = of_step(step)
         loaded = synchronise(device)
         classes = train_classes[base_class]
         inputs = encode_episode(encoder, query, supports, masks, options, mask_q, base_class, classes=classes)
@@ -140,32 +147,24 @@ def fresh_batches(
     return batch
 
 
-class FreshEpisodes(TorchDataset):
-    """Training episode of every number, each picture in a view of its own that holds most of the object."""
+def fresh_episode(
+    dataset: Dataset, lists: dict[str, Any], args: dict[str, Any], size: int, train: Train, index: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Training episode number `index`, each image in a view of its own that holds most of the object.
 
-    def __init__(
-        self, dataset: Dataset, lists: dict[str, Any], args: dict[str, Any], size: int, train: Train
-    ):
-        self.dataset, self.lists, self.size, self.train = dataset, lists, size, train
-        self.fold, self.seed, self.shots = args["fold"], args["seed"], args["shot"]
+    Returns:
+        Query (3, S, S), supports (K, 3, S, S), their masks (K, S, S), the query's (S, S) and its base class.
+    """
+    fold, seed = args["fold"], args["seed"]
+    episode = train_episode(lists, seed, fold, index, args["shot"], train.sampling)
+    rng = np.random.default_rng(seed_of("fresh views", fold, seed, index))
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-        """Query (3, S, S), supports (K, 3, S, S), their masks (K, S, S), the query's (S, S) and its base class."""
-        episode = train_episode(self.lists, self.seed, self.fold, index, self.shots, self.train.sampling)
-        rng = np.random.default_rng(seed_of("fresh views", self.fold, self.seed, index))
-        views = []
+    def views() -> Iterator[tuple[Tensor, Tensor]]:
         for name in (episode.query, *episode.supports):
-            image, mask = self.dataset.image(name), self.dataset.mask(name)
-            view, labels = train_view(image, mask, self.size, self.train.augment, rng, episode.cls)
-            views.append((view, binary(labels, episode.cls)))
-        (query, mask_q), *supports = views
-        images, masks = (torch.stack(part) for part in zip(*supports, strict=True))
-        return query, images, masks, mask_q, self.lists["train_classes"].index(episode.cls)
+            image, mask = dataset.image(name), dataset.mask(name)
+            view, labels = train_view(image, mask, size, train.augment, rng, episode.cls)
+            yield view, binary(labels, episode.cls)
 
-
-def quiet_worker(_: int) -> None:
-    """A loader's process leaves Ctrl-C to the job and ends when it is told to."""
-    cv2.setNumThreads(0)
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    (query, mask_q), *supports = views()
+    images, masks = (torch.stack(part) for part in zip(*supports, strict=True))
+    return query, images, masks, mask_q, lists["train_classes"].index(episode.cls)

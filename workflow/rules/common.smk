@@ -1,36 +1,76 @@
+"""The plan (i2r/pipeline/plan.py): its jobs, where their results lie, and what a rule needs to know of a job."""
+
+import sys
+
 from snakemake.exceptions import WorkflowError
 
-from i2r.config.schema import ParamsError
-from i2r.pipeline.plan import inputs
-from i2r.pipeline.stages import gpus, prepare
+from i2r.config.base import ParamsError
+from i2r.config.schema import STAGES
+from i2r.pipeline import store
+from i2r.pipeline.plan import REPORT, RESULTS
+from i2r.pipeline.spec import read_spec
+from i2r.pipeline.stage import from_snakemake, gpus
+from i2r.pipeline.steps import STEPS
 
-# The jobs come from the params, each with a key (i2r/pipeline/plan.py). Rules find a job by its path and all else in its spec,
-# so that a params.yaml edited meanwhile changes nothing for jobs that run or wait.
+# A --configfile takes the place of params.yaml, so there is no `configfile:` here, which would merge the two.
 try:
-    PLAN = prepare(config)
+    PLAN = from_snakemake(workflow.overwrite_configfiles, workflow.config_settings.config)
 except ParamsError as error:
     raise WorkflowError(error)
 
-STORE = "results/store/{place}/{name}/{key}"
-SPEC = "results/specs/{place}/{key}.json"
-LOG = "results/logs/{place}/{name}.{key}.log"
-REPORT = f"results/{PLAN.report['spec']}"
-HOME = f"results/{PLAN.params.experiment}"
-THREADS = PLAN.params.runtime.threads
-MEMORY = int(4000 + 1024 * PLAN.params.runtime.cache_gb)
-GPU = gpus(PLAN.params.runtime.device)
-
-# Of a figure in the report, by the first word of its name.
-CATEGORIES = {
-    "miou": "Scores",
-    "ablation": "Scores",
-    "priors": "Scores",
-    "curves": "Training",
-    "compare": "Episodes",
-    "episodes": "Episodes",
-}
+LOCATED = store.Located(PLAN)
+RUNTIME = PLAN.params.values.runtime
+THREADS = PLAN.params.values.threads
 
 
-def needs(wildcards):
-    """What a job needs. Only that it is there counts: file times differ in every copy of a clone."""
-    return ancient(inputs(SPEC.format(**wildcards)))
+wildcard_constraints:
+    key="[0-9a-f]{12}",
+
+
+def files(jobs):
+    """Manifests and products of jobs."""
+    return [file for spec in jobs for file in LOCATED.files(spec)]
+
+
+def asked(jobs):
+    """Manifests and products of jobs, and their readable folders where these show something else."""
+    return files(jobs) + ([] if store.shown(PLAN) else ["results/state/view"])
+
+
+def needs(step):
+    """What a job of a step needs, by its spec, so that params edited meanwhile change nothing.
+
+    What is done needs nothing. Else only that an input is there counts, for file times differ in every copy of a
+    clone; a result that is not whole is older than what LOCATED.again gives.
+    """
+
+    def found(wildcards):
+        spec = read_spec(RESULTS / "specs" / step / f"{wildcards.key}.json")
+        if LOCATED.done(spec):
+            return []
+        given = [ancient(file) for needed in spec.inputs.values() for file in LOCATED.needed(needed)]
+        return given + LOCATED.again(spec)
+
+    return found
+
+
+def product(step, name):
+    """A product of a job, as Snakemake wants to know it."""
+    path = f"results/store/{step.name}/{{key}}/{name}"
+    return directory(path) if name in step.folders else path
+
+
+def asked_for(words):
+    """Jobs that the command line names by a readable folder, or a file in it: results/shapes/train/i2r-..."""
+    named = PLAN.named()
+    folders = {word: word.removeprefix("results/").rstrip("/") for word in words}
+    found = {
+        word: named.get(folder) or named.get(folder.rpartition("/")[0]) for word, folder in folders.items()
+    }
+    return {word: spec for word, spec in found.items() if spec}
+
+
+def memory(step):
+    """MB of a job, more with each attempt."""
+    kept = int(1024 * RUNTIME.cache_gb) if step.torch else 0
+    return lambda wildcards, attempt: (step.memory + kept) * attempt

@@ -1,0 +1,165 @@
+"""The loop over test episodes, for every method: what is counted of each episode, and what follows from all."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from i2r.data.dataset import Dataset
+from i2r.data.episodes import EpisodeList, describe_excluded
+from i2r.data.transforms import binary, placement
+from i2r.engine.feature_cache import CachedEncoder, Draw
+from i2r.engine.trainer import SavedState, seed_of
+from i2r.files import replacing
+from i2r.metrics import segmentation
+from i2r.nets.encoder import EpisodeInputs
+from i2r.pipeline.jobs import Job
+from i2r.progress import Progress
+
+CHUNK = 8  # episodes that go through the network together
+COLUMNS = ("index", "class", "query", "supports", *segmentation.Counts._fields)  # of episodes.csv
+
+Row = dict[str, Any]
+Tally = dict[str, Any]
+Measure = Callable[[Sequence[Draw], EpisodeInputs, Tally], None]
+
+
+def walk(
+    job: Job,
+    passes: Sequence[CachedEncoder],
+    draws: Sequence[Draw],
+    tally: Tally,
+    measure: Measure,
+    label: str,
+) -> Tally:
+    """Pass all episodes, CHUNK at a time, through `measure`, which adds to `tally`; goes on where it was killed.
+
+    Args:
+        passes: encoders that `measure` asks for inputs of each chunk; its argument has those of the first.
+        tally: empty at first; whatever a saved state can hold (tensors, numbers, words, lists and dicts of these).
+        label: its first word names the folder of the saved state.
+
+    Returns:
+        The tally, with `done` episodes and `seconds`.
+    """
+    tally = {"done": 0, "seconds": 0.0, **tally}
+    with SavedState(job.state / label.split()[0], job.runtime.save_every) as saved, torch.no_grad():
+        if (state := saved.load()) is not None:
+            tally = state
+        chunks = [draws[start : start + CHUNK] for start in range(tally["done"], len(draws), CHUNK)]
+        for encoder in passes:
+            encoder.expect(chunks)
+        with Progress(label, len(draws), "episode", start=tally["done"]) as progress:
+            for part in chunks:
+                began = time.perf_counter()
+                torch.manual_seed(seed_of("evaluate", tally["done"]))  # for the mask that is drawn at random
+                measure(part, passes[0].inputs(part), tally)
+                tally["done"] += len(part)
+                tally["seconds"] += time.perf_counter() - began
+                progress.update(len(part))
+                saved.tick(lambda: tally)
+        saved.save(tally)
+    return tally
+
+
+# --- of one episode ------------------------------------------------------------------------------------------
+
+
+def episode_row(index: int, draw: Draw) -> Row:
+    """What episodes.csv says of an episode beside its counts."""
+    supports = " ".join(view.id for view in draw.supports)
+    return {"index": index, "class": draw.cls, "query": draw.query.id, "supports": supports}
+
+
+def count(dataset: Dataset, draw: Draw, logits: Tensor, mask_s: Tensor, scoring: str) -> dict[str, int]:
+    """Counts of an episode's logits (2, S, S) on the scoring grid, in pixels.
+
+    mask_s (S, S) 0 | 1 | 255 is the query's mask in the network's square.
+    """
+    mask = binary(torch.from_numpy(dataset.mask(draw.query.id)).to(logits.device), draw.cls)
+    place = placement(*mask.shape, mask_s.shape[-1])
+    target = segmentation.target_on_grid(scoring, mask, mask_s, place)
+    prediction = segmentation.predict_on_grid(scoring, logits.float(), place)
+    return segmentation.binary_counts(prediction, target)._asdict()
+
+
+# --- of all episodes -----------------------------------------------------------------------------------------
+
+
+def summary(
+    rows: Sequence[Row], names: Sequence[str], episodes: EpisodeList, seconds: float
+) -> dict[str, Any]:
+    """Scores in percent, as scores.json holds them.
+
+    Args:
+        rows: of all episodes, with their class and counts.
+        names: of the data set's classes, 1 first.
+        seconds: that all took.
+    """
+    labels = [row["class"] for row in rows]
+    counts = np.array([[row[name] for name in segmentation.Counts._fields] for row in rows], dtype=float)
+    result = segmentation.score(episodes.classes, labels, counts)
+    return {
+        "miou": 100 * result.miou,
+        "fb_iou": 100 * result.fb_iou,
+        "classes": {
+            str(c): {
+                "name": names[c - 1],
+                "iou": 100 * result.iou[c] if c in result.iou else None,
+                "queries": result.queries[c],
+            }
+            for c in episodes.classes
+        },
+        "excluded": episodes.excluded,
+        "episodes": len(rows),
+        "seconds_per_episode": seconds / len(rows),
+    }
+
+
+def no_number(episodes: EpisodeList) -> dict[str, Any]:
+    """Scores of a fold in which no class is left to score: a reason instead of a number."""
+    why = describe_excluded(episodes) or f"fold {episodes.fold}: no episodes"
+    return {"miou": None, "why": why, "excluded": episodes.excluded, "episodes": 0}
+
+
+def cam_classes(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """How often the classifier read each of its classes from the supports of each class.
+
+    rows: with `class` and `cam_classes`, the classes read from the shots.
+    """
+    read: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for row in rows:
+        for class_id in row["cam_classes"]:
+            read[row["class"]][str(class_id)] += 1
+    return {
+        str(c): dict(sorted(counts.items(), key=lambda item: -item[1])) for c, counts in sorted(read.items())
+    }
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+def finite(value: Any) -> Any:
+    """The same with None where a number is not finite, as JSON wants it."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_rows(path: Path, rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> None:
+    """A CSV file of these columns."""
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,121 @@
+"""The one registry of steps: what each runs, leaves behind, reads of the params, and belongs to.
+
+The rules of the workflow, the plan, the runner and dvc.yaml follow from it or are tested against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from i2r.config.networks import CamOptions, NetworkOptions
+from i2r.config.schema import STAGES, RunParams
+
+ALL = ("*",)  # every value of a section
+CAM = tuple(n for n in CamOptions.model_fields if n not in (*NetworkOptions.model_fields, "prior"))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kind of job.
+
+    Attributes:
+        stage: of dvc.yaml; what only ablations need belongs to `ablate` instead.
+        function: "module:function"; gets a Job, writes the products, returns metrics.
+        products: what it leaves beside its manifest.
+        version: part of its jobs' keys: raise it when the numbers that it makes change.
+        reads: section of params -> the values in it that decide what it makes.
+        folders: those of its products that are folders.
+        torch: whether it computes with torch, so that the number of threads is part of its key.
+        memory: MB for a job besides the kept features. minutes: time limit on a cluster.
+    """
+
+    name: str
+    stage: str
+    function: str
+    products: tuple[str, ...]
+    version: int = 1
+    reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+    torch: bool = False
+    memory: int = 4000
+    minutes: int = 60
+
+    def params(
+        self, sections: RunParams, without: dict[str, tuple[str, ...]] | None = None
+    ) -> dict[str, Any]:
+        """The values of a method's sections that this step reads, as plain values."""
+        found: dict[str, Any] = {}
+        for section, names in self.reads.items():
+            values = getattr(sections, section).model_dump(mode="json")
+            left_out = (without or {}).get(section, ())
+            kept = values if names == ALL else {name: values[name] for name in names if name in values}
+            found[section] = {name: value for name, value in kept.items() if name not in left_out}
+        return found
+
+
+NETWORK = {"data": ("size",), "backbone": ("name", "stride_at")}  # what every step with a network reads
+LEARNED = ("weights.safetensors", "scores.json", "metrics.jsonl")
+SCORED = ("scores.json", "episodes.csv", "pictures.npz")
+
+STEPS = {
+    step.name: step
+    for step in (
+        # what is read of `data` and `backbone` depends on their source and name (plan.py)
+        Step("data", "data", "i2r.steps.data:run", ("index.json",), folders=("VOC",), minutes=120),
+        Step("lists", "data", "i2r.steps.lists:run", ("lists.json",), 2, {"data": ("novel", "min_area")}, memory=2000),
+        Step(
+            "episodes", "data", "i2r.steps.episodes:run", ("episodes.json",), 2,
+            {"data": ("min_class_images",), "evaluate": ("episodes",)}, memory=2000,
+        ),
+        Step(
+            "backbone", "backbone", "i2r.steps.backbone:run", ("weights.safetensors", "metrics.jsonl"), 3,
+            torch=True, minutes=240,
+        ),
+        Step(
+            "base_learner", "base_learner", "i2r.steps.base_learner:run", LEARNED, 3,
+            NETWORK | {"base_learner": ALL}, torch=True, minutes=1440,
+        ),
+        Step(
+            "cam_head", "cam_head", "i2r.steps.cam_head:run", LEARNED, 3,
+            NETWORK | {"cam_head": ALL}, torch=True, minutes=720,
+        ),
+        Step(
+            "train", "train", "i2r.steps.train:run", ("weights.safetensors", "metrics.jsonl"), 4,
+            NETWORK | {"network": ALL, "train": ALL}, torch=True, minutes=2880,
+        ),
+        Step(
+            "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 3,
+            NETWORK | {"network": ALL, "evaluate": ("scoring", "tta", "mask", "delta", "pictures")},
+            torch=True, minutes=720,
+        ),
+        Step(
+            "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 3,
+            NETWORK | {"network": CAM, "evaluate": ("scoring", "pictures"), "baselines": ALL},
+            torch=True, minutes=720,
+        ),
+        Step(
+            "report", "report", "i2r.steps.report:run",
+            (
+                *("report.html", "table.md", "ablation.md", "priors.md", "metrics.json"),
+                *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "curves.csv"),
+                "figures",
+            ),
+            5, folders=("figures",),
+        ),
+        Step("track", "report", "i2r.steps.track:run", ("tracked.json",)),
+    )
+}  # fmt: skip
+
+
+def steps_of(stage: str) -> list[Step]:
+    """The steps whose jobs can belong to a stage.
+
+    Raises:
+        KeyError: an unknown stage.
+    """
+    if stage not in STAGES:
+        raise KeyError(stage)
+    if stage == "ablate":
+        return [STEPS["train"], STEPS["evaluate"]]
+    return [step for step in STEPS.values() if step.stage == stage]

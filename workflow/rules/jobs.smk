@@ -1,0 +1,29 @@
+"""A rule for each step of the registry (i2r/pipeline/steps.py); a job is found by its key and says the rest in its spec."""
+
+for step in STEPS.values():
+
+    rule:
+        name:
+            f"{step.name}_job"
+        input:
+            needs(step.name),
+        output:
+            manifest=f"results/store/{step.name}/{{key}}/manifest.json",
+            files=[product(step, name) for name in step.products],
+        log:
+            f"results/logs/{step.name}/{{key}}.log",
+        benchmark:
+            f"results/benchmarks/{step.name}/{{key}}.tsv"
+        retries: 1
+        conda:
+            "../../envs/i2r.yaml"
+        threads: THREADS
+        resources:
+            gpu=gpus(RUNTIME.device) if step.torch else 0,
+            mem_mb=memory(step),
+            runtime=step.minutes,
+        params:
+            spec=f"results/specs/{step.name}/{{key}}.json",
+            step=step.name,
+        shell:
+            "python -m i2r run {params.step} --spec {params.spec:q} 2>&1 | tee -i {log:q}"

@@ -1,0 +1,34 @@
+"""What one can ask for: a stage, a target of the params, or one result by its readable folder."""
+
+
+# Where nothing else is to do: `onsuccess` then makes the view what it should be, and removes this file.
+rule view:
+    output:
+        touch("results/state/view"),
+
+
+for stage in STAGES:
+
+    rule:
+        name:
+            stage
+        input:
+            asked(PLAN.of(stage)),
+
+
+for target in PLAN.params.values.targets:
+
+    rule:
+        name:
+            target
+        input:
+            asked(PLAN.target(target)),
+
+
+for words, spec in asked_for(sys.argv[1:]).items():
+
+    rule:
+        name:
+            words
+        input:
+            asked([spec]),
