@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable
 
 import torch
-from i2r.engine.images import View
 from torch import Tensor
 
+from i2r.config import schema
 from i2r.config.networks import NETWORKS, NetworkOptions, network_options
 from i2r.config.readings import settle
-from i2r.config.schema import Backbone
 from i2r.engine.feature_cache import CachedEncoder, Draw
+from i2r.engine.images import View
 from i2r.nets.backbone.base import build_backbone
 from i2r.nets.backbone.torchvision_ops import (
     torchvision,  # before the package below, which imports torchvision, too
@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     device, batch, size = torch.device(options.device), options.batch, options.size
     torch.manual_seed(0)
     reference = torchvision.models.resnet50(weights=None).eval().to(device)
-    backbone = build_backbone(Backbone(name="resnet50")).to(device)
+    backbone = build_backbone(schema.Backbone(name="resnet50")).to(device)
     encoder = Encoder(backbone).to(device)
     with_base = Encoder(backbone, PSPNet(2048, 15)).to(device)
     learners = {name: build_meta_learner(own, encoder.layout).to(device) for name, own in choices.items()}

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from i2r.config import schema
 from i2r.config.networks import network_options
-from i2r.config.schema import Backbone
 from i2r.data.transforms import UNKNOWN, evaluation_view, to_original
 from i2r.data.voc import DataError, open_image, open_mask
 from i2r.files import read_json, replacing
@@ -145,7 +145,7 @@ def _of_training(path: Path) -> tuple[Network, dict[str, Any]]:
     }
     sections = spec["params"]
     options = network_options(sections["network"])
-    backbone = Backbone(**sections["backbone"])
+    backbone = schema.Backbone(**sections["backbone"])
     encoder = open_encoder(backbone, **files)
     if not options.uses_base_learner:
         encoder.base_learner = None

@@ -336,7 +336,9 @@ class RunParams(Sections):
                 "without one (bam, mean)"
             )
         if mode == "retrained" and self.backbone.name == "squeezenet1_1":
-            raise ValueError("cam_head.mode: retrained needs a classifier on averages, which squeezenet1_1 has not")
+            raise ValueError(
+                "cam_head.mode: retrained needs a classifier on averages, which squeezenet1_1 has not"
+            )
         if self.backbone.name == "small" and self.data.source != "shapes":
             raise ValueError(
                 "backbone.name: small is pretrained on the generated objects of data.source: shapes; "
