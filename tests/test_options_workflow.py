@@ -1,4 +1,4 @@
-"""Every value of the options of methods, evaluation and CAM head, once through Snakemake on `tiny`."""
+"""Every value of the options of networks, evaluation and CAM head, once through Snakemake on `tiny`."""
 
 from __future__ import annotations
 
@@ -8,35 +8,59 @@ from typing import Any
 
 import pytest
 from conftest import Toy
-from test_options import METHOD, words
+from test_options import words
 
-from i2r.config import schema as params
-from i2r.config.schema import GRAD_CAM
-from i2r.nets.pmgm.priors import PRIORS
+from i2r.config.networks import CAMS, PRIORS, I2ROptions
+from i2r.config.schema import CamHead, Evaluate
 
 CHOICES: dict[str, list[Any]] = {
-    **{name: found for name in METHOD if name != "network" and (found := words(params.Method, name))},
+    **{
+        name: found
+        for name in I2ROptions.model_fields
+        if name != "name" and (found := words(I2ROptions, name))
+    },
+    "cam": list(CAMS),
     "delta": [0.7, "adaptive", 0.0, 1.0],
     "prior": [*PRIORS, *("+".join(pair) for pair in combinations(PRIORS, 2))],
     "depth": [(2, 1), (1, 0), (1, 1), (3, 2)],  # blocks, cross
 }
+EVALUATIONS = {
+    "scoring": words(Evaluate, "scoring"),
+    "tta": words(Evaluate, "tta"),
+    "mask": words(Evaluate, "mask"),
+    "delta": [None, 0.5, "adaptive"],
+}
+TINY = {"width": 16, "reduce_dropout": 0.5}
 
 
 def covering() -> dict[str, dict[str, Any]]:
     """As many methods as the option with most values has; between them they take every value of each option."""
-    methods = {}
-    for row in range(max(map(len, CHOICES.values()))):
-        options = {
-            name: values[(row + place) % len(values)] for place, (name, values) in enumerate(CHOICES.items())
-        }
+    methods: dict[str, dict[str, Any]] = {}
+    for row in range(max(map(len, (*CHOICES.values(), *EVALUATIONS.values())))):
+        options, evaluate = (
+            {
+                name: values[(row + place) % len(values)]
+                for place, (name, values) in enumerate(choices.items())
+            }
+            for choices in (CHOICES, EVALUATIONS)
+        )
         options["blocks"], options["cross"] = options.pop("depth")
-        if options["cam"] == "cam":
-            options["cam_layer"] = "layer4"
-        if options["cam"] not in GRAD_CAM:
+        if options["cam_layer"] not in CAMS[options["cam"]].layers:
+            options["cam_layer"] = CAMS[options["cam"]].layers[0]
+        if not CAMS[options["cam"]].package:
             options["cam_backend"] = "native"
-        methods[f"i2r-{row}"] = options
-    methods["bam-pmgm"] = {"network": "bam", "prior": "pmgm", "train": {"precision": "bf16"}}
-    methods["from-1shot"] = {"start": "1shot"}
+        methods[f"i2r-{row}"] = {"network": options, "evaluate": evaluate}
+    changed = {"trains": "all"}
+    methods["bam-pmgm"] = {
+        "network": {"name": "bam", "prior": "pmgm", **TINY},
+        "train": {"precision": "bf16"},
+    }
+    methods["hsnet"] = {"network": {"name": "hsnet", "channels": [4, 4, 4]}}
+    methods["from-1shot"] = {"train": {"start": "1shot"}}
+    for mode in words(CamHead, "mode"):  # with a backbone that the base learner has changed, but for one
+        learner = {} if mode == "pretrained" else changed
+        network = {"name": "bam", **TINY} if mode == "none" else {}
+        methods[f"head-{mode}"] = {"cam_head": {"mode": mode}, "base_learner": learner, "network": network}
     return methods
 
 
@@ -44,44 +68,30 @@ def test_the_methods_take_every_value():
     methods = covering().values()
     for name, values in CHOICES.items():
         if name != "depth":
-            assert set(values) <= {method[name] for method in methods if name in method}, name
+            taken = [method["network"].get(name) for method in methods]
+            assert all(value in taken for value in values), name
+    for name, values in EVALUATIONS.items():
+        taken = [method.get("evaluate", {}).get(name) for method in methods]
+        assert all(value in taken for value in values), name
 
 
 @pytest.mark.slow
 def test_every_value_runs_from_params_through_snakemake(real: Toy):
     methods = covering()
-    quick = {"steps": 1, "batch": 2}
-    real.change(
-        run={"folds": [0], "shots": [2], "methods": list(methods)},
-        data={"min_class_images": 3},
-        base_learner={"steps": 1},
-        train=quick,
-        evaluate={"episodes": 2},
-        baselines={"threshold_episodes": 2},
-        ablate={"methods": []},
-        report={"pictures": 1, "bootstrap": 2},
-    )
-    values = params.read(real.folder / "params.yaml")
-    values["methods"] = methods
-    write(real, values)
+    values = {
+        "extends": "tiny.yaml",
+        "experiment": "sweep",
+        "base_learner": {"steps": 1},
+        "train": {"steps": 1, "batch": 2},
+        "evaluate": {"episodes": 2, "pictures": 1},
+        "baselines": {"threshold_episodes": 2},
+        "report": {"pictures": 1, "bootstrap": 2},
+        "methods": methods,
+        "targets": {"table1": {"methods": list(methods), "folds": [0], "shots": [2], "baselines": "i2r"}},
+        "make": ["table1"],
+    }
+    (real.folder / "params.yaml").write_text(json.dumps(values))  # JSON is YAML
     real.run("snakemake", "--cores", "2")
-    table = (real.folder / "results/tiny/metrics.csv").read_text()
+    table = (real.folder / "results/sweep/report/metrics.csv").read_text()
     for method in methods:
         assert f",{method}," in table, method
-
-    # what belongs to the experiment as a whole: BAM by itself, every grid to score on, every augmentation
-    values["run"]["methods"], values["methods"] = ["bam"], {"bam": {"network": "bam", "prior": "bam"}}
-    values["base_learner"]["trains"] = "all"
-    grids, passes = words(params.Evaluate, "scoring"), words(params.Evaluate, "tta")
-    for row, scoring in enumerate(grids):
-        values["cam_head"]["mode"] = "none" if row else "retrained"
-        values["evaluate"] |= {"scoring": scoring, "tta": passes[row % len(passes)]}
-        write(real, values)
-        real.run("snakemake", "evaluate", "--cores", "2")
-    real.run("snakemake", "--cores", "2")
-    table = (real.folder / "results/tiny/metrics.csv").read_text()
-    assert ",bam," in table and "pmgm" not in table
-
-
-def write(project: Toy, values: dict[str, Any]) -> None:
-    (project.folder / "params.yaml").write_text(json.dumps(values))  # JSON is YAML
