@@ -21,7 +21,7 @@ from i2r.engine.images import View, load_steps, training_reader
 from i2r.engine.inputs import WEIGHTS, job_dataset, job_encoder, job_lists, start_file, whole_network
 from i2r.engine.trainer import fit, seed_of, set_up, synchronise
 from i2r.nets.encoder import Encoder, EpisodeInputs, encode_episode
-from i2r.nets.io.network_file import Network, describe, load_meta_learner, save_network
+from i2r.nets.io.network_file import Network, describe, load_meta_learner, read_about, save_network
 from i2r.nets.networks import build_meta_learner
 from i2r.nets.output import Output
 from i2r.pipeline.jobs import Job
@@ -44,7 +44,7 @@ def run(job: Job) -> dict[str, Any]:
     device = set_up(job.runtime, job.threads)
     options = network_options(job.params["network"])
     train = Train(**job.params["train"]).over(len(job_lists(job)["train"]))
-    encoder = job_encoder(job, device)
+    encoder = job_encoder(job, device, options)
     torch.manual_seed(seed_of("head", job.args["fold"], job.args["seed"]))
     meta_learner = build_meta_learner(options, encoder.layout, job.args["shot"])
     if start := start_file(job):
@@ -76,14 +76,14 @@ def run(job: Job) -> dict[str, Any]:
 
 def save_trained(job: Job, options: NetworkOptions, encoder: Encoder, meta_learner: nn.Module) -> None:
     """Write the meta learner, or the whole network where the training started from one."""
-    if whole_network(job) is None:
+    start = whole_network(job)
+    if start is None:
         state = {name: tensor.contiguous().cpu() for name, tensor in meta_learner.state_dict().items()}
         save_file(state, job.out / WEIGHTS)
         return
-    backbone = job.params["backbone"]
-    about = describe(
-        backbone["name"], options, job.args["shot"], job.params["data"]["size"], backbone["stride_at"]
-    )
+    backbone = read_about(start)
+    size, shots = job.params["data"]["size"], job.args["shot"]
+    about = describe(backbone["backbone"], options, shots, size, backbone["stride_at"])
     save_network(Network(encoder, meta_learner).state_dict(), about, job.out / WEIGHTS)
 
 
