@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from i2r.config import schema
 from i2r.config.networks import network_options
-from i2r.config.schema import Backbone
 from i2r.data.transforms import UNKNOWN, evaluation_view, to_original
 from i2r.data.voc import DataError, open_image, open_mask
 from i2r.files import read_json, replacing
@@ -145,7 +145,7 @@ def _of_training(path: Path) -> tuple[Network, dict[str, Any]]:
     }
     sections = spec["params"]
     options = network_options(sections["network"])
-    backbone = Backbone(**sections["backbone"])
+    backbone = schema.Backbone(**sections["backbone"])
     encoder = open_encoder(backbone, **files)
     if not options.uses_base_learner:
         encoder.base_learner = None
@@ -203,13 +203,13 @@ def read_pair(image: Image, mask: Image, what: str) -> tuple[np.ndarray, np.ndar
     Raises:
         DataError: as read_image; a mask of another size than its image, with other values or without an object.
     """
-    picture = read_image(image, what)
+    found = read_image(image, what)
     name = f"{mask}" if isinstance(mask, str | Path) else f"the mask of {what}"
     if isinstance(mask, str | Path):
         mask = open_mask(_existing(mask))
     mask = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
-    if mask.shape != picture.shape[:2]:
-        raise DataError(f"{name} is {_size(mask)}, its image {_size(picture)} (height x width)")
+    if mask.shape != found.shape[:2]:
+        raise DataError(f"{name} is {_size(mask)}, its image {_size(found)} (height x width)")
     strange = [value for value in np.unique(mask).tolist() if value not in (0, 1, UNKNOWN)]
     if strange:
         raise DataError(
@@ -217,7 +217,7 @@ def read_pair(image: Image, mask: Image, what: str) -> tuple[np.ndarray, np.ndar
         )
     if not (mask == 1).any():
         raise DataError(f"{name}: no pixel is 1, the object (0 is background, 255 is unknown)")
-    return picture, np.ascontiguousarray(mask.astype(np.uint8))
+    return found, np.ascontiguousarray(mask.astype(np.uint8))
 
 
 def _existing(path: str | Path) -> Path:

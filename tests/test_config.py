@@ -253,7 +253,7 @@ def test_the_table_of_readings_is_printed(capsys: pytest.CaptureFixture):
 def test_registries_name_code_that_is_there():
     from i2r.pipeline.digests import path_of
 
-    for place in (*BACKBONES.values(), *(options.module for options in NETWORKS.values())):
+    for place in (*(entry.build for entry in BACKBONES.values()), *(options.module for options in NETWORKS.values())):
         assert path_of(place.split(":")[0]), place
 
 

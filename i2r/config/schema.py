@@ -330,6 +330,15 @@ class RunParams(Sections):
                 f"cam_head.mode: {mode} is for a backbone that the base learner has changed, but "
                 "base_learner.trains is head; take pretrained"
             )
+        if self.network.uses_cam and not BACKBONES[self.backbone.name].classifier:
+            raise ValueError(
+                f"backbone.name: {self.backbone.name} has no classifier to make a CAM of; take a network.prior "
+                "without one (bam, mean)"
+            )
+        if mode == "retrained" and self.backbone.name == "squeezenet1_1":
+            raise ValueError(
+                "cam_head.mode: retrained needs a classifier on averages, which squeezenet1_1 has not"
+            )
         if self.backbone.name == "small" and self.data.source != "shapes":
             raise ValueError(
                 "backbone.name: small is pretrained on the generated objects of data.source: shapes; "
