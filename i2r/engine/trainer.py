@@ -133,12 +133,18 @@ def learning_rate(schedule: Schedule, step: int) -> float:
     return schedule.lr * rise * (1 - step / schedule.steps) ** schedule.power
 
 
-def build_optimiser(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
-    """The schedule's optimiser of parameter groups."""
+Groups = Iterable[tuple[float, Iterable[nn.Parameter]]]  # (factor of the learning rate, parameters)
+
+
+def build_optimiser(groups: Groups, schedule: Schedule) -> torch.optim.Optimizer:
+    """The schedule's optimiser of those parameters that learn; its groups keep their `factor`."""
+    learning = [
+        {"params": [p for p in group if p.requires_grad], "factor": factor} for factor, group in groups
+    ]
     common = {"lr": schedule.lr, "weight_decay": schedule.weight_decay}
     if schedule.optimiser == "adamw":
-        return torch.optim.AdamW(groups, betas=(schedule.momentum, 0.999), fused=True, **common)
-    return torch.optim.SGD(groups, momentum=schedule.momentum, **common)
+        return torch.optim.AdamW(learning, betas=(schedule.momentum, 0.999), fused=True, **common)
+    return torch.optim.SGD(learning, momentum=schedule.momentum, **common)
 
 
 class _Log:
@@ -180,7 +186,7 @@ def fit(
     losses: Callable[[int], Mapping[str, Tensor | float]],
     *,
     label: str,
-    groups: Iterable[tuple[float, Iterable[nn.Parameter]]] | None = None,
+    groups: Groups | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """Train `model` and write metrics.jsonl: the one training loop of the pipeline.
@@ -191,7 +197,7 @@ def fit(
         losses: step number from 0 -> values of that step, all of them logged; `loss` is differentiated, names
             ending in `_s` are seconds. It must depend on the step number alone (and on torch's generator, which is
             seeded in each step), so that a resumed training equals an uninterrupted one.
-        groups: (factor of the learning rate, parameters); all parameters at factor 1 if missing.
+        groups: of parameters with their learning rates; all parameters at factor 1 if missing.
         seed: of the step's params, beside the job's own.
 
     Returns:
@@ -201,11 +207,7 @@ def fit(
         JobError: if a loss is not finite.
         KeyboardInterrupt: when stopped by SIGINT or SIGTERM, after saving the state.
     """
-    factors = [
-        {"params": [p for p in group if p.requires_grad], "factor": factor}
-        for factor, group in groups or [(1.0, model.parameters())]
-    ]
-    optimiser = build_optimiser(factors, schedule)
+    optimiser = build_optimiser(groups or [(1.0, model.parameters())], schedule)
     done, spent = 0, 0.0
     with SavedState(job.state, job.runtime.save_every) as saved:
         if (state := saved.load()) is not None:
@@ -226,11 +228,7 @@ def fit(
                     seed_of(job.step, job.args.get("fold"), job.args.get("seed"), done, seed=seed)
                 )
                 numbers = _step(model, optimiser, schedule, losses, done)
-                if not math.isfinite(numbers["loss"]):
-                    raise JobError(
-                        f"{label}: the loss is {numbers['loss']} at step {done}, nothing can be learned "
-                        f"from there; a learning rate below the present {schedule.lr} may help"
-                    )
+                _check(numbers["loss"], done, schedule, label)
                 spent += numbers["seconds"]
                 done += 1
                 log.add(done, numbers, learning_rate(schedule, done - 1))
@@ -242,6 +240,14 @@ def fit(
             saved.tick(current)
     last = {name: value for name, value in log.rows[-1].items() if name not in ("step", "lr", "seconds")}
     return {**last, "seconds_per_step": spent / schedule.steps}
+
+
+def _check(loss: float, step: int, schedule: Schedule, label: str) -> None:
+    if not math.isfinite(loss):
+        raise JobError(
+            f"{label}: the loss is {loss} at step {step}, nothing can be learned from there; "
+            f"a learning rate below the present {schedule.lr} may help"
+        )
 
 
 def _step(
