@@ -179,12 +179,12 @@ def prediction_figure(
     found: Mapping[str, np.ndarray],
     path: Path,
 ) -> Path:
-    """One prediction: supports with their masks, query, CAM of the first support (where there is one), prior and
+    """One prediction: supports with their masks, query, CAM of the first support and prior (where there are any), and
     prediction, each padded to a square.
 
     Args:
         query: (H, W, 3) uint8. supports: K of (H, W, 3) uint8 and (H, W) with 1 on the object.
-        found: mask (H, W), prior (H, W) and, for networks that have it, cam (K, H, W).
+        found: mask (H, W) and, for networks that have them, prior (H, W) and cam (K, H, W).
     """
     image = squared(query)
     shown = {
@@ -194,7 +194,8 @@ def prediction_figure(
     shown["query"] = fit(image)
     if "cam" in found:
         shown["CAM"] = heated(image, squared(found["cam"][0]))
-    shown["prior"] = heated(image, squared(found["prior"]))
+    if "prior" in found:
+        shown["prior"] = heated(image, squared(found["prior"]))
     shown["prediction"] = tinted(image, squared(found["mask"]), SKY)
     return mosaic([list(shown.values())], list(shown), [""], {}, path)
 
