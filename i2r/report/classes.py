@@ -30,4 +30,6 @@ def imagenet() -> dict[int, str]:
     if found is None or not found.submodule_search_locations:
         return {}
     path = Path(found.submodule_search_locations[0]) / "models" / "_meta.py"
-    return dict(enumerate(runpy.run_path(str(path)).get("_IMAGENET_CATEGORIES", []))) if path.is_file() else {}
+    return (
+        dict(enumerate(runpy.run_path(str(path)).get("_IMAGENET_CATEGORIES", []))) if path.is_file() else {}
+    )

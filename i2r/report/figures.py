@@ -148,7 +148,11 @@ def prior_dots(
                         text, (mean, row), (0, 8), textcoords="offset points", ha="center", fontsize=8
                     )
             better = "(← better)" if lower[measure] else "(better →)"
-            axis.set(title=f"{titles.get(measure, measure)}  {better}", yticks=range(len(names))[::-1], ylim=(-0.5, len(names) - 0.3))
+            axis.set(
+                title=f"{titles.get(measure, measure)}  {better}",
+                yticks=range(len(names))[::-1],
+                ylim=(-0.5, len(names) - 0.3),
+            )
             axis.set_yticklabels([labels.get(p, p) for p in names])
             axis.tick_params(axis="y", length=0)
             axis.grid(axis="x", color="#E5E5E5", zorder=0)

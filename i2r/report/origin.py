@@ -18,7 +18,9 @@ def command(job: Finished) -> str:
 
 def jobs_of(results: Results, method: str) -> list[Finished]:
     """The jobs behind a method's numbers, inputs first."""
-    roles = [row[end] for row in results.params["runs"] if row["method"] == method for end in ("train", "evaluate")]
+    roles = [
+        row[end] for row in results.params["runs"] if row["method"] == method for end in ("train", "evaluate")
+    ]
     roles += [row["job"] for row in results.params["baselines"] if row["method"] == method]
     needed: set[str] = set()
     todo = [results.jobs[role].key for role in roles if role in results.jobs]
@@ -50,7 +52,13 @@ def methods(results: Results, labels: dict[str, str]) -> list[dict[str, Any]]:
             "reading": method["reading"],
             "values": values_of(results, name),
             "jobs": [
-                {"step": job.step, "label": job.label, "key": job.key, "time": seconds(job), "command": command(job)}
+                {
+                    "step": job.step,
+                    "label": job.label,
+                    "key": job.key,
+                    "time": seconds(job),
+                    "command": command(job),
+                }
                 for job in jobs_of(results, name)
             ],
         }

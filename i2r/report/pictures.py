@@ -145,9 +145,7 @@ def episode_figure(pictures: Path, path: Path, rows: int = 12) -> Path:
     return mosaic(cells, columns, [row_name(e) for e in episodes], ious, path)
 
 
-def comparison_figure(
-    pictures: Mapping[str, Path], path: Path, rows: int = 12
-) -> Path:
+def comparison_figure(pictures: Mapping[str, Path], path: Path, rows: int = 12) -> Path:
     """The same episodes under several methods: support, query, each method's prediction with IoU, ground truth.
 
     pictures: label of a method -> its pictures.npz. Episodes that not every method kept are left out.

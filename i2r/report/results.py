@@ -19,7 +19,18 @@ import pandas as pd
 
 from i2r.metrics.statistics import episodes_seed, interval, resample
 
-METRICS = ["dataset", "backbone", "method", "shot", "fold", "seed", "checkpoint", "miou", "fb_iou", "episodes"]
+METRICS = [
+    "dataset",
+    "backbone",
+    "method",
+    "shot",
+    "fold",
+    "seed",
+    "checkpoint",
+    "miou",
+    "fb_iou",
+    "episodes",
+]
 METRICS += ["interval_low", "interval_high", "eval_seed", "reading", "on"]
 METRICS += ["key", "train_key", "episodes_key", "why"]
 PER_CLASS = ["dataset", "backbone", "method", "shot", "fold", "seed", "eval_seed", "class", "name", "iou"]

@@ -138,7 +138,9 @@ class Target:
         found = {}
         for fold in self.folds:
             ends = {
-                id: interval(drawn) for id in table.index if (drawn := self.samples(id, shot, fold)) is not None
+                id: interval(drawn)
+                for id in table.index
+                if (drawn := self.samples(id, shot, fold)) is not None
             }
             panel = pd.DataFrame.from_dict(ends, orient="index", columns=["low", "high"]).astype(float)
             found[f"Fold {fold}"] = panel.reindex(table.index).assign(value=table[fold])

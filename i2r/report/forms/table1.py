@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from i2r.paper.published import published, table1, table1_backbone, table1_name
+from i2r.paper.published import BACKBONES, published, table1, table1_backbone, table1_name
 from i2r.report import figures
 from i2r.report.forms.shown import (
     Figure,
@@ -46,7 +46,7 @@ def show(target: Target) -> Shown:
 def bars(target: Target, dataset: str, shot: int) -> Figure:
     """mIoU of methods and baselines by fold."""
     where = setting(target, dataset, shot)
-    caption = f"mIoU by fold{f', {where}' if where else ''}. Trained methods in colour, baselines without training grey."
+    caption = f"mIoU by fold{f', {where}' if where else ''}. Trained methods in colour, baselines grey."
     draw = partial(
         figures.score_bars, target.panels(dataset, shot), target.of(dataset), target.colours, target.labels
     )
@@ -72,7 +72,9 @@ def main_frame(target: Target, dataset: str, notes: dict[str, list[str]]) -> pd.
             row |= {f"{shot}-shot {column(name)}": value for name, value in table.loc[id].items()}
             row[f"{shot}-shot paper"] = None if host or notes[id] else paper_mean(target, id, shot)
         rows.append(row)
-    alike = dict.fromkeys(table1_backbone(target.method(id)["params"]) for id, found in notes.items() if not found)
+    alike = dict.fromkeys(
+        table1_backbone(target.method(id)["params"]) for id, found in notes.items() if not found
+    )
     rows += [row for backbone in alike for row in published_rows(target, backbone)]
     words = ["dataset", "backbone", "reading", "method", "id", "training"]
     table = pd.DataFrame(rows)
@@ -95,7 +97,7 @@ def published_rows(target: Target, backbone: str) -> list[dict]:
     """The paper's rows on a backbone, on the folds of the target."""
     rows = []
     for name in published()["table1"][backbone]:
-        row = {"backbone": backbone, "method": name, "training": PUBLISHED}
+        row = {"backbone": backbone, "reading": "", "method": name, "training": PUBLISHED}
         for shot in target.shots:
             values = table1(backbone, name, shot) or [np.nan] * 5
             row |= {f"{shot}-shot fold-{fold}": values[fold] for fold in target.folds}
@@ -113,7 +115,7 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
     grid.quiet = {at for at, ours in enumerate(own) if not ours}
     for row in table.itertuples():
         name = target.labels[row.id] if row.training != PUBLISHED else f"{row.method} (published)"
-        grid.rows.append([name, row.backbone, *([row.reading if isinstance(row.reading, str) else ""] if several else [])])
+        grid.rows.append([name, row.backbone, *([row.reading] if several else [])])
     for shot in target.shots:
         group, over = f"{shot}-shot", target.over(dataset, shot)
         columns = [(f"Fold {fold}", f"{group} fold-{fold}") for fold in target.folds]
@@ -136,7 +138,7 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
             grid.header.append((group, "paper, mean"))
             for at, value in enumerate(table[f"{group} paper"]):
                 grid.rows[at].append(number(value))
-    note = "In percent; best and second best of ours are marked. Brackets: 95 % of bootstrap samples of the test episodes."
+    note = "In percent; best and second best of ours are marked. Brackets: 95 % of bootstrap samples of the episodes."
     if target.host and any("@" in id for id in target.of(dataset)):
         note += " Thresholds of baselines without training were chosen on training classes."
     grid.note = f"{note} {paper_note(target, notes)}"
@@ -171,7 +173,9 @@ def verdicts(target: Target, dataset: str, shot: int) -> list[str]:
             f"**{'passed' if lead >= margin else 'not passed'}**."
         )
     if based and best is None:
-        out.append("Not every baseline has been evaluated on every fold, so nothing is measured against the best.")
+        out.append(
+            "Not every baseline has been evaluated on every fold, so nothing is measured against the best."
+        )
     rests = rests_on(target, [id for id in target.of(dataset) if "@" not in id], shot)
     return out + ([f"What trained methods reach rests on {rests}."] if rests and means.notna().any() else [])
 
@@ -198,5 +202,5 @@ def paper_gain(target: Target, ours: str, theirs: str, shot: int) -> str:
     first, second = (table1(backbone or "resnet50", name, shot) for name in names)
     if first is None or second is None:
         return ""
-    on = f"PASCAL-5i with {backbone or 'resnet50'}"
+    on = f"PASCAL-5i with {BACKBONES[backbone or 'resnet50']}"
     return f"; the paper has {first[-1] - second[-1]:+.1f} on {on}"

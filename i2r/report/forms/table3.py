@@ -106,7 +106,10 @@ def ablation_grid(
     names = ["Method", "Prior", "Support branch", "Mask in training", "Mask at test"]
     words = len(names)
     names += [f"Fold {fold}" for fold in target.folds] if len(target.folds) > 1 else []
-    names += [f"{'Mean' if len(target.folds) > 1 else f'Fold {target.folds[0]}'} [95 %]", "to the reference [95 %]"]
+    names += [
+        f"{'Mean' if len(target.folds) > 1 else f'Fold {target.folds[0]}'} [95 %]",
+        "to the reference [95 %]",
+    ]
     papers = table["paper"].notna().any()
     names += ["paper, mean"] if papers else []
     grid = Grid([("", name) for name in names], [], words, title=where)
@@ -120,8 +123,10 @@ def ablation_grid(
         grid.rows.append(texts + ([number(row["paper"], 2)] if papers else []))
     grid.mark(names.index("to the reference [95 %]") - 1, table["mean"])
     rests = rests_on(target, list(table["method"]), shot)
-    grid.note = "mIoU in percent; differences have intervals of paired bootstrap samples of the same episodes. "
-    grid.note += f"It rests on {rests}. " if rests else ""
+    grid.note = (
+        "mIoU in percent; differences have intervals of paired bootstrap samples of the same episodes. "
+    )
+    grid.note += f"Ours are from {rests}. " if rests else ""
     grid.note += paper_note(target, notes)
     return grid
 
@@ -136,7 +141,11 @@ def claims_grid(target: Target, table: pd.DataFrame) -> Grid:
     over = target.over(table["dataset"].iloc[0], shot)
     where = folds_said(over) if over else "no fold"
     note = f"Points of mIoU on {where}; the paper's are means of four folds of PASCAL-5i with ResNet-50."
-    grid = Grid([("", name) for name in header], [], words=2, title="Do the paper's components help here?", note=note)
+    rests = rests_on(target, list(table["method"]), shot)
+    note += f" Ours are from {rests}." if rests else ""
+    grid = Grid(
+        [("", name) for name in header], [], words=2, title="Do the paper's components help here?", note=note
+    )
     done = table.dropna(subset=["row", "mean"])
     for claim in published()["claims"]:
         before, after = (list(done.loc[done["row"] == claim[end], "method"]) for end in ("without", "with"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -35,7 +34,13 @@ def show(target: Target) -> Shown:
     title = "Quality of the priors (form of the paper's Table 4)"
     columns = ["shot", "measure", "prior", *(f"fold-{f}" for f in target.folds), "mean", "deviation", "paper"]
     if target.host is None:
-        return Shown("priors", title, pd.DataFrame(columns=columns), [], ["No baselines are asked for, so there are no priors."])
+        return Shown(
+            "priors",
+            title,
+            pd.DataFrame(columns=columns),
+            [],
+            ["No baselines are asked for, so there are no priors."],
+        )
     frames, grids, sentences, drawn = [], [], [], []
     dataset = target.dataset(target.host)
     for shot in target.shots:
@@ -48,7 +53,9 @@ def show(target: Target) -> Shown:
         sentences += [prefixed(target, dataset, shot, text) for text in verdicts(table)]
         where = setting(target, dataset, shot)
         caption = f"Quality of the prior maps{f', {where}' if where else ''}."
-        draw = partial(figures.prior_dots, table, target.folds, PRIORS, {m: v[1] for m, v in MEASURES.items()})
+        draw = partial(
+            figures.prior_dots, table, target.folds, PRIORS, {m: v[1] for m, v in MEASURES.items()}
+        )
         drawn.append(Figure(f"{target.name}{suffix(target, dataset, shot)}", caption, draw))
     grids += cam_grids(target)
     whole = pd.concat(frames, ignore_index=True)
@@ -131,7 +138,8 @@ def verdicts(table: pd.DataFrame) -> list[str]:
             for measure in ("ap", "iou_best")
         ]
         out.append(
-            f"PMGM's prior has the {lower} cross-entropy against BAM's (in the paper the {paper}); {' and '.join(pairs)}."
+            f"PMGM's prior has the {lower} cross-entropy against BAM's (in the paper the {paper}); "
+            f"{' and '.join(pairs)}."
         )
     return out
 
@@ -142,9 +150,15 @@ def verdicts(table: pd.DataFrame) -> list[str]:
 def cam_grids(target: Target) -> list[Grid]:
     """CAM+ on the object, and the classes that the classifier reads from the supports, by shot and fold."""
     where = ["Shot", "Fold", "Episodes' seed"]
-    measures = {"share_cam": "share of query, %", "precision_cam": "precision, %", "recall_cam": "recall of object, %"}
+    measures = {
+        "share_cam": "share of query, %",
+        "precision_cam": "precision, %",
+        "recall_cam": "recall of object, %",
+    }
     plus = Grid([("", n) for n in (*where, *measures.values())], [], words=0, title="CAM+ against the object")
-    plus.note = "How much of the query CAM+ marks, how much of that is object, how much of the object it finds."
+    plus.note = (
+        "How much of the query CAM+ marks, how much of that is object, how much of the object it finds."
+    )
     read = Grid([("", n) for n in (*where, "Class of the episodes", "read as")], [], words=5)
     read.title = "Classes that the classifier reads from the masked supports"
     for place, job in cam_jobs(target):
