@@ -1,5 +1,5 @@
 # make run    everything from data to report on the embedded data set
-# make test   linters and tests
+# make test   linters and the quick tests; make test-all: every test
 SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint ui clean-env
+.PHONY: help setup run test test-all lint ui clean-env
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,8 +36,11 @@ lint: setup ## style of Python and Snakemake code
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-test: lint ## linters and tests
-	pytest
+test: lint ## linters and the quick tests, in eight minutes on two cores
+	pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: lint ## linters and every test, in forty minutes on two cores
+	pytest -n 2 --dist worksteal
 
 ui: setup ## MLflow with all runs, on this machine only
 	i2r ui

@@ -11,7 +11,7 @@ include: "workflow/rules/common.smk"
 rule all:
     default_target: True
     input:
-        files(PLAN.of("all")),
+        asked(PLAN.of("all")),
 
 
 include: "workflow/rules/targets.smk"

@@ -12,30 +12,29 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from i2r.config import schema as params
-from i2r.engine.feature_cache import CachedEncoder, Draw, View
-from i2r.nets.backbone.models import build_backbone
+from i2r.config import schema
+from i2r.config.networks import NETWORKS, NetworkOptions, network_options
+from i2r.config.readings import settle
+from i2r.engine.feature_cache import CachedEncoder, Draw
+from i2r.engine.images import View
+from i2r.nets.backbone.base import build_backbone
 from i2r.nets.backbone.torchvision_ops import (
     torchvision,  # before the package below, which imports torchvision, too
 )
 from i2r.nets.encoder import Encoder, encode_episode
-from i2r.nets.heads import build_head
+from i2r.nets.networks import build_meta_learner
 from i2r.nets.pmgm.cam import cam_maps_and_layer4
-from i2r.nets.pspnet import PSPHead
+from i2r.nets.pspnet import PSPNet
 
 from pytorch_grad_cam import XGradCAM  # isort: skip
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # isort: skip
 
-PRESET = Path(__file__).parents[1] / "workflow" / "presets" / "pascal.yaml"
-IMAGES, EPISODES = (
-    40,
-    100,
-)  # of a list whose features are kept: as many episodes an image as 1000 on 400 images
+# Of a list whose features are kept: as many episodes an image as 1000 on 400 images.
+IMAGES, EPISODES = 40, 100
 
 
 def main() -> None:
@@ -57,22 +56,21 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of each task in each round; the tasks take turns."""
-    values = params.load(PRESET)
-    i2r = values.resolve("i2r").model_copy(update={"ensemble": False})
-    methods = {
+    i2r = paper_options("i2r", ensemble=False)
+    choices = {
         "I2R": i2r,
-        "I2R with ensemble": values.resolve("i2r").model_copy(update={"ensemble": True}),
-        "BAM": values.resolve("bam"),
+        "I2R with ensemble": paper_options("i2r", ensemble=True),
+        "BAM": paper_options("bam"),
     }
     device, batch, size = torch.device(options.device), options.batch, options.size
     torch.manual_seed(0)
     reference = torchvision.models.resnet50(weights=None).eval().to(device)
-    backbone = build_backbone(values.backbone).to(device)
+    backbone = build_backbone(schema.Backbone(name="resnet50")).to(device)
     encoder = Encoder(backbone).to(device)
-    with_base = Encoder(backbone, PSPHead(2048, 15)).to(device)
-    heads = {name: build_head(method, encoder.channels, 1).to(device) for name, method in methods.items()}
+    with_base = Encoder(backbone, PSPNet(2048, 15)).to(device)
+    learners = {name: build_meta_learner(own, encoder.layout).to(device) for name, own in choices.items()}
     optimisers = {
-        name: torch.optim.SGD(head.parameters(), 1e-3, momentum=0.9) for name, head in heads.items()
+        name: torch.optim.SGD(learner.parameters(), 1e-3, momentum=0.9) for name, learner in learners.items()
     }
 
     images = torch.randn(2 * batch, 3, size, size, device=device)
@@ -93,19 +91,19 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
             reference(images)
 
     def train(name: str) -> None:
-        method = methods[name]
-        frozen = with_base if method.ensemble else encoder
-        inputs = encode_episode(frozen, query, supports, masks_s, method, mask_q, classes[:batch])
-        loss = heads[name].train()(inputs).loss
+        own = choices[name]
+        frozen = with_base if own.ensemble else encoder
+        inputs = encode_episode(frozen, query, supports, masks_s, own, mask_q, classes[:batch])
+        loss = learners[name].train()(inputs).loss
         optimisers[name].zero_grad(set_to_none=True)
         loss.backward()
         optimisers[name].step()
 
     def evaluate(name: str) -> None:
-        method = methods[name]
-        frozen = with_base if method.ensemble else encoder
+        own = choices[name]
+        frozen = with_base if own.ensemble else encoder
         with torch.no_grad():
-            heads[name].eval()(encode_episode(frozen, query, supports, masks_s, method))
+            learners[name].eval()(encode_episode(frozen, query, supports, masks_s, own))
 
     def layer4() -> None:
         with torch.no_grad():
@@ -129,7 +127,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
             for start in range(0, EPISODES, batch):
                 inputs = cached.inputs(draws[start : start + batch])
                 inputs.mask_q = None
-                heads["I2R"].eval()(inputs)
+                learners["I2R"].eval()(inputs)
 
     labels = masks[0].cpu()
     tasks: dict[str, Callable[[], None]] = {
@@ -158,6 +156,12 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
         both - alone for both, alone in zip(seconds.pop("layer4 and CAM"), seconds.pop("layer4"), strict=True)
     ]
     return seconds
+
+
+def paper_options(name: str, **changes: object) -> NetworkOptions:
+    """Options of a network in the paper's reading."""
+    defaults = {field: about.default for field, about in NETWORKS[name].model_fields.items()}
+    return network_options(settle(defaults, "paper", "network") | changes)
 
 
 def timed(task: Callable[[], Tensor | None], device: torch.device) -> float:

@@ -27,7 +27,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's 0600 would hide results from others who share the folder
+        temporary.chmod(
+            0o666 & ~_umask()
+        )  # mkstemp's 0600 would hide results from others who share the folder
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

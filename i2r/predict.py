@@ -1,4 +1,4 @@
-"""I2R as a library: `model = i2r.load(FILE)`, then `model.predict(query, supports, masks)` on pictures of any size."""
+"""Networks as a library: `model = i2r.load(FILE)`, then `model.predict(query, supports, masks)` on any images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from i2r.config import schema as params
-from i2r.data.transforms import UNKNOWN, test_view, to_original
+from i2r.config import schema
+from i2r.config.networks import network_options
+from i2r.data.transforms import UNKNOWN, evaluation_view, to_original
 from i2r.data.voc import DataError, open_image, open_mask
-from i2r.engine.inputs import frozen_networks
 from i2r.files import read_json, replacing
-from i2r.nets.heads import build_head
-from i2r.nets.io.network_file import Network, describe, load_head, open_network, read_about, save_network
-from i2r.nets.io.weights import WeightsError
+from i2r.nets.io.network_file import (
+    Network,
+    describe,
+    load_meta_learner,
+    open_network,
+    read_about,
+    save_network,
+)
+from i2r.nets.io.weights import WeightsError, open_encoder
+from i2r.nets.networks import build_meta_learner
 from i2r.nets.resize import bilinear
-from i2r.pipeline.jobs import sections_of
 
 Image = str | Path | np.ndarray | Tensor
 
@@ -31,18 +37,18 @@ class Prediction(NamedTuple):
 
     mask: np.ndarray  # (H, W) uint8, 1 the object
     probability: np.ndarray  # (H, W) float32, softmax of the final scores: above 0.5 where the mask is 1
-    prior: np.ndarray  # (H, W) float32 0..1
+    prior: np.ndarray | None  # (H, W) float32 0..1; None for networks without a prior
     cam: np.ndarray | None  # (K, H, W) float32 0..1, one a support; None for networks without CAM
 
 
 @dataclass
 class Model:
-    """A network ready for pictures.
+    """A network ready for images.
 
     Attributes:
         network: the module, for work on tensors.
-        size: side of the square that pictures are brought to, as in the test of the pipeline.
-        about: what a network file says of it, see nets.network.describe.
+        size: side of the square that images are brought to, as in the evaluation.
+        about: what a network file says of it, see network_file.describe.
     """
 
     network: Network
@@ -72,8 +78,8 @@ class Model:
         if not len(supports) or len(supports) != len(masks):
             raise DataError(f"{len(supports)} supports and {len(masks)} masks: each support needs one mask")
         pairs = [read_pair(*pair, f"support {k}") for k, pair in enumerate(zip(supports, masks, strict=True))]
-        square, _, place = test_view(read_image(query, "query"), None, self.size)
-        views = [test_view(image, mask, self.size) for image, mask in pairs]
+        square, _, place = evaluation_view(read_image(query, "query"), None, self.size)
+        views = [evaluation_view(image, mask, self.size) for image, mask in pairs]
         shrunk = [k for k, (_, mask, _) in enumerate(views) if not (mask == 1).any()]
         if shrunk:
             raise DataError(
@@ -92,7 +98,7 @@ class Model:
         return Prediction(
             mask=scores.argmax(0).byte().numpy(),
             probability=scores.softmax(0)[1].numpy(),
-            prior=at_query(output.prior_query)[0],
+            prior=None if output.prior_query is None else at_query(output.prior_query)[0],
             cam=None if output.cam_query is None else at_query(output.cam_query[0]),
         )
 
@@ -111,7 +117,6 @@ def load(path: str | Path, device: str = "auto") -> Model:
 
     Raises:
         ValueError: naming the file that is missing, unreadable, or none of these; or a device that is not there.
-        JobError: the training started from a file that is no longer there as it was.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -133,25 +138,39 @@ def _of_training(path: Path) -> tuple[Network, dict[str, Any]]:
         raise WeightsError(
             f"{path}: neither a network file nor the weights of a training (with its manifest.json beside it)"
         )
-    results = path.resolve().parents[len(Path(spec["folder"]).parts)]
-    inputs = {role: results / folder for role, folder in spec["inputs"].items()}
-    for role in ("backbone", "base_learner", "cam_head"):
-        if not (inputs[role] / "weights.safetensors").is_file():
-            raise WeightsError(
-                f"{path}: its {role} is missing: {inputs[role]}; Model.save makes one file of all"
-            )
-    sections = sections_of(spec)
-    encoder = frozen_networks(inputs, sections)
-    options = params.Method(**{k: v for k, v in sections["method"].items() if k != "start"})
-    shots = spec["args"]["shot"]
-    head = build_head(options, encoder.channels, shots)
-    load_head(head, path)
-    backbone = sections["backbone"]
-    about = describe(backbone["name"], options, shots, sections["data"]["size"], backbone["stride_at"])
-    return Network(encoder, head).eval(), about
+    files = {
+        role: _stored(path, role, job) / "weights.safetensors"
+        for role, job in spec["inputs"].items()
+        if role in ("backbone", "base_learner", "cam_head")
+    }
+    sections = spec["params"]
+    options = network_options(sections["network"])
+    backbone = schema.Backbone(**sections["backbone"])
+    encoder = open_encoder(backbone, **files)
+    if not options.uses_base_learner:
+        encoder.base_learner = None
+    meta_learner = build_meta_learner(options, encoder.layout, spec["args"]["shot"])
+    load_meta_learner(meta_learner, path)
+    about = describe(
+        backbone.name, options, spec["args"]["shot"], sections["data"]["size"], backbone.stride_at
+    )
+    return Network(encoder, meta_learner).eval(), about
 
 
-# --- pictures in and out ---------------------------------------------------------------------------------
+def _stored(path: Path, role: str, job: Mapping[str, str]) -> Path:
+    """Folder of a finished job that a training used: of the store in results/, where the training's weights lie too.
+
+    Raises:
+        WeightsError: it is not there.
+    """
+    place = Path("store") / job["step"] / job["key"]
+    for folder in path.resolve().parents:
+        if (folder / place / "weights.safetensors").is_file():
+            return folder / place
+    raise WeightsError(f"{path}: its {role} is missing: {place}; Model.save makes one file of all")
+
+
+# --- images in, maps out -----------------------------------------------------------------------------------
 
 
 def read_image(image: Image, what: str) -> np.ndarray:
@@ -184,13 +203,13 @@ def read_pair(image: Image, mask: Image, what: str) -> tuple[np.ndarray, np.ndar
     Raises:
         DataError: as read_image; a mask of another size than its image, with other values or without an object.
     """
-    picture = read_image(image, what)
+    found = read_image(image, what)
     name = f"{mask}" if isinstance(mask, str | Path) else f"the mask of {what}"
     if isinstance(mask, str | Path):
         mask = open_mask(_existing(mask))
     mask = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
-    if mask.shape != picture.shape[:2]:
-        raise DataError(f"{name} is {_size(mask)}, its image {_size(picture)} (height x width)")
+    if mask.shape != found.shape[:2]:
+        raise DataError(f"{name} is {_size(mask)}, its image {_size(found)} (height x width)")
     strange = [value for value in np.unique(mask).tolist() if value not in (0, 1, UNKNOWN)]
     if strange:
         raise DataError(
@@ -198,7 +217,7 @@ def read_pair(image: Image, mask: Image, what: str) -> tuple[np.ndarray, np.ndar
         )
     if not (mask == 1).any():
         raise DataError(f"{name}: no pixel is 1, the object (0 is background, 255 is unknown)")
-    return picture, np.ascontiguousarray(mask.astype(np.uint8))
+    return found, np.ascontiguousarray(mask.astype(np.uint8))
 
 
 def _existing(path: str | Path) -> Path:

@@ -16,9 +16,17 @@ from typing import Any
 import pytest
 import yaml
 
-from i2r.pipeline.jobs import FUNCTIONS
+from i2r.config.load import overlay
+
+from i2r.pipeline.steps import STEPS
 
 ROOT = Path(__file__).parents[1]
+# A job or two for every step: BAM needs the base learner, the baselines the CAM head.
+TOY_TARGETS = {
+    "table1": {"methods": ["bam"], "folds": [0]},
+    "table3": {"methods": ["i2r-no-pmgm"], "folds": [0]},
+    "table4": {"folds": [0]},
+}
 WORKFLOW = (
     "Snakefile",
     "dvc.yaml",
@@ -64,11 +72,9 @@ class Toy:
         return os.environ | names | {"PATH": path, "PYTHONPATH": str(self.folder)}
 
     def change(self, **sections: dict[str, Any]) -> None:
-        """Set values of params.yaml."""
+        """Set values of params.yaml, which extends the preset tiny."""
         path = self.folder / "params.yaml"
-        values = yaml.safe_load(path.read_text())
-        for section, change in sections.items():
-            values[section] |= change
+        values = overlay(yaml.safe_load(path.read_text()), sections)
         path.write_text(yaml.safe_dump(values, sort_keys=False))
 
     def ran(self) -> Counter[str]:
@@ -92,23 +98,17 @@ def make_copy(folder: Path) -> Toy:
             shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, target)
-    shutil.copy(ROOT / "workflow/presets/tiny.yaml", folder / "params.yaml")
+    (folder / "params.yaml").write_text("extends: workflow/presets/tiny.yaml\nexperiment: tiny\n")
     return Toy(folder)
 
 
 def make_toy(folder: Path) -> Toy:
     toy = make_copy(folder)
     step = (ROOT / "tests" / "toy_step.py").read_text()
-    for module in {function.split(":")[0] for function in FUNCTIONS.values()} | {
-        "i2r.tracking.mlflow_import"
-    }:
-        path = folder / (module.replace(".", "/") + ".py")
-        path.write_text(step)
-        for package in path.relative_to(folder).parents:  # the steps' packages import nothing heavy either
-            if package != Path("i2r") and (folder / package / "__init__.py").is_file():
-                (folder / package / "__init__.py").write_text("")
-    (folder / ".gitignore").write_text((folder / ".gitignore").read_text() + "ran.txt\nslow\n")
-    toy.change(run={"folds": [0], "methods": ["i2r"]})
+    for kind in STEPS.values():
+        (folder / (kind.function.split(":")[0].replace(".", "/") + ".py")).write_text(step)
+    (folder / ".gitignore").write_text((folder / ".gitignore").read_text() + "ran.txt\nslow\noutcome\n")
+    toy.change(targets=TOY_TARGETS)
     toy.run("git", "init", "-q")
     toy.commit()
     return toy

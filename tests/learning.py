@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from i2r.config import schema as params
-from i2r.data import dataset, episodes, lists
+from i2r.config.load import overlay, read, resolve
+from i2r.config.schema import RunParams, Runtime
 from i2r.data.shapes.generate import CLASSES
-from i2r.nets.backbone.models import build_backbone
+from i2r.nets.backbone.base import build_backbone
 from i2r.pipeline.jobs import Job
-from i2r.pipeline.plan import CAM
-from i2r.steps import base_learner, cam_head
+from i2r.pipeline.steps import STEPS
+from i2r.steps import base_learner, cam_head, data, episodes, lists
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,46 +24,61 @@ CHANGES: dict[str, dict[str, Any]] = {
         "min_class_images": 2,
         "shapes": {"train_images": 80, "val_images": 40, "seed": 0},
     },
+    "backbone": {"pretrain": {"steps": 6, "batch": 8, "crop": 32, "margin": 4, "held_out": 40}},
     "base_learner": {"steps": 3, "batch": 4},
     "cam_head": {"steps": 5, "batch": 4},
     "train": {"steps": 6, "batch": 2, "optimiser": "sgd", "warmup": 0.0, "lr": 0.01, "weight_decay": 0.0001},
-    "method": {"width": 16, "blocks": 2, "cross": 1, "dropout": 0.1, "reduce_dropout": 0.5},
-    "evaluate": {"episodes": 12},
+    "network": {"width": 16, "blocks": 2, "cross": 1, "dropout": 0.1, "reduce_dropout": 0.5},
+    "evaluate": {"episodes": 12, "pictures": 3},
     "baselines": {"threshold_episodes": 6},
-    "report": {"pictures": 3, "bootstrap": 50},
-    "runtime": {"device": "cpu", "threads": 1, "save_every": 1000.0, "cache_gb": 1.0},
+    "runtime": {"device": "cpu", "save_every": 1000.0, "cache_gb": 1.0},
 }
+BAM = {"name": "bam", "width": 16, "ensemble": True}
 
 
-def sections(**changes: dict[str, Any]) -> dict[str, Any]:
-    """Sections of params for a test; `changes` come on top of CHANGES, section by section."""
-    values = params.load(ROOT / "params.yaml").model_dump(mode="json")
-    for source in (CHANGES, changes):
-        for name, change in source.items():
-            values[name] |= deepcopy(change)
-    return values
+def run_params(**changes: dict[str, Any]) -> RunParams:
+    """Sections of params for a test: the committed ones, CHANGES and `changes` on top, each section by section."""
+    committed = {
+        **read(ROOT / "params.yaml"),
+        "methods": {"own": {}},
+        "targets": {"table1": {"methods": ["own"]}},
+    }
+    layers = [("params.yaml", committed), ("tests", CHANGES), ("test", changes)]
+    return resolve(layers).methods["own"].params
+
+
+def params_of(step: str, sections: RunParams) -> dict[str, Any]:
+    """The values that a job of this step gets, as the plan chooses them; weights stay paths."""
+    plain = sections.model_dump(mode="json")
+    if step == "data":
+        return {
+            "data": {name: plain["data"][name] for name in ("source", "shapes", "train_list", "val_list")}
+        }
+    if step == "backbone":
+        return {"backbone": {name: plain["backbone"][name] for name in plain["backbone"] if name != "digest"}}
+    found = STEPS[step].params(sections)
+    if step == "evaluate" and sections.train.weights:
+        found["train"] = {"weights": sections.train.weights}
+    return found
 
 
 def make_job(
     folder: Path, step: str, inputs: dict[str, Path], name: str = "", shot: int = 1, **changes: dict[str, Any]
 ) -> Job:
     """A job of fold 0 that writes to folder/<name or step>."""
-    values = sections(**changes)
-    if step == "baselines":
-        values["method"] = {key: values["method"][key] for key in CAM}
     out = folder / (name or step)
     out.mkdir(parents=True, exist_ok=True)
+    runtime = overlay(CHANGES["runtime"], changes.get("runtime", {}))
     return Job(
         step=step,
         key="0" * 12,
-        name=name or step,
-        args={"fold": 0, "shot": shot, "seed": 0, "eval_seed": 0, "method": "i2r"},
-        params=values,
+        label=name or step,
+        args={"fold": 0, "shot": shot, "seed": 0, "eval_seed": 0},
+        params=params_of(step, run_params(**changes)),
         inputs=inputs,
         out=out,
         state=folder / "state" / (name or step),
-        runtime=params.Runtime(**values["runtime"]),
-        data_root=None,
+        runtime=Runtime(**runtime),
     )
 
 
@@ -77,12 +91,12 @@ def prepare(folder: Path, shot: int = 1, **changes: dict[str, Any]) -> dict[str,
         run(job)
         inputs[step] = job.out
 
-    do("data", dataset.run)
+    do("data", data.run)
     do("lists", lists.run)
     do("episodes", episodes.run)
     torch.manual_seed(0)
     (folder / "backbone").mkdir()
-    net = build_backbone(params.Backbone(**sections()["backbone"]), len(CLASSES))
+    net = build_backbone(run_params().backbone, len(CLASSES))
     save_file(net.state_dict(), folder / "backbone" / "weights.safetensors")
     inputs["backbone"] = folder / "backbone"
     do("base_learner", base_learner.run)

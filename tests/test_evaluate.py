@@ -8,12 +8,18 @@ import signal
 import numpy as np
 import pytest
 import torch
-from learning import make_job, prepare
+from learning import BAM, make_job, prepare
 
-from i2r.engine import trainer as learn
-from i2r.engine.feature_cache import Draw, View
-from i2r.engine.inputs import job_dataset
+from i2r.config.networks import PRIORS
+from i2r.data.episodes import load_episodes
+from i2r.engine import episode_loop
+from i2r.engine.episode_pictures import in_turn
+from i2r.engine.feature_cache import Draw, evaluation_draw
+from i2r.engine.images import View
+from i2r.engine.inputs import job_dataset, job_encoder
 from i2r.metrics import segmentation as scores
+from i2r.metrics.prior_maps import cam_measures
+from i2r.pipeline.jobs import JobError
 from i2r.steps import baselines, evaluate, train
 
 
@@ -61,7 +67,7 @@ def test_scores_follow_from_the_episodes(done):
     again = scores.score([int(c) for c in result["classes"]], labels, counts)
     assert result["miou"] == pytest.approx(100 * again.miou)
     assert result["fb_iou"] == pytest.approx(100 * again.fb_iou)
-    assert result["interval"][0] <= result["miou"] <= result["interval"][1]
+    assert "interval" not in result
     for c, entry in result["classes"].items():
         assert entry["queries"] == labels.count(int(c))
         assert (entry["iou"] is None) == (entry["queries"] == 0)
@@ -96,17 +102,17 @@ def test_pictures(done):
 
 def test_interrupted_and_resumed_equals_whole(inputs, done, tmp_path, monkeypatch):
     job = make_job(tmp_path, "evaluate", inputs)
-    update = learn.Progress.update
+    update = episode_loop.Progress.update
 
     def stop(self, n=1, **values):
         update(self, n, **values)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(evaluate.Progress, "update", stop)
+    monkeypatch.setattr(episode_loop.Progress, "update", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate.run(job)
-    monkeypatch.setattr(evaluate.Progress, "update", update)
-    assert torch.load(job.state / "evaluate" / "state.pt", weights_only=True)["done"] == evaluate.CHUNK
+    monkeypatch.setattr(episode_loop.Progress, "update", update)
+    assert torch.load(job.state / "evaluate" / "state.pt", weights_only=True)["done"] == episode_loop.CHUNK
     evaluate.run(job)
     assert without_times(read(job)) == without_times(read(done))
     assert table(job) == table(done)
@@ -119,28 +125,88 @@ def test_memory_changes_nothing(inputs, done, tmp_path):
 
 
 def test_bam_is_scored_by_the_same_way(inputs, tmp_path):
-    method = {"network": "bam", "prior": "bam", "ensemble": True}
-    trained = make_job(tmp_path, "train", inputs, method=method)
+    trained = make_job(tmp_path, "train", inputs, network=BAM)
     train.run(trained)
-    job = make_job(tmp_path, "evaluate", {**inputs, "train": trained.out}, method=method)
+    job = make_job(tmp_path, "evaluate", {**inputs, "train": trained.out}, network=BAM)
     evaluate.run(job)
     result = read(job)
     assert result["episodes"] == 12 and "cam_classes" not in result and "mask_ratio" not in result
 
 
 def test_fold_without_a_class_makes_no_number(inputs, tmp_path):
+    empty = {"fold": 0, "classes": [], "excluded": [{"class": 1, "name": "x", "images": 0}], "episodes": []}
+    (tmp_path / "episodes").mkdir()
+    (tmp_path / "episodes" / "episodes.json").write_text(json.dumps(empty))
     for step, run in (("evaluate", evaluate.run), ("baselines", baselines.run)):
-        lists = json.loads((inputs["lists"] / "lists.json").read_text())
-        lists["excluded"] = [{"class": c, "name": "x", "images": 0} for c in lists["test_classes"]]
-        lists["test_classes"] = []
-        for name, content in (("lists", lists), ("episodes", {"episodes": []})):
-            (tmp_path / step / name).mkdir(parents=True)
-            (tmp_path / step / name / f"{name}.json").write_text(json.dumps(content))
-        folders = {name: tmp_path / step / name for name in ("lists", "episodes")}
-        job = make_job(tmp_path, step, {**inputs, **folders}, name=f"{step}-job")
+        job = make_job(tmp_path, step, {**inputs, "episodes": tmp_path / "episodes"})
         assert run(job)["miou"] is None
         assert read(job)["miou"] is None and "fold 0" in read(job)["why"]
-        assert table(job) == []
+        assert read(job)["excluded"] == empty["excluded"] and table(job) == []
+
+
+def test_loading_processes_change_nothing(inputs, done, compared, tmp_path):
+    for step, run, alone in (("evaluate", evaluate.run, done), ("baselines", baselines.run, compared)):
+        job = make_job(tmp_path, step, inputs, runtime={"workers": 2})
+        run(job)
+        assert table(job) == table(alone)
+        a, b = np.load(job.out / "pictures.npz"), np.load(alone.out / "pictures.npz")
+        assert a.files == b.files and all((a[name] == b[name]).all() for name in a.files)
+
+
+@pytest.mark.parametrize("tta", ["scales", "released"])
+def test_passes_of_test_time_augmentation_read_ahead(inputs, tmp_path, tta):
+    made = []
+    for workers in (0, 2):
+        options = {"evaluate": {"tta": tta}, "runtime": {"workers": workers}}
+        job = make_job(tmp_path, "evaluate", inputs, name=f"workers{workers}", **options)
+        evaluate.run(job)
+        made.append(table(job))
+    assert made[0] == made[1]
+
+
+def test_the_threshold_at_test_needs_no_other_training(inputs, done, tmp_path):
+    job = make_job(tmp_path, "evaluate", inputs, evaluate={"delta": 0.3})
+    evaluate.run(job)
+    assert read(job)["prior"]["share_cam"] > read(done)["prior"]["share_cam"]
+
+
+def test_the_mask_at_test_needs_no_other_training(inputs, tmp_path):
+    """Logits, for after six steps of training the masks may agree in every pixel."""
+    logits = []
+    for mask in ("none", "cyctr"):
+        job = make_job(tmp_path, "evaluate", inputs, name=mask, evaluate={"mask": mask})
+        options, encoder = evaluate.evaluation_options(job), job_encoder(job, torch.device("cpu"))
+        draws = [evaluation_draw(e) for e in load_episodes(inputs["episodes"] / "episodes.json").episodes[:2]]
+        cached = evaluate.encoder_passes(job, encoder, options, torch.device("cpu"))[0]
+        with torch.no_grad():
+            logits.append(
+                evaluate.evaluated_network(job, options, encoder)(cached.inputs(draws)).final_logits
+            )
+    assert not torch.allclose(*logits)
+
+
+def test_a_mask_at_test_needs_an_attention(inputs, tmp_path):
+    trained = make_job(tmp_path, "train", inputs, network=BAM, train={"steps": 1})
+    train.run(trained)
+    options = {"network": BAM, "evaluate": {"mask": "cyctr"}}
+    job = make_job(tmp_path, "evaluate", {**inputs, "train": trained.out}, **options)
+    with pytest.raises(JobError, match=r"evaluate\.mask: cyctr, but the network bam has no attention"):
+        evaluate.run(job)
+
+
+def test_a_network_without_prior_and_cam_is_scored(inputs, tmp_path):
+    network = {"name": "hsnet", "channels": [4, 4, 4]}
+    common = {"network": network, "train": {"steps": 1, "batch": 1}}
+    bare = {
+        role: folder for role, folder in inputs.items() if role not in ("base_learner", "cam_head", "train")
+    }
+    trained = make_job(tmp_path, "train", bare, **common)
+    assert train.run(trained)["loss"] > 0
+    job = make_job(tmp_path, "evaluate", {**bare, "train": trained.out}, **common)
+    metrics = evaluate.run(job)
+    assert metrics["episodes"] == 12 and not any(name.startswith("prior") for name in metrics)
+    assert "prior" not in read(job) and "cam_classes" not in read(job)
+    assert "prediction_0" in np.load(job.out / "pictures.npz").files
 
 
 def test_baselines_without_a_cam_head_go_without_its_priors(inputs, tmp_path):
@@ -178,28 +244,30 @@ def test_baselines_know_nothing_of_the_test_when_they_choose(inputs, compared, t
     """Other test episodes, same thresholds."""
     episodes = json.loads((inputs["episodes"] / "episodes.json").read_text())
     (tmp_path / "episodes").mkdir()
-    (tmp_path / "episodes" / "episodes.json").write_text(json.dumps({"episodes": episodes["episodes"][3:5]}))
+    (tmp_path / "episodes" / "episodes.json").write_text(
+        json.dumps(episodes | {"episodes": episodes["episodes"][3:5]})
+    )
     job = make_job(tmp_path, "baselines", {**inputs, "episodes": tmp_path / "episodes"})
     baselines.run(job)
-    for name in baselines.PRIORS:
+    for name in PRIORS:
         key = f"prior-{name}"
         assert read(job)["methods"][key]["threshold"] == read(compared)["methods"][key]["threshold"]
 
 
 def test_pictures_cover_the_classes_in_turn():
     draws = [Draw(cls, View("q"), (View("s"),)) for cls in (1, 1, 2, 1, 3, 2)]
-    assert evaluate.in_turn(draws, 4) == [0, 2, 4, 1]
+    assert in_turn(draws, 4) == [0, 2, 4, 1]
 
 
 def test_cam_measures():
     mask = torch.tensor([[1, 1, 0, 255]])
-    measures = evaluate.cam_measures(torch.tensor([[[True, False, True, True]]]), mask)
+    measures = cam_measures(torch.tensor([[[True, False, True, True]]]), mask)
     assert measures == {
         "share_cam": pytest.approx(2 / 3),
         "precision_cam": pytest.approx(0.5),
         "recall_cam": pytest.approx(0.5),
     }
-    empty = evaluate.cam_measures(torch.zeros(1, 1, 4, dtype=torch.bool), mask)
+    empty = cam_measures(torch.zeros(1, 1, 4, dtype=torch.bool), mask)
     assert np.isnan(empty["precision_cam"]) and empty["recall_cam"] == 0
 
 

@@ -18,7 +18,9 @@ def dense_conv4d(x, kernel, bias, stride):
     sizes += [(x.shape[4] - side) // stride + 1, (x.shape[5] - side) // stride + 1]
     out = bias[:, None, None, None, None].repeat(len(x), 1, *sizes)
     for i, j, u, v in itertools.product(*map(range, sizes)):
-        part = x[:, :, i : i + side, j : j + side, u * stride : u * stride + side, v * stride : v * stride + side]
+        part = x[
+            :, :, i : i + side, j : j + side, u * stride : u * stride + side, v * stride : v * stride + side
+        ]
         out[:, :, i, j, u, v] += torch.einsum("ncabde,ocabde->no", part, kernel)
     return out
 

@@ -7,46 +7,68 @@ import sys
 import numpy as np
 import pytest
 import torch
-from learning import make_job, prepare
+from networks import backbone_params
 from PIL import Image
+from safetensors.torch import save_file
+from seeded import options
 
 import i2r
-from i2r import cli
-from i2r.data.transforms import test_view as view_of
-from i2r.engine.inputs import job_dataset
+from i2r.data.transforms import evaluation_view
 from i2r.metrics.segmentation import predict_on_grid
+from i2r.nets.backbone.base import build_backbone
 from i2r.nets.io.network_file import save_network
-from i2r.steps import train
+from i2r.nets.networks import build_meta_learner
+from i2r.nets.pspnet import PSPNet
+
+NETWORKS = {
+    "i2r": options(width=16, ensemble=True),
+    "bam": options("bam", width=16, ensemble=True),
+    "hsnet": options("hsnet", channels=(4, 4, 8)),
+}
+
+
+def make_training(results, network="i2r"):
+    """weights.safetensors of an untrained network as results/ holds a training; BAM's is one without a CAM head."""
+    torch.manual_seed(0)
+    backbone = build_backbone(backbone_params("small"), 20).eval()
+    meta_learner = build_meta_learner(NETWORKS[network], backbone.layout)
+    parts = {
+        "backbone": backbone.state_dict(),
+        "base_learner": PSPNet(128, 15, 16).state_dict(),
+        "cam_head": {name: x for name, x in backbone.state_dict().items() if name.startswith("fc.")},
+        "train": meta_learner.state_dict(),
+    }
+    if network == "bam":
+        del parts["cam_head"]
+    for step, state in parts.items():
+        folder = results / "store" / step / f"{step}-key"
+        folder.mkdir(parents=True)
+        save_file(state, folder / "weights.safetensors")
+    spec = {
+        "step": "train",
+        "args": {"fold": 0, "shot": 1, "seed": 0},
+        "params": {
+            "data": {"size": 97},
+            "backbone": {"name": "small", "stride_at": "3x3"},
+            "network": NETWORKS[network].model_dump(mode="json"),
+        },
+        "inputs": {step: {"step": step, "key": f"{step}-key"} for step in parts if step != "train"},
+    }
+    (folder / "manifest.json").write_text(json.dumps({"spec": spec}))
+    return folder / "weights.safetensors"
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """weights.safetensors of a training, as results/ holds it, and three pictures with their masks."""
-    store = tmp_path_factory.mktemp("results") / "store"
-    store.mkdir()
-    inputs = prepare(store)
-    job = make_job(store, "train", inputs)
-    train.run(job)
-    spec = {
-        "step": "train",
-        "name": "train",
-        "folder": "store/train",
-        "args": job.args,
-        "params": job.params,
-        "inputs": {role: f"store/{role}" for role in inputs},
-        "data_root": None,
-    }
-    (job.out / "manifest.json").write_text(json.dumps({"spec": spec}))
-    dataset = job_dataset(job)
-    listed = json.loads((inputs["lists"] / "lists.json").read_text())
-    cls, names = next((int(c), ids) for c, ids in listed["train_by_class"].items() if len(ids) >= 3)
-    pictures = []
-    for name, size in zip(names, ((120, 97), (97, 80), (60, 97)), strict=False):  # width, height
-        mask = dataset.mask(name)
-        mask = Image.fromarray(np.where(mask == 255, 255, mask == cls).astype(np.uint8))
-        image = Image.fromarray(dataset.image(name)).resize(size)
-        pictures.append((np.array(image), np.array(mask.resize(size, Image.Resampling.NEAREST))))
-    return job.out / "weights.safetensors", pictures
+    """weights.safetensors of a training, and three images (width x height 120 x 97 ...) with their masks."""
+    rng, images = np.random.default_rng(0), []
+    for width, height in ((120, 97), (97, 80), (60, 97)):
+        mask = np.zeros((height, width), np.uint8)
+        mask[20:70, 10:50] = 1
+        mask[70:73, 10:50] = 255
+        noise = rng.integers(0, 80, (height, width, 3))
+        images.append(((noise + 150 * mask[..., None] % 255).clip(0, 255).astype(np.uint8), mask))
+    return make_training(tmp_path_factory.mktemp("results")), images
 
 
 def files(folder, pictures):
@@ -98,20 +120,39 @@ def test_one_file_holds_all(trained, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_predicts_from_store_and_from_a_view_of_it(trained, tmp_path, network):
+    _, pictures = trained
+    weights = make_training(tmp_path, network)
+    view = tmp_path / "shapes" / "train" / "a-readable-name"
+    view.mkdir(parents=True)
+    for file in weights.parent.iterdir():
+        (view / file.name).hardlink_to(file)
+    (query, _), (support, mask), _ = pictures
+    found, again = (
+        i2r.load(path, device="cpu").predict(query, [support], [mask])
+        for path in (weights, view / "weights.safetensors")
+    )
+    assert np.array_equal(found.probability, again.probability)
+    assert (found.prior is None) == (network == "hsnet") and (found.cam is None) == (network != "i2r")
+
+
 def test_it_sees_what_the_pipeline_sees(trained):
     weights, pictures = trained
     model = i2r.load(weights, device="cpu")
     (query, _), (support, mask), _ = pictures
     found = model.predict(query, [support], [mask])
-    image, labels, _ = view_of(support, mask, 97)
+    image, labels, _ = evaluation_view(support, mask, 97)
     with torch.no_grad():
-        square, _, place = view_of(query, None, 97)
+        square, _, place = evaluation_view(query, None, 97)
         output = model.network(square[None], image[None, None], labels[None, None])
     assert np.array_equal(found.mask, predict_on_grid("original", output.final_logits[0], place))
 
 
 def test_command(trained, tmp_path, capsys):
     weights, pictures = trained
+    from i2r import cli
+
     (query, _), *supports = files(tmp_path / "in", pictures)
     arguments = ["predict", "--query", str(query), "--weights", str(weights), "--out", str(tmp_path / "out")]
     cli.main([*arguments, "--device", "cpu", "--support", *(str(path) for pair in supports for path in pair)])
@@ -173,12 +214,12 @@ def test_what_is_wrong_with_weights_is_said(trained, tmp_path):
     with pytest.raises(ValueError, match="not a readable weights file"):
         i2r.load(copy)
     model = i2r.load(weights, device="cpu")
-    wrong = {**model.about, "method": {**model.about["method"], "blocks": 7}}
+    wrong = {**model.about, "network": {**model.about["network"], "blocks": 7}}
     save_network(model.network.state_dict(), wrong, copy)
     with pytest.raises(ValueError, match=r"not the weights of this network: without decoder\.Q_block\.2"):
         i2r.load(copy)
     save_network(model.network.state_dict(), {**model.about, "backbone": "huge"}, copy)
-    with pytest.raises(ValueError, match="name: Input should be"):
+    with pytest.raises(ValueError, match="name: must be one of"):
         i2r.load(copy)
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="torch sees no GPU"):

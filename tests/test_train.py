@@ -8,20 +8,20 @@ import time
 
 import pytest
 import torch
-from learning import make_job, prepare
+from learning import BAM, make_job, prepare
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from i2r.config import schema as params
-from i2r.config.schema import Method, Schedule
+from i2r.config.networks import network_options
+from i2r.config.schema import Backbone, Schedule
 from i2r.engine import trainer as learn
-from i2r.engine.feature_cache import CachedEncoder, Draw, Memory, View
-from i2r.engine.inputs import base_labels, job_dataset, job_encoder, test_picture
-from i2r.nets.backbone.models import build_backbone
+from i2r.engine.feature_cache import CachedEncoder, Draw, Memory
+from i2r.engine.images import ReadAhead, View, evaluation_reader
+from i2r.engine.inputs import base_labels, job_dataset, job_encoder
+from i2r.nets.backbone.base import build_backbone
 from i2r.nets.encoder import encode_episode
 from i2r.pipeline.jobs import JobError
-from i2r.steps import backbone as pretrain
-from i2r.steps import cam_head, train
+from i2r.steps import backbone, base_learner, cam_head, train
 
 AUGMENT = {
     "views": 0,
@@ -39,8 +39,24 @@ def inputs(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("prepared"))
 
 
+def weights_of(folder):
+    return load_file(folder / "weights.safetensors")
+
+
 def weights(job):
-    return load_file(job.out / "weights.safetensors")
+    return weights_of(job.out)
+
+
+def stop_at(monkeypatch, number):
+    """A signal after so many steps."""
+    update = learn.Progress.update
+
+    def stop(self, n=1, **values):
+        update(self, n, **values)
+        if self.unit == "step" and self.done == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(learn.Progress, "update", stop)
 
 
 def lines(job):
@@ -73,21 +89,14 @@ def test_training_learns_and_logs(whole):
 
 def test_stopped_by_a_signal_and_resumed_equals_whole(inputs, whole, tmp_path, monkeypatch):
     job = make_job(tmp_path, "train", inputs)
-    update = learn.Progress.update
-
-    def stop_at_three(self, n=1, **values):
-        update(self, n, **values)
-        if self.unit == "step" and self.done == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(learn.Progress, "update", stop_at_three)
+    stop_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         train.run(job)
     assert torch.load(job.state / "state.pt", weights_only=True)["step"] == 3
     assert not (job.out / "weights.safetensors").exists()
     with (job.out / "metrics.jsonl").open("a") as file:  # a line after the saved state, as kill -9 leaves one
         file.write('{"step": 4, "loss": 0}\n')
-    monkeypatch.setattr(learn.Progress, "update", update)
+    monkeypatch.undo()
     train.run(job)
     same(weights(job), weights(whole))
     assert lines(job) == lines(whole)
@@ -118,10 +127,15 @@ def test_killed_and_resumed_equals_whole(inputs, tmp_path, views):
     assert lines(job) == lines(through)
 
 
-def test_loading_processes_change_nothing(inputs, tmp_path):
+@pytest.mark.parametrize("views", [0, 2])
+def test_loading_processes_change_nothing(inputs, tmp_path, views):
+    """Views of every step's own, and kept ones."""
     made = []
     for workers in (0, 2):
-        changes = {"runtime": {"workers": workers}, "train": {"augment": AUGMENT, "steps": 3}}
+        changes = {
+            "runtime": {"workers": workers},
+            "train": {"augment": {**AUGMENT, "views": views}, "steps": 3},
+        }
         job = make_job(tmp_path, "train", inputs, name=f"workers{workers}", **changes)
         train.run(job)
         made.append(weights(job))
@@ -149,8 +163,8 @@ def test_memory_is_bounded_and_drops_the_oldest():
 def test_kept_features_equal_an_encoded_episode(inputs, tmp_path):
     job = make_job(tmp_path, "train", inputs)
     encoder, dataset = job_encoder(job, torch.device("cpu")), job_dataset(job)
-    options = Method(**job.params["method"])
-    picture = test_picture(dataset, 97)
+    options = network_options(job.params["network"])
+    picture = evaluation_reader(dataset, 97)
     cached = CachedEncoder(encoder, options, picture, 1.0, torch.device("cpu"))
     listed = json.loads((inputs["lists"] / "lists.json").read_text())
     cls, names = next((int(c), ids) for c, ids in listed["train_by_class"].items() if len(ids) > 3)
@@ -219,7 +233,7 @@ def test_unreadable_state_and_missing_gpu_are_sentences(tmp_path):
     if not torch.cuda.is_available():
         runtime = make_job(tmp_path, "train", {}, runtime={"device": "cuda"}).runtime
         with pytest.raises(JobError, match=r"runtime\.device"):
-            learn.set_up(runtime)
+            learn.set_up(runtime, 1)
 
 
 def test_base_labels():
@@ -245,33 +259,147 @@ def test_base_learner_and_cam_head_left_scores(inputs):
 def test_a_backbone_without_classifier_is_taken_but_gives_no_cam(tmp_path, inputs):
     """VGG-16 as BAM has it: a step that needs its classifier says so."""
     torch.manual_seed(0)
-    features = build_backbone(params.Backbone(name="vgg16-bam", weights=None, stride_at="3x3"))
+    features = build_backbone(Backbone(name="vgg16-bam"))
     names = {name: t for name, t in features.state_dict().items() if not name.startswith("fc.")}
     save_file(names, tmp_path / "vgg.safetensors")
-    options = {"name": "vgg16-bam", "weights": str(tmp_path / "vgg.safetensors")}
-    job = make_job(tmp_path, "backbone", {}, backbone=options)
-    assert pretrain.run(job)["classes"] == 0
+    changes = {
+        "backbone": {"name": "vgg16-bam", "weights": str(tmp_path / "vgg.safetensors")},
+        "cam_head": {"mode": "none"},
+        "network": {"prior": "bam"},
+    }
+    job = make_job(tmp_path, "backbone", {}, **changes)
+    assert backbone.run(job)["classes"] == 0
     same(weights(job), names)
     later = {**{name: inputs[name] for name in ("data", "lists")}, "backbone": job.out}
+    job = make_job(tmp_path, "cam_head", later, **changes)
+    job.params["cam_head"]["mode"] = "pretrained"
     with pytest.raises(JobError, match="no classifier"):
-        cam_head.run(make_job(tmp_path, "cam_head", later, backbone=options))
+        cam_head.run(job)
 
 
-def test_fine_tuned_backbone_needs_and_gets_a_new_classifier(tmp_path, inputs):
-    from i2r.steps import base_learner
-
+def changed_backbone(inputs, folder):
+    """Inputs of a CAM head on a backbone that the base learner has changed."""
     earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
-    job = make_job(tmp_path, "base_learner", earlier, base_learner={"trains": "all", "steps": 2})
+    job = make_job(folder, "base_learner", earlier, **LEARNS_ALL)
     base_learner.run(job)
-    names = load_file(job.out / "weights.safetensors").keys()
+    return {**earlier, "base_learner": job.out}
+
+
+LEARNS_ALL = {"base_learner": {"trains": "all", "steps": 2}, "cam_head": {"mode": "untouched"}}
+
+
+def test_a_changed_backbone_gets_a_retrained_classifier_or_keeps_its_own(tmp_path, inputs):
+    later = changed_backbone(inputs, tmp_path)
+    names = weights_of(later["base_learner"]).keys()
     assert any(n.startswith("layer3.") for n in names) and not any(n.startswith("fc.") for n in names)
-    later = {**earlier, "base_learner": job.out}
-    with pytest.raises(JobError, match="take retrained"):
-        cam_head.run(make_job(tmp_path, "cam_head", later))
-    again = make_job(
-        tmp_path, "cam_head", later, name="retrained", cam_head={"mode": "retrained", "steps": 60}
-    )
-    metrics = cam_head.run(again)
+    kept = make_job(tmp_path, "cam_head", later, name="kept", **LEARNS_ALL)
+    metrics = cam_head.run(kept)
+    assert 0 <= metrics["agreement"] <= 100
+    own = weights_of(inputs["backbone"])
+    same(weights(kept), {name: own[name] for name in ("fc.weight", "fc.bias")})
+    mode = {"mode": "retrained", "steps": 60}
+    again = make_job(tmp_path, "cam_head", later, name="retrained", **{**LEARNS_ALL, "cam_head": mode})
+    learned = cam_head.run(again)
     rows = lines(again)
     assert rows[-1]["loss"] < rows[0]["loss"]
-    assert 0 <= metrics["agreement"] <= 100
+    assert 0 <= learned["agreement"] <= 100
+    for job, found in ((kept, metrics), (again, learned)):
+        assert json.loads((job.out / "scores.json").read_text())["agreement"] == found["agreement"]
+
+
+def test_an_unchanged_backbone_agrees_with_itself(tmp_path, inputs):
+    """The base learner's file may be of a backbone that did not change: then all classes are the same."""
+    earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
+    job = make_job(tmp_path, "cam_head", earlier, **LEARNS_ALL)
+    assert cam_head.run(job)["agreement"] == 100
+
+
+@pytest.mark.parametrize("trains", ["head", "all"])
+def test_base_learner_killed_and_resumed_equals_whole(inputs, tmp_path, trains, monkeypatch):
+    earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
+    options = {"trains": trains, "steps": 4, "batch": 2}
+    changes = {"base_learner": options}
+    if trains == "all":
+        changes["cam_head"] = {"mode": "untouched"}
+    through = make_job(tmp_path, "base_learner", earlier, name="through", **changes)
+    base_learner.run(through)
+    job = make_job(tmp_path, "base_learner", earlier, **changes)
+    stop_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        base_learner.run(job)
+    monkeypatch.undo()
+    base_learner.run(job)
+    same(weights(job), weights(through))
+    assert lines(job) == lines(through)
+
+
+@pytest.mark.parametrize("trains", ["head", "all"])
+def test_base_learner_reads_the_same_by_any_number_of_processes(inputs, tmp_path, trains):
+    earlier, made = {name: inputs[name] for name in ("data", "lists", "backbone")}, []
+    for workers in (0, 2):
+        changes = {
+            "base_learner": {"trains": trains, "steps": 2, "batch": 4},
+            "runtime": {"workers": workers},
+        }
+        if trains == "all":
+            changes["cam_head"] = {"mode": "untouched"}
+        job = make_job(tmp_path, "base_learner", earlier, name=f"workers{workers}", **changes)
+        base_learner.run(job)
+        made.append((weights(job), (job.out / "scores.json").read_text()))
+    same(made[0][0], made[1][0])
+    assert made[0][1] == made[1][1]
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [
+        ("base_learner", {"seed": 1}),
+        ("base_learner", {"width": 32}),
+        ("base_learner", {"dropout": 0.5}),
+        ("base_learner", {"backbone_rate": 1.0}),
+        ("base_learner", {"augment": {"scale": [1.5, 1.5]}}),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_options_of_the_base_learner_change_it(inputs, tmp_path, section, changes):
+    earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
+    options = {"trains": "all", "steps": 1, "batch": 2}
+    common = {"cam_head": {"mode": "untouched"}}
+    made = []
+    for name, more in (("plain", {}), ("changed", changes)):
+        job = make_job(tmp_path, "base_learner", earlier, name=name, **common, **{section: options | more})
+        base_learner.run(job)
+        made.append(weights(job))
+    plain, other = made
+    assert any(
+        plain[name].shape != other[name].shape or not torch.equal(plain[name], other[name]) for name in plain
+    )
+
+
+def test_a_training_logs_every_loss_of_its_network(inputs, tmp_path):
+    job = make_job(tmp_path, "train", inputs, network=BAM, train={"steps": 1})
+    metrics = train.run(job)
+    parts = [value for name, value in lines(job)[0].items() if name.startswith(("main", "aux"))]
+    assert len(parts) >= 2 and metrics["loss"] == pytest.approx(sum(parts))
+
+
+def test_read_ahead_gives_each_view_once_and_the_others_on_demand():
+    read = []
+
+    def reader(view):
+        read.append(view)
+        return torch.tensor([float(view.id)]), torch.tensor(view.number)
+
+    parts = [[View("1"), View("2")], [View("2"), View("3", 4)], [View("1")]]
+    for workers in (0, 1):
+        ahead = ReadAhead(reader, workers)
+        read.clear()
+        ahead.expect(parts)
+        for part in parts:
+            ahead.advance()
+            for view in part:
+                image, number = ahead(view)
+                assert image.item() == float(view.id) and number == view.number
+        assert len(read) == (2 if workers else 5)  # here: only what came before and was not kept
+        ahead.advance()  # after the last part nothing is expected
+        assert ahead(View("9"))[0].item() == 9

@@ -1,26 +1,27 @@
 """Weights that params name: evaluated as they are, or what training starts from; keys go by content."""
 
-import copy
 import json
 import shutil
+from pathlib import Path
 
 import networks
 import pytest
 import torch
-from learning import make_job, prepare, sections
+from learning import make_job, prepare
 from safetensors.torch import load_file, save_file
 from test_checkpoints import saved
+from test_pipeline import planned
 
 from i2r import predict
-from i2r.config import schema as params
-from i2r.config.schema import ParamsError
+from i2r.config.base import ParamsError
 from i2r.nets.io.published import import_checkpoint, published_options
-from i2r.nets.pspnet import PSPHead
-from i2r.pipeline import plan
-from i2r.pipeline.jobs import JobError, sections_of
+from i2r.nets.pspnet import PSPNet
+from i2r.pipeline.jobs import _sections
+from i2r.pipeline.plan import Plan
+from i2r.pipeline.spec import JobError
 from i2r.steps import base_learner, cam_head, evaluate, train
 
-RELEASED = {**published_options("i2r-released"), "blocks": 6, "cross": 5, "ensemble": True}
+RELEASED = {**published_options("i2r-released"), "name": "i2r", "blocks": 6, "cross": 5, "ensemble": True}
 
 
 @pytest.fixture(scope="module")
@@ -39,92 +40,79 @@ def imported(tmp_path_factory):
 # --- the plan ------------------------------------------------------------------------------------------------
 
 
+def plan_of(folder: Path, **methods) -> Plan:
+    """A plan with a method of each kind, in two folds and with one and five shots."""
+    kinds = {
+        "whole": {"train": {"weights": f"{folder}/a{{fold}}.safetensors"}},
+        "on": {"train": {"start": f"{folder}/b{{fold}}.safetensors"}},
+        "five": {"train": {"start": "1shot"}},
+    }
+    kinds |= methods
+    target = {"methods": ["whole", "on", "five"], "folds": [0, 1], "shots": [1, 5], "baselines": None}
+    return planned(methods=kinds, targets={"table1": target}, make=["table1"])
+
+
 @pytest.fixture
-def values(tmp_path):
-    """Params with a method of each kind, and the files that they name."""
+def folder(tmp_path: Path) -> Path:
     for fold in (0, 1):
         for name in ("a", "b"):
             (tmp_path / f"{name}{fold}.safetensors").write_bytes(f"{name}{fold}".encode())
-    values = sections(run={"folds": [0, 1], "shots": [1, 5], "methods": ["whole", "on", "five"]})
-    values["ablate"]["methods"] = []
-    values["methods"] |= {
-        "whole": {"weights": str(tmp_path / "a{fold}.safetensors")},
-        "on": {"start": str(tmp_path / "b{fold}.safetensors")},
-        "five": {"start": "1shot"},
-    }
-    values["data"]["min_class_images"] = 6
-    return values
+    return tmp_path
 
 
-def jobs(values, step):
-    made = plan.make_plan(params.check(copy.deepcopy(values))).jobs
-    return {(s["args"]["method"], s["args"]["shot"], s["args"]["fold"]): s for s in made if s["step"] == step}
+def test_what_is_trained_and_from_what(folder: Path):
+    made = plan_of(folder)
+    named = {view: spec for spec in made.of("all") for view in made.views(spec.key)}
+    trained = {name.split("/")[-1].split("-")[0] for name in named if "/train/" in name}
+    assert {"on", "five"} <= trained and "whole" not in trained
+    whole = named["tiny/evaluate/whole-1shot-fold1-seed0-eval0"]
+    assert whole.files == {"train.weights": f"{folder}/a1.safetensors"} and "train" not in whole.inputs
+    assert named["tiny/train/on-1shot-fold0-seed0"].files == {"train.start": f"{folder}/b0.safetensors"}
+    one, five = (named[f"tiny/train/five-{shot}shot-fold0-seed0"] for shot in (1, 5))
+    assert five.inputs["start"].key == one.key and "start" not in one.inputs
+    plain = plan_of(folder, five={}).named()
+    assert plain["tiny/train/five-1shot-fold0-seed0"].key == one.key
+    assert plain["tiny/train/five-5shot-fold0-seed0"].key != five.key
 
 
-def test_what_is_trained_and_from_what(values, tmp_path):
-    trained, evaluated = jobs(values, "train"), jobs(values, "evaluate")
-    assert {method for method, *_ in trained} == {"on", "five"}
-    assert evaluated.keys() - trained.keys() == {("whole", k, f) for k in (1, 5) for f in (0, 1)}
-    assert evaluated["whole", 1, 1]["files"] == {"method.weights": str(tmp_path / "a1.safetensors")}
-    assert trained["on", 1, 0]["files"] == {"method.start": str(tmp_path / "b0.safetensors")}
-    assert trained["five", 5, 0]["inputs"]["start"] == trained["five", 1, 0]["folder"]
-    assert "start" not in trained["five", 1, 0]["inputs"]
-    plain = copy.deepcopy(values)
-    plain["methods"]["five"] = {}
-    assert jobs(plain, "train")["five", 1, 0]["key"] == trained["five", 1, 0]["key"]
-    assert jobs(plain, "train")["five", 5, 0]["key"] != trained["five", 5, 0]["key"]
-    only = copy.deepcopy(values)
-    only["run"]["shots"] = [5]
-    assert jobs(only, "train")["five", 1, 0]["key"] == trained["five", 1, 0]["key"]
-
-
-def test_keys_go_by_content(values, tmp_path):
-    def keys():
-        made = plan.make_plan(params.check(copy.deepcopy(values))).jobs
-        return {(s["step"], s["name"]): s["key"] for s in made}
-
-    before = keys()
-    (tmp_path / "moved").mkdir()
+def test_keys_go_by_content(folder: Path):
+    before = {name: spec.key for name, spec in plan_of(folder).named().items()}
+    (folder / "moved").mkdir()
     for fold in (0, 1):
-        shutil.copy(tmp_path / f"a{fold}.safetensors", tmp_path / "moved")
-    values["methods"]["whole"]["weights"] = str(tmp_path / "moved/a{fold}.safetensors")
-    assert keys() == before
-    (tmp_path / "moved/a1.safetensors").write_bytes(b"other")
-    changed = {name for name, key in keys().items() if key != before[name]}
-    assert {step for step, _ in changed} == {"evaluate", "report"}
-    assert all("whole" in name and "fold1" in name for step, name in changed if step == "evaluate")
+        shutil.copy(folder / f"a{fold}.safetensors", folder / "moved")
+    moved = {"whole": {"train": {"weights": f"{folder}/moved/a{{fold}}.safetensors"}}}
+    after = {name: spec.key for name, spec in plan_of(folder, **moved).named().items()}
+    assert not {name for name, key in after.items() if key != before[name] and "/evaluate/" in name}
+    (folder / "moved/a1.safetensors").write_bytes(b"other")
+    after = {name: spec.key for name, spec in plan_of(folder, **moved).named().items()}
+    changed = {name for name, key in after.items() if key != before[name] and "/evaluate/" in name}
+    assert changed == {f"tiny/evaluate/whole-{shot}shot-fold1-seed0-eval0" for shot in (1, 5)}
 
 
-def test_missing_and_changed_files_are_named(values, tmp_path):
-    spec = jobs(values, "train")["on", 1, 0]
-    assert sections_of(spec)["method"]["start"] == str(tmp_path / "b0.safetensors")
-    (tmp_path / "b0.safetensors").write_bytes(b"other")
+def test_missing_and_changed_files_are_named(folder: Path):
+    spec = plan_of(folder).named()["tiny/train/on-1shot-fold0-seed0"]
+    assert _sections(spec)["train"]["start"] == f"{folder}/b0.safetensors"
+    (folder / "b0.safetensors").write_bytes(b"other")
     with pytest.raises(JobError, match=r"b0\.safetensors: missing, or another file"):
-        sections_of(spec)
-    (tmp_path / "b0.safetensors").unlink()
-    with pytest.raises(ParamsError, match=r"methods\.on\.start: no such file: .*b0\.safetensors"):
-        jobs(values, "train")
-    values["methods"]["on"]["start"] = "{backbone}.safetensors"
-    with pytest.raises(
-        ParamsError, match=r"methods\.on\.start: .*may hold \{fold\}, \{shot\} and \{seed\} only"
+        _sections(spec)
+    (folder / "b0.safetensors").unlink()
+    with pytest.raises(ParamsError, match=r"methods\.on\.train\.start: no such file: .*b0\.safetensors"):
+        plan_of(folder)
+    for wrong, sentence in (
+        ({"start": "{backbone}.safetensors"}, r"may hold \{fold\}, \{shot\}, \{seed\} only"),
+        ({"start": "a", "weights": "b"}, "weights and start: take one"),
     ):
-        jobs(values, "train")
-    values["methods"]["on"]["weights"] = "a"
-    with pytest.raises(ParamsError, match="weights and start: take one"):
-        jobs(values, "train")
-    del values["methods"]["on"]
-    values["run"]["methods"] = ["five"]
-    values["base_learner"]["weights"] = "none{fold}.safetensors"
+        with pytest.raises(ParamsError, match=sentence):
+            plan_of(folder, on={"train": wrong})
     with pytest.raises(ParamsError, match=r"base_learner\.weights: no such file: none0\.safetensors"):
-        jobs(values, "train")
+        planned(base_learner={"weights": "none{fold}.safetensors"})
 
 
 # --- the jobs ------------------------------------------------------------------------------------------------
 
 
 def test_an_imported_network_is_evaluated_like_one_that_was_trained_here(inputs, imported, tmp_path):
-    method = {**RELEASED, "weights": str(imported)}
-    job = make_job(tmp_path, "evaluate", inputs, method=method)
+    job = make_job(tmp_path, "evaluate", inputs, network=RELEASED, train={"weights": str(imported)})
     evaluate.run(job)
     scores = json.loads((job.out / "scores.json").read_text())
     assert scores["episodes"] == 12 and 0 <= scores["miou"] <= 100 and len(scores["mask_ratio"]) == 5
@@ -138,29 +126,29 @@ def test_an_imported_network_is_evaluated_like_one_that_was_trained_here(inputs,
 
 
 def test_training_starts_from_an_imported_network(inputs, imported, tmp_path):
-    changes = {"method": {**RELEASED, "start": str(imported)}, "train": {"steps": 1, "lr": 1e-9, "batch": 2}}
+    changes = {"network": RELEASED, "train": {"start": str(imported), "steps": 1, "lr": 1e-9, "batch": 2}}
     job = make_job(tmp_path, "train", inputs, **changes)
     train.run(job)
     learned, start = load_file(job.out / "weights.safetensors"), load_file(imported)
-    assert {f"head.{name}" for name in learned} == {name for name in start if name.startswith("head.")}
+    assert set(learned) == set(start), "a whole network again, for its meta learner fits no other frozen part"
     for name, tensor in learned.items():
         if "running" not in name and "num_batches" not in name:
-            torch.testing.assert_close(tensor, start[f"head.{name}"], atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(tensor, start[name], atol=1e-6, rtol=1e-6)
     scored = make_job(tmp_path, "evaluate", {**inputs, "train": job.out}, **changes)
     evaluate.run(scored)
     assert json.loads((scored.out / "scores.json").read_text())["episodes"] == 12
 
 
 def test_several_shots_start_from_one(inputs, tmp_path):
-    one = make_job(tmp_path, "train", inputs, name="one", method={"shot_weights": "gram"})
+    one = make_job(tmp_path, "train", inputs, name="one", network={"shot_weights": "gram"})
     train.run(one)
     job = make_job(
         tmp_path,
         "train",
         {**inputs, "start": one.out},
         name="three",
-        method={"shot_weights": "gram", "start": "1shot"},
-        train={"lr": 1e-9, "steps": 1},
+        network={"shot_weights": "gram"},
+        train={"start": "1shot", "lr": 1e-9, "steps": 1},
     )
     job.args["shot"] = 3
     train.run(job)
@@ -175,14 +163,17 @@ def test_a_base_learner_of_elsewhere_is_scored_and_brings_its_backbone(inputs, t
     backbone = load_file(inputs["backbone"] / "weights.safetensors")
     torch.manual_seed(1)
     other = {name: t + 0.01 if name.endswith("conv1.weight") else t for name, t in backbone.items()}
-    save_file({**other, **PSPHead(128, 15, 16).state_dict()}, tmp_path / "base.safetensors")
-    changes = {"base_learner": {"weights": str(tmp_path / "base.safetensors")}}
+    save_file({**other, **PSPNet(128, 15, 16).state_dict()}, tmp_path / "base.safetensors")
+    changes = {
+        "base_learner": {"weights": str(tmp_path / "base.safetensors"), "trains": "all"},
+        "cam_head": {"mode": "untouched"},
+    }
     job = make_job(tmp_path, "base_learner", base, **changes)
     metrics = base_learner.run(job)
     assert metrics["images"] > 0 and (job.out / "scores.json").is_file()
     head = make_job(tmp_path, "cam_head", {**base, "base_learner": job.out}, **changes)
     cam_head.run(head)  # the file has a classifier that fits its backbone
     assert torch.equal(load_file(head.out / "weights.safetensors")["fc.weight"], backbone["fc.weight"])
-    save_file(PSPHead(128, 3, 16).state_dict(), tmp_path / "base.safetensors")
+    save_file(PSPNet(128, 3, 16).state_dict(), tmp_path / "base.safetensors")
     with pytest.raises(JobError, match="is made for 3 classes, the fold has 15"):
         base_learner.run(job)

@@ -35,7 +35,7 @@ def describe(error: ValidationError) -> str:
     """One sentence a problem: the key, what is wrong, and the value that was given."""
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "params"
+        key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             lines.append(f"{key}: unknown key")
         elif item["type"] == "missing":
@@ -43,5 +43,6 @@ def describe(error: ValidationError) -> str:
         else:
             message = item["msg"].removeprefix("Value error, ")
             given = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
-            lines.append(f"{key}: {message}{given if 'got' not in message else ''}")
+            start = f"{key}: " if key else ""
+            lines.append(f"{start}{message}{given if 'got' not in message else ''}")
     return "; ".join(lines)

@@ -206,7 +206,11 @@ class HSNetOptions(NetworkOptions):
         return channels
 
 
-NETWORKS: dict[str, type[NetworkOptions]] = {"i2r": I2ROptions, "bam": BAMOptions, "hsnet": HSNetOptions}
+NETWORKS: dict[str, type[NetworkOptions]] = {
+    "i2r": I2ROptions,
+    "bam": BAMOptions,
+    "hsnet": HSNetOptions,
+}
 
 
 def network_options(values: dict[str, Any]) -> NetworkOptions:

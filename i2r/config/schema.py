@@ -330,6 +330,15 @@ class RunParams(Sections):
                 f"cam_head.mode: {mode} is for a backbone that the base learner has changed, but "
                 "base_learner.trains is head; take pretrained"
             )
+        if self.network.uses_cam and not BACKBONES[self.backbone.name].classifier:
+            raise ValueError(
+                f"backbone.name: {self.backbone.name} has no classifier to make a CAM of; take a network.prior "
+                "without one (bam, mean)"
+            )
+        if mode == "retrained" and self.backbone.name == "squeezenet1_1":
+            raise ValueError(
+                "cam_head.mode: retrained needs a classifier on averages, which squeezenet1_1 has not"
+            )
         if self.backbone.name == "small" and self.data.source != "shapes":
             raise ValueError(
                 "backbone.name: small is pretrained on the generated objects of data.source: shapes; "
@@ -347,7 +356,7 @@ class Target(Section):
     form: Literal[FORMS] | None = Field(
         None, description="how the report shows it, as that table of the paper; null: the target's own name"
     )
-    methods: list[str] = Field(min_length=1, description="names from methods, in the order of the rows")
+    methods: list[str] = Field([], description="names from methods, in the order of the rows")
     folds: list[Fold] = Field([0, 1, 2, 3], min_length=1, description="test folds")
     shots: list[Positive] = Field([1], min_length=1, description="support images an episode")
     seeds: list[Count] = Field([0], min_length=1, description="training seeds of the meta learner")
@@ -439,6 +448,8 @@ class Experiment(Sections):
                     raise ValueError(
                         f"targets.{name}: {method!r} is not among methods ({', '.join(self.methods)})"
                     )
+            if not target.methods and not target.baselines:
+                raise ValueError(f"targets.{name}: has neither methods nor baselines, so it shows nothing")
             if target.form is None and name not in FORMS:
                 raise ValueError(
                     f"targets.{name}.form: missing; the report shows targets as {', '.join(FORMS)}"

@@ -81,7 +81,7 @@ def make_plan(params: Params) -> Plan:
     runs = [run for name in params.made for run in planner.rows[name][0]]
     baselines = [row for name in params.made for row in planner.rows[name][1]]
     report = planner.add_report(REPORT, params.made, runs, baselines)
-    track = planner.add("track", {}, {}, {"report": report}, experiment_label(params), "")
+    track = planner.add("track", {}, {}, {"report": report}, params.values.experiment, "")
     targets[REPORT] = list(planner.closure([track.key]))
     return Plan(
         params,
@@ -90,10 +90,6 @@ def make_plan(params: Params) -> Plan:
         targets,
         _stages(params, planner, targets),
     )
-
-
-def experiment_label(params: Params) -> str:
-    return params.values.experiment
 
 
 def _stages(params: Params, planner: _Planner, targets: dict[str, list[str]]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from i2r.pipeline.plan import RESULTS, Plan, make_plan
 from i2r.pipeline.spec import JobError, Spec, write_spec
 from i2r.pipeline.steps import steps_of
 
-ROUNDS = 4  # of Snakemake: a result made again may differ, and then what was made from it is made again, too
+ROUNDS = 12  # of Snakemake: a result made again may differ, and then what was made from it is made again, too
 
 
 def prepare(params: Params, results: Path = RESULTS) -> Plan:

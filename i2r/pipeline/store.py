@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -109,6 +108,9 @@ class Located:
         """What is wrong with a job's result, or with what it was made from; None if all is well."""
         return self._problem(spec.key)
 
+    def done(self, spec: Spec) -> bool:
+        return spec.key in self.plan.jobs and self.problem(spec) is None
+
     def state(self, spec: Spec) -> str:
         """done, again (it is there but not whole), started (goes on from its saved state) or to do."""
         if self.problem(spec) is None:
@@ -154,28 +156,47 @@ def fill(experiment: str, results: Path = RESULTS) -> None:
             link(folder, own, values)
 
 
+def shown(plan: Plan, results: Path = RESULTS) -> bool:
+    """Whether the view of an experiment is what its plan says, as far as results are there."""
+    return not _differences(plan, results)
+
+
 def show(plan: Plan, results: Path = RESULTS) -> None:
     """Make the view of an experiment what its plan says: link what is done, remove what is not in the plan.
 
     Nothing is lost by that: what is removed is in the store.
     """
     fill(plan.experiment, results)
-    wanted = {results / view: key for view, spec in plan.named().items() for key in [spec.key]}
-    for folder in list(_results_below(results / plan.experiment)):
-        values = manifest(folder)
-        if folder not in wanted or values is None or values["spec"].get("key") != wanted[folder]:
+    (results / "state" / "view").unlink(missing_ok=True)
+    for folder, key in _differences(plan, results).items():
+        if folder.exists():
             shutil.rmtree(folder)
+        if key is not None:
+            own = results / plan.jobs[key].folder
+            link(own, folder, manifest(own))
+
+
+def _differences(plan: Plan, results: Path) -> dict[Path, str | None]:
+    """Folders of the view that are not what they should be, with the key of what belongs there (None: nothing)."""
+    wanted = {results / view: spec.key for view, spec in plan.named().items()}
+    found: dict[Path, str | None] = {}
+    for folder in _results_below(results / plan.experiment):
+        if folder not in wanted:
+            found[folder] = None
     for folder, key in wanted.items():
-        own = results / plan.jobs[key].folder
-        values = manifest(own)
-        if values is not None and not (folder / MANIFEST).is_file():
-            link(own, folder, values)
+        made, seen = manifest(results / plan.jobs[key].folder), manifest(folder)
+        if made is not None and seen != made:
+            found[folder] = key
+        elif made is None and seen is not None and seen["spec"].get("key") != key:
+            found[folder] = None
+    return found
 
 
-def _results_below(folder: Path) -> Iterator[Path]:
-    """Folders with a manifest, or with what is left of a result, below the view of an experiment."""
-    for path in sorted(folder.rglob(MANIFEST)):
-        yield path.parent
+def _results_below(home: Path) -> list[Path]:
+    """Folders with a manifest in the view of an experiment."""
+    return [
+        path.parent for depth in ("*", "*/*", "*/*/*") for path in sorted(home.glob(f"{depth}/{MANIFEST}"))
+    ]
 
 
 def link(source: Path, target: Path, values: dict[str, Any]) -> None:

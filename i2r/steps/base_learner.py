@@ -59,7 +59,7 @@ def run(job: Job) -> dict[str, Any]:
     def losses(step: int) -> Mapping[str, Tensor]:
         x, masks = next_batch(step)
         target = base_labels(masks, classes)
-        logits = net(backbone.layer4(backbone.to_layer3(x)[1]) if whole else x)
+        logits = net(backbone.maps(x).x4 if whole else x)
         return {"loss": F.cross_entropy(bilinear(logits, target.shape[-2:]), target, ignore_index=UNKNOWN)}
 
     label = f"base learner {job.label}"
@@ -137,7 +137,7 @@ def kept_features(
     @torch.no_grad()
     def make(view: View) -> tuple[Tensor, Tensor]:
         image, mask = read(view)
-        return backbone.layer4(backbone.to_layer3(image[None].to(device))[1])[0], mask.to(device)
+        return backbone.maps(image[None].to(device)).x4[0], mask.to(device)
 
     def of_step(step: int) -> tuple[Tensor, Tensor]:
         nonlocal begun
@@ -166,7 +166,7 @@ def evaluate(
     sums = torch.zeros(3, len(classes) + 1, dtype=torch.long)
     with Progress("base classes", len(names), "image") as progress:
         for image, mask in load(read, map(View, names), job.runtime.workers):
-            logits = net(backbone.layer4(backbone.to_layer3(image[None].to(device))[1]))
+            logits = net(backbone.maps(image[None].to(device)).x4)
             prediction = bilinear(logits, mask.shape)[0].argmax(0).cpu()
             sums += torch.stack(class_counts(prediction, base_labels(mask, classes), len(classes) + 1))
             progress.update()

@@ -21,7 +21,7 @@ from i2r.engine.images import View, load_steps, training_reader
 from i2r.engine.inputs import WEIGHTS, job_dataset, job_encoder, job_lists, start_file, whole_network
 from i2r.engine.trainer import fit, seed_of, set_up, synchronise
 from i2r.nets.encoder import Encoder, EpisodeInputs, encode_episode
-from i2r.nets.io.network_file import Network, describe, load_meta_learner, save_network
+from i2r.nets.io.network_file import Network, describe, load_meta_learner, read_about, save_network
 from i2r.nets.networks import build_meta_learner
 from i2r.nets.output import Output
 from i2r.pipeline.jobs import Job
@@ -76,13 +76,14 @@ def run(job: Job) -> dict[str, Any]:
 
 def save_trained(job: Job, options: NetworkOptions, encoder: Encoder, meta_learner: nn.Module) -> None:
     """Write the meta learner, or the whole network where the training started from one."""
-    if whole_network(job) is None:
+    whole = whole_network(job)
+    if whole is None:
         state = {name: tensor.contiguous().cpu() for name, tensor in meta_learner.state_dict().items()}
         save_file(state, job.out / WEIGHTS)
         return
-    backbone = job.params["backbone"]
+    frozen = read_about(whole)  # its backbone is the file's own, whatever the params say
     about = describe(
-        backbone["name"], options, job.args["shot"], job.params["data"]["size"], backbone["stride_at"]
+        frozen["backbone"], options, job.args["shot"], job.params["data"]["size"], frozen["stride_at"]
     )
     save_network(Network(encoder, meta_learner).state_dict(), about, job.out / WEIGHTS)
 

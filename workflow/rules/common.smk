@@ -32,18 +32,32 @@ def files(jobs):
     return [file for spec in jobs for file in LOCATED.files(spec)]
 
 
+def asked(jobs):
+    """Manifests and products of jobs, and their readable folders where these show something else."""
+    return files(jobs) + ([] if store.shown(PLAN) else ["results/state/view"])
+
+
 def needs(step):
     """What a job of a step needs, by its spec, so that params edited meanwhile change nothing.
 
-    Only that it is there counts, for file times differ in every copy of a clone; what is not whole is newer.
+    What is done needs nothing. Else only that an input is there counts, for file times differ in every copy of a
+    clone; a result that is not whole is older than what LOCATED.again gives.
     """
 
     def found(wildcards):
         spec = read_spec(RESULTS / "specs" / step / f"{wildcards.key}.json")
+        if LOCATED.done(spec):
+            return []
         given = [ancient(file) for needed in spec.inputs.values() for file in LOCATED.needed(needed)]
         return given + LOCATED.again(spec)
 
     return found
+
+
+def product(step, name):
+    """A product of a job, as Snakemake wants to know it."""
+    path = f"results/store/{step.name}/{{key}}/{name}"
+    return directory(path) if name in step.folders else path
 
 
 def asked_for(words):

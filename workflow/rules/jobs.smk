@@ -9,7 +9,7 @@ for step in STEPS.values():
             needs(step.name),
         output:
             manifest=f"results/store/{step.name}/{{key}}/manifest.json",
-            files=[f"results/store/{step.name}/{{key}}/{name}" for name in step.products],
+            files=[product(step, name) for name in step.products],
         log:
             f"results/logs/{step.name}/{{key}}.log",
         benchmark:

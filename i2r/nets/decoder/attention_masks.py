@@ -8,8 +8,9 @@ are those of `find_mask`. Nothing here needs a gradient. Of equal scores the fir
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from i2r.config.networks import ATTENTION_MASKS
+from i2r.config.networks import ATTENTION_MASKS, AttentionMask
 from i2r.nets.registry import find
 
 
@@ -20,11 +21,11 @@ def applies(strategy: str, query_known: bool) -> bool:
 
 def find_mask(
     strategy: str,
-    scores: torch.Tensor,
-    support: torch.Tensor,
-    query: torch.Tensor | None = None,
-    unknown: torch.Tensor | None = None,
-) -> torch.Tensor | None:
+    scores: Tensor,
+    support: Tensor,
+    query: Tensor | None = None,
+    unknown: Tensor | None = None,
+) -> Tensor | None:
     """Cells of the attention map that a strategy masks (docs/method.md 5.1).
 
     Args:
@@ -46,7 +47,7 @@ def find_mask(
     return find(_entry(strategy).function)(scores.detach(), support, query, unknown)
 
 
-def _entry(strategy: str):
+def _entry(strategy: str) -> AttentionMask:
     if strategy not in ATTENTION_MASKS:
         raise ValueError(
             f"mask: unknown strategy {strategy!r}, expected one of none, {', '.join(ATTENTION_MASKS)}"
@@ -54,26 +55,26 @@ def _entry(strategy: str):
     return ATTENTION_MASKS[strategy]
 
 
-def dicm(scores, support, query, unknown):
+def dicm(scores: Tensor, support: Tensor, query: Tensor | None, unknown: Tensor | None) -> Tensor:
     """Of each disagreeing support cell the one query cell that it prefers (Algorithm 1)."""
     rows, disagree = _disagreement(scores, support, query, unknown)
     return _cells(disagree, rows, scores)
 
 
-def column(scores, support, query, unknown):
+def column(scores: Tensor, support: Tensor, query: Tensor | None, unknown: Tensor | None) -> Tensor:
     """Of each disagreeing support cell the whole column."""
     _, disagree = _disagreement(scores, support, query, unknown)
     return _columns(disagree, scores)
 
 
-def cyctr(scores, support, query, unknown):
+def cyctr(scores: Tensor, support: Tensor, query: Tensor | None, unknown: Tensor | None) -> Tensor:
     """Columns of support cells that the way there and back leads to the other label (Algorithm S1)."""
     there = scores.argmax(-2)  # (..., n_s): the query cell that every support cell prefers
     back = scores.argmax(-1).gather(-1, there)  # (..., n_s): the support cell that this query cell prefers
     return _columns(support != support.gather(-1, back), scores)
 
 
-def transposed(scores, support, query, unknown):
+def transposed(scores: Tensor, support: Tensor, query: Tensor | None, unknown: Tensor | None) -> Tensor:
     """As released: [support, query] in place of [query, support], and cell (0, 0) with any consistent column."""
     if scores.shape[-1] != scores.shape[-2]:
         raise ValueError(
@@ -85,7 +86,7 @@ def transposed(scores, support, query, unknown):
     return mask
 
 
-def random(scores, support, query, unknown):
+def random(scores: Tensor, support: Tensor, query: Tensor | None, unknown: Tensor | None) -> Tensor:
     """As many cells as DICM masks, at random, never two in one column: the control for DICM."""
     _, disagree = _disagreement(scores, support, query, unknown)
     count = disagree.sum(-1, keepdim=True)  # (..., 1)
@@ -96,8 +97,8 @@ def random(scores, support, query, unknown):
 
 
 def _disagreement(
-    scores: torch.Tensor, support: torch.Tensor, query: torch.Tensor, unknown: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+    scores: Tensor, support: Tensor, query: Tensor, unknown: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """For every support cell the query cell that it prefers, and whether their labels differ; both (..., n_s)."""
     best_row = scores.argmax(-2)
     leads = best_row.shape[:-1]
@@ -107,22 +108,22 @@ def _disagreement(
     return best_row, disagree
 
 
-def _cells(disagree: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+def _cells(disagree: Tensor, rows: Tensor, scores: Tensor) -> Tensor:
     """One cell for each disagreeing column: (row of that column, column)."""
     mask = torch.zeros_like(scores, dtype=torch.bool)
     return mask.scatter_(-2, rows.unsqueeze(-2), disagree.unsqueeze(-2))
 
 
-def _columns(disagree: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+def _columns(disagree: Tensor, scores: Tensor) -> Tensor:
     return disagree.unsqueeze(-2).expand_as(scores)
 
 
-def mask_ratio(mask: torch.Tensor) -> torch.Tensor:
+def mask_ratio(mask: Tensor) -> Tensor:
     """(..., n_q, n_s) bool -> (...) share of masked cells."""
     return mask.sum((-2, -1)) / (mask.shape[-2] * mask.shape[-1])
 
 
-def masked_softmax(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """Softmax over the columns without the masked cells; overwrites `scores`.
 
     A row whose cells are all masked keeps its unmasked softmax: such a query cell attends as if there were no

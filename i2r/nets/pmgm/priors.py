@@ -35,7 +35,8 @@ def region_means(features: torch.Tensor, regions: torch.Tensor, eps: float = EPS
     Returns:
         (B, K, R, C).
     """
-    weights = regions.flatten(-2)  # (B, K, R, n)
+    precise = torch.promote_types(features.dtype, regions.dtype)
+    weights = regions.flatten(-2).to(precise)  # (B, K, R, n)
     sums = weights @ features.flatten(-2).transpose(-1, -2)  # (B, K, R, C)
     return sums / (weights.sum(-1, keepdim=True) + eps)
 

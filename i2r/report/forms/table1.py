@@ -46,7 +46,8 @@ def show(target: Target) -> Shown:
 def bars(target: Target, dataset: str, shot: int) -> Figure:
     """mIoU of methods and baselines by fold."""
     where = setting(target, dataset, shot)
-    caption = f"mIoU by fold{f', {where}' if where else ''}. Trained methods in colour, baselines grey."
+    grey = " Trained methods in colour, baselines grey." if any("@" in id for id in target.of(dataset)) else ""
+    caption = f"mIoU by fold{f', {where}' if where else ''}.{grey}"
     draw = partial(
         figures.score_bars, target.panels(dataset, shot), target.of(dataset), target.colours, target.labels
     )

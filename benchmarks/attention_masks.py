@@ -2,7 +2,7 @@
 
 Attention maps of random scores over square grids of --side cells a side, masks of discs; loops from tests/loops.py.
 
-    python benchmarks/masks.py --threads 2
+    python benchmarks/attention_masks.py --threads 2
 """
 
 from __future__ import annotations

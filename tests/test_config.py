@@ -1,0 +1,272 @@
+"""Params: what files resolve to, where each value comes from, and the sentence for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from i2r import cli
+from i2r.config import load, readings, show
+from i2r.config.base import WORD, ParamsError
+from i2r.config.networks import NETWORKS
+from i2r.config.schema import BACKBONES, Experiment, RunParams
+
+PRESETS = sorted((ROOT / "workflow/presets").glob("*.yaml"))
+PASCAL = ROOT / "workflow/presets/pascal.yaml"
+
+
+def resolved(name: str = "tiny", **changes: Any) -> load.Params:
+    layers = load.read_layers(ROOT / f"workflow/presets/{name}.yaml")
+    return load.resolve([*layers, ("test", changes)])
+
+
+def get(values: dict[str, Any], key: str) -> Any:
+    for name in key.split("."):
+        values = values[name]
+    return values
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_resolves_alike_as_params_file_and_as_configfile(path: Path, tmp_path: Path):
+    """Nothing of the params.yaml that it replaces shines through, in Snakemake's --configfile either."""
+    alone = load.load(path)
+    for name in ("Snakefile", "workflow", "profiles"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "params.yaml").write_text(
+        "experiment: other\ndata: {source: shapes, size: 97}\nbackbone: {name: small}\n"
+        "network: {width: 8, blocks: 1, cross: 0}\ntrain: {lr: 9, batch: 7}\n"
+        "methods: {bam: {network: bam, train: {steps: 600, lr: 0.002}}}\ntargets: {table1: {methods: [bam]}}\n"
+    )
+    (tmp_path / "show.smk").write_text(
+        "from i2r.pipeline.stage import read_params\n"
+        "made = read_params(workflow.overwrite_configfiles, workflow.config_settings.config)\n"
+        "print('FOUND', made.values.model_dump_json())\n"
+        "print('METHODS', {n: m.params.model_dump() for n, m in made.methods.items()})\n"
+        "rule all:\n    shell: ''\n"
+    )
+    command = [sys.executable, "-m", "snakemake", "-s", "show.smk", "-n", "--configfile", str(path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    lines = dict(line.split(" ", 1) for line in done.stdout.splitlines() if line[:5] in ("FOUND", "METHO"))
+    assert json.loads(lines["FOUND"]) == json.loads(alone.values.model_dump_json())
+    assert lines["METHODS"] == str({n: m.params.model_dump() for n, m in alone.methods.items()})
+
+
+def test_params_yaml_is_the_preset_shapes():
+    assert (ROOT / "params.yaml").read_text() == (ROOT / "workflow/presets/shapes.yaml").read_text()
+
+
+def test_presets_are_short():
+    for path in PRESETS:
+        lines = [line for line in path.read_text().splitlines() if line and not line.lstrip().startswith("#")]
+        assert len(lines) <= 40, path.name
+
+
+def test_a_file_that_extends_another_is_laid_over_it(tmp_path: Path):
+    (tmp_path / "low.yaml").write_text(PASCAL.read_text())
+    (tmp_path / "high.yaml").write_text("extends: low.yaml\nexperiment: mine\ntrain: {lr: 0.3}\n")
+    made = load.load(tmp_path / "high.yaml")
+    assert (made.values.experiment, made.values.train.lr, made.values.data.root) == (
+        "mine",
+        0.3,
+        "data/VOC2012",
+    )
+    assert made.origin["train.lr"] == "high.yaml" and made.origin["data.root"] == "low.yaml"
+    (tmp_path / "low.yaml").write_text("extends: high.yaml\n")
+    with pytest.raises(ParamsError, match="extends itself"):
+        load.load(tmp_path / "high.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"train: {lr: 1}\ntrain: {lr: 2}\n", "'train' stands twice"),
+        ("experiment: ä".encode("latin-1"), "not UTF-8"),
+        (b"- a\n- b\n", "expected a mapping"),
+        (b"a: [", "not YAML"),
+        (b"extends: 3\n", "must name a file"),
+        (b"extends: none.yaml\n", "none.yaml: no such params file"),
+        (b"train: 3\n", "train: expected a mapping"),
+        (b"experiment: x\nmethods: 3\n", "methods"),
+    ],
+)
+def test_a_file_that_cannot_be_read_gets_its_sentence(tmp_path: Path, content: bytes, sentence: str):
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(ParamsError, match=sentence):
+        load.load(tmp_path / "params.yaml")
+
+
+def test_a_byte_order_mark_is_understood(tmp_path: Path):
+    (tmp_path / "params.yaml").write_bytes(b"\xef\xbb\xbf" + PASCAL.read_bytes())
+    assert load.load(tmp_path / "params.yaml").values == load.load(PASCAL).values
+
+
+# --- values --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"train": {"lrr": 1}}, r"train\.lrr: unknown key"),
+        ({"train": {"steps": "many"}}, r"train\.steps: .*\(got 'many'\)"),
+        ({"network": {"blocks": 1, "cross": 2}}, r"cross \(2\) cannot be larger than blocks \(1\)"),
+        ({"network": {"prior": "pmgm+pmgm"}}, "prior must be one of"),
+        ({"methods": {"bam": {"network": {"mask": "dicm"}}}}, r"methods\.bam: network\.mask: unknown key"),
+        ({"network": "unet"}, r"network\.name: must be one of i2r, bam"),
+        ({"cam_head": {"mode": "none"}}, r"methods\.i2r: cam_head\.mode: none, but the network needs a CAM"),
+        ({"base_learner": {"trains": "all"}}, "take retrained, or untouched"),
+        ({"cam_head": {"mode": "retrained"}}, "but base_learner.trains is head"),
+        (
+            {"data": {"source": "voc", "root": "d"}},
+            "needs? another backbone|photographs need another backbone",
+        ),
+        ({"data": {"size": 100}}, "size - 1 must be a multiple of 8"),
+        ({"methods": {"Bad name/": {}}}, "'Bad name/' is no name: a name is of small letters"),
+        ({"experiment": "../up"}, "'../up' is no name"),
+        ({"experiment": "store"}, "is a folder that results/ needs"),
+        ({"targets": {"train": {"methods": ["i2r"]}}}, "is the name of a stage"),
+        ({"targets": {"table9": {"methods": ["i2r"]}}}, r"targets\.table9\.form: missing"),
+        ({"targets": {"table1": {"methods": ["none"]}}}, r"targets\.table1: 'none' is not among methods"),
+        ({"make": ["table2"]}, "'table2' is not among targets"),
+        ({"reading": "authors"}, "reading"),
+        ({"train": {"momentum": WORD}}, r"train\.momentum: no reading says anything of it"),
+    ],
+)
+def test_what_is_wrong_is_named_when_the_plan_is_made(changes: dict, sentence: str):
+    with pytest.raises(ParamsError, match=sentence):
+        resolved(**changes)
+
+
+def test_values_given_as_text_count_as_what_they_are():
+    """Snakemake's --config makes texts of nested values."""
+    made = resolved(train={"steps": "7", "lr": "0.5"}, network={"ensemble": "false"})
+    assert (made.values.train.steps, made.values.train.lr, made.values.network.ensemble) == (7, 0.5, False)
+
+
+def test_five_shots_fit_every_preset():
+    for path in PRESETS:
+        layers = load.read_layers(path)
+        load.resolve([*layers, ("test", {"targets": {"table1": {"shots": [1, 5], "methods": ["i2r"]}}})])
+
+
+def test_another_network_starts_from_its_own_defaults():
+    made = resolved(network={"width": 32}, methods={"other": {"network": "bam"}})
+    assert made.methods["other"].params.network.width == 256
+    assert made.methods["i2r"].params.network.width == 32
+
+
+# --- readings ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reading", readings.READINGS)
+def test_every_option_of_a_reading_is_the_default_of_the_schema(reading: str):
+    made = load.load(PASCAL, {"reading": reading})
+    found = made.methods["i2r"].params.model_dump(mode="json")
+    for option in readings.OPTIONS:
+        assert get(found, option.key) == readings.says(reading)[option.key], option.key
+        assert option.where
+
+
+def test_pascal_leaves_every_value_in_which_sources_differ_to_the_reading():
+    for _, values in load.read_layers(PASCAL):
+        given = set(load.leaves({name: values[name] for name in load.SECTIONS if name in values}))
+        assert not given & {option.key for option in readings.OPTIONS}
+
+
+@pytest.mark.parametrize("reading", readings.READINGS)
+def test_the_row_bam_is_bam_whatever_reading_i2r_has(reading: str, capsys: pytest.CaptureFixture):
+    cli.main(["params", "--configfile", str(PASCAL), "--method", "bam", "--json"])
+    capsys.readouterr()
+    bam = load.load(PASCAL, {"reading": reading}).methods["bam"].params
+    assert bam.backbone.name == "resnet50-bam" and bam.cam_head.mode == "none"
+    learner = bam.base_learner
+    assert (learner.trains, learner.lr, learner.backbone_rate, learner.batch, learner.steps) == (
+        *("all", 0.0025, 0.1, 12),
+        "100 epochs",
+    )
+    assert (bam.train.lr, bam.train.batch, bam.train.precision) == (0.05, 8, "fp32")
+    assert (bam.evaluate.scoring, bam.evaluate.tta) == ("bam", "none")
+    assert (bam.network.name, bam.network.prior, bam.network.ensemble) == ("bam", "bam", True)
+
+
+def test_the_paper_can_be_read_with_a_trained_backbone_and_the_untouched_classifier():
+    made = resolved(base_learner={"trains": "all"}, cam_head={"mode": "untouched"})
+    assert made.methods["i2r"].params.cam_head.mode == "untouched"
+
+
+def test_the_value_counts_and_not_the_word():
+    assert resolved().methods["i2r"].params == resolved(network={"mask": "dicm"}).methods["i2r"].params
+
+
+# --- for people ----------------------------------------------------------------------------------------------
+
+
+def test_every_field_has_a_description():
+    schema = json.dumps(show.json_schema())
+    assert "description" in schema
+    for model in (Experiment, RunParams, *NETWORKS.values()):
+        for name, field in model.model_fields.items():
+            assert field.description, f"{model.__name__}.{name}"
+    for key, _, _, text in show._rows(Experiment):
+        assert text, key
+
+
+def test_pages_made_from_the_schema_are_up_to_date():
+    for path, made in (
+        (ROOT / "docs/params.md", show.params_page()),
+        (
+            ROOT / "docs/params.schema.json",
+            json.dumps(show.json_schema(), indent=1, ensure_ascii=False) + "\n",
+        ),
+    ):
+        assert path.read_text() == made, f"{path.name}: call `i2r dev write-docs`"
+
+
+def test_every_value_and_where_it_comes_from_is_printed(capsys: pytest.CaptureFixture):
+    cli.main(["params", "--configfile", str(PASCAL), "--method", "bam"])
+    text = capsys.readouterr().out
+    assert "reading bam" in text and "pascal.yaml" in text and "default" in text
+    cli.main(["params", "--configfile", str(PASCAL), "--method", "bam", "--json"])
+    sections = json.loads(capsys.readouterr().out)
+    assert sections == load.load(PASCAL).methods["bam"].params.model_dump(mode="json")
+    with pytest.raises(SystemExit):
+        cli.main(["params", "--configfile", str(PASCAL), "--method", "none"])
+    assert "'none' is not among methods" in capsys.readouterr().err
+
+
+def test_the_table_of_readings_is_printed(capsys: pytest.CaptureFixture):
+    cli.main(["readings"])
+    text = capsys.readouterr().out
+    assert all(option.key in text for option in readings.OPTIONS)
+
+
+def test_registries_name_code_that_is_there():
+    from i2r.pipeline.digests import path_of
+
+    for place in (
+        *(entry.build for entry in BACKBONES.values()),
+        *(options.module for options in NETWORKS.values()),
+    ):
+        assert path_of(place.split(":")[0]), place
+
+
+def test_the_conda_environment_has_the_versions_of_the_lock():
+    pins = dict(
+        line.split("==") for line in (ROOT / "envs/constraints.txt").read_text().split() if "==" in line
+    )
+    environment = yaml.safe_load((ROOT / "envs/i2r.yaml").read_text())
+    (listed,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert listed == [f"{name.split('==')[0]}=={pins[name.split('==')[0]]}" for name in listed]
+    asked = (ROOT / "envs/requirements.in").read_text().splitlines()
+    asked = {re.split(r"[<>=]", line)[0] for line in asked if line and not line.startswith("#")}
+    assert asked == {name.split("==")[0] for name in listed}

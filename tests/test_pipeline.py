@@ -1,0 +1,269 @@
+"""The registry of steps, specs, keys and the plan, without Snakemake."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from i2r.config import load
+from i2r.config.base import ParamsError
+from i2r.config.schema import STAGES
+from i2r.files import read_json, write_json
+from i2r.pipeline import digests, plan
+from i2r.pipeline.jobs import run_job
+from i2r.pipeline.spec import JobError, read_spec, write_spec
+from i2r.pipeline.steps import STEPS, steps_of
+
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+HEAVY = {"torch", "torchvision", "mlflow", "pandas", "matplotlib", "cv2"}
+
+
+def planned(name: str = "tiny", **changes) -> plan.Plan:
+    """The plan of a preset with some values changed."""
+    layers = load.read_layers(ROOT / f"workflow/presets/{name}.yaml")
+    return plan.make_plan(load.resolve([*layers, ("test", changes)]))
+
+
+def keys(made: plan.Plan, step: str) -> set[str]:
+    return {spec.key for spec in made.of("all") if spec.step == step}
+
+
+# --- the registry --------------------------------------------------------------------------------------------
+
+
+def test_stages_are_those_of_the_steps_and_of_dvc():
+    assert list(DVC) == ["plan", *STAGES]
+    assert {step.stage for step in STEPS.values()} == set(STAGES) - {"ablate"}
+    for name in STAGES:
+        assert DVC[name]["cmd"] == f"i2r stage {name}"
+        assert f"results/${{experiment}}/plan/{name}.json" in DVC[name]["deps"]
+
+
+def test_outs_and_deps_of_dvc_agree_with_the_plan():
+    made = planned("shapes")
+    for stage in STAGES:
+        outs = {next(iter(out)): out for out in DVC[stage]["outs"]}
+        assert all(next(iter(out.values())) == {"persist": True} for out in outs.values())
+        names = ["ablate"] if stage == "ablate" else [step.name for step in steps_of(stage)]
+        assert set(outs) == {f"results/${{experiment}}/{name}" for name in names}
+        needed = {
+            made.views(given.key)[0].split("/")[1]
+            for spec in made.of(stage)
+            for given in spec.inputs.values()
+            if made.stages[given.key] != stage
+        }
+        deps = {dep.split("/")[2] for dep in DVC[stage]["deps"]} - {"plan"}
+        assert needed <= deps, stage
+
+
+def test_every_step_names_a_function_of_the_package():
+    for step in STEPS.values():
+        module, _, name = step.function.partition(":")
+        assert digests.path_of(module) is not None, step.name
+        tree = ast.parse(digests.path_of(module).read_text())
+        assert any(isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body), step.name
+
+
+def test_code_that_makes_numbers_has_a_version():
+    recorded = json.loads((ROOT / "tests/code_versions.json").read_text())
+    for step, now in digests.record().items():
+        assert recorded[step] == now, (
+            f"numbers of step {step} may have changed: raise its version in i2r/pipeline/steps.py or, if they have "
+            "not, leave it; then run `i2r dev record-code`"
+        )
+
+
+def test_comments_and_docstrings_are_no_code():
+    def dump(text: str) -> str:
+        return digests.content(ast.parse(text))
+
+    assert dump('"""One."""\ndef f():\n    "Two."\n    return 1\n') == dump(
+        "# three\ndef f():\n    return 1\n"
+    )
+    assert dump("def f():\n    return 1\n") != dump("def f():\n    return 2\n")
+
+
+def test_the_code_of_one_network_is_no_code_of_another():
+    i2r, bam = ({"network": {"name": name}, "backbone": {"name": "small"}} for name in ("i2r", "bam"))
+    assert "i2r.nets.bam" not in digests.modules("train", i2r)
+    assert "i2r.nets.bam" in digests.modules("train", bam)
+
+
+# --- keys ----------------------------------------------------------------------------------------------------
+
+
+def test_jobs_stand_after_their_inputs():
+    for name in ("tiny", "shapes", "pascal"):
+        seen = set()
+        for spec in planned(name).jobs.values():
+            assert {given.key for given in spec.inputs.values()} <= seen
+            seen.add(spec.key)
+
+
+@pytest.mark.parametrize(
+    ("change", "same", "other"),
+    [
+        (
+            {"evaluate": {"mask": "cyctr"}, "methods": {"bam": {"evaluate": {"mask": "none"}}}},
+            "train",
+            "evaluate",
+        ),
+        ({"evaluate": {"tta": "scales"}}, "train", "evaluate"),
+        ({"evaluate": {"delta": 0.4}}, "train", "evaluate"),
+        ({"report": {"bootstrap": 10}}, "evaluate", "report"),
+        ({"report": {"pictures": 1}}, "evaluate", "report"),
+        ({"methods": {"bam": {"label": "B"}}}, "evaluate", "report"),
+        ({"data": {"min_class_images": 4}}, "train", "episodes"),
+        ({"data": {"size": 89}}, "backbone", "train"),
+        ({"data": {"min_area": 90}}, "data", "lists"),
+        ({"train": {"lr": 0.5}}, "base_learner", "train"),
+        ({"base_learner": {"lr": 0.5}}, "cam_head", "base_learner"),
+        ({"threads": 2}, "lists", "train"),
+        ({"runtime": {"workers": 3, "device": "cpu", "cache_gb": 2, "save_every": 9}}, "report", ""),
+    ],
+)
+def test_a_key_holds_what_its_result_depends_on_and_nothing_else(change: dict, same: str, other: str):
+    before, after = planned(), planned(**change)
+    assert keys(before, same) == keys(after, same)
+    if other:
+        assert keys(before, other) != keys(after, other)
+
+
+def test_a_name_of_a_method_is_a_label():
+    method = load.read(ROOT / "workflow/presets/shapes.yaml")["methods"]["bam"]
+    named, renamed = (
+        planned("shapes", methods={name: method}, targets={"table1": {"methods": [name]}})
+        for name in ("bam", "baseline")
+    )
+    assert keys(named, "evaluate") == keys(renamed, "evaluate")
+    assert "shapes/train/baseline-1shot-fold0-seed0" in renamed.named()
+
+
+def test_a_shared_job_has_every_name():
+    made = planned(
+        methods={"i2r-cyctr-test": {"evaluate": {"mask": "cyctr"}}},
+        targets={"table1": {"methods": ["i2r", "i2r-cyctr-test"]}},
+    )
+    named = made.named()
+    first, second = (named[f"tiny/train/{name}-1shot-fold0-seed0"] for name in ("i2r", "i2r-cyctr-test"))
+    assert first == second
+    assert (
+        named["tiny/evaluate/i2r-1shot-fold0-seed0-eval0"]
+        != named["tiny/evaluate/i2r-cyctr-test-1shot-fold0-seed0-eval0"]
+    )
+
+
+def test_two_jobs_never_share_a_readable_folder():
+    made = planned(
+        "pascal",
+        methods={"i2r-large": {"data": {"min_area": 9000}}},
+        targets={"table1": {"methods": ["i2r", "i2r-large"]}},
+    )
+    folders = [view for key in made.jobs for view in made.views(key)]
+    assert len(folders) == len(set(folders))
+    assert "pascal/lists/VOC2012-fold0-i2r-large" in folders
+
+
+def test_a_test_time_option_adds_no_training():
+    """Row 6 of Table 3 evaluates the networks of row 7 with another mask."""
+    row = {"methods": {"row6": {"evaluate": {"mask": "cyctr"}}}}
+    before, after = (
+        planned("shapes"),
+        planned("shapes", **row, targets={"table3": {"methods": ["i2r", "row6"]}}),
+    )
+    assert keys(after, "train") <= keys(before, "train")
+
+
+def test_a_network_gets_the_frozen_networks_that_it_wants():
+    jobs = planned("shapes").of("train")
+    inputs = {spec.label.split("-1shot")[0]: set(spec.inputs) for spec in jobs}
+    assert inputs["i2r"] == {"data", "lists", "backbone", "cam_head"}
+    assert inputs["bam"] == {"data", "lists", "backbone", "base_learner"}
+
+
+def test_ablations_are_a_stage_of_their_own():
+    made = planned("shapes")
+    labels = {made.labels[spec.key][0] for spec in made.of("ablate")}
+    assert {"i2r-decoder-1shot-fold0-seed0", "i2r-decoder-1shot-fold0-seed0-eval0"} <= labels
+    assert not any(label.startswith("i2r-1shot") for label in labels)
+
+
+def test_five_shots_start_from_one_shot():
+    made = planned("pascal").named()
+    five = made["pascal/train/i2r-5shot-fold0-seed0"]
+    assert five.inputs["start"].key == made["pascal/train/i2r-1shot-fold0-seed0"].key
+
+
+def test_other_targets_are_planned_but_not_made():
+    made = planned("shapes-masks")
+    assert {spec.step for spec in made.target("table1")} > {"train"}
+    assert not any("bam" in label for spec in made.of("all") for label in made.labels[spec.key])
+
+
+def test_planning_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys, i2r.pipeline.plan as p, i2r.config.load as c;"
+        "p.make_plan(c.load('workflow/presets/pascal.yaml')); print(sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not HEAVY & set(ast.literal_eval(done.stdout))
+
+
+# --- specs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_spec_is_read_as_it_was_written(tmp_path: Path):
+    for spec in planned().jobs.values():
+        write_spec(spec, tmp_path)
+        assert read_spec(spec.path(tmp_path)) == spec
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda v: v["params"]["train"].update(lr=9), "does not fit the content"),
+        (lambda v: v.update(version=99), "which the code is not"),
+        (lambda v: v.pop("params"), "no readable spec"),
+        (lambda v: v.update(step="evaluate"), "is the spec of a job of step evaluate, not train"),
+    ],
+)
+def test_a_spec_that_was_changed_is_refused(tmp_path: Path, damage, sentence: str):
+    spec = next(s for s in planned().jobs.values() if s.step == "train")
+    values = spec.values()
+    values["params"]["train"] = dict(values["params"]["train"])
+    damage(values)
+    write_json(spec.path(tmp_path), values)
+    with pytest.raises(JobError, match=sentence):
+        read_spec(spec.path(tmp_path), "train")
+
+
+def test_a_job_without_its_inputs_says_so(tmp_path: Path):
+    spec = next(s for s in planned().jobs.values() if s.step == "lists")
+    write_spec(spec, tmp_path)
+    with pytest.raises(JobError, match="its input data is missing"):
+        run_job(spec.path(tmp_path))
+
+
+def test_the_umask_counts_for_files(tmp_path: Path):
+    before = os.umask(0o007)
+    try:
+        write_json(tmp_path / "file.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file.json").stat().st_mode & 0o777 == 0o660
+    assert read_json(tmp_path / "file.json") == {}
+
+
+def test_a_missing_file_of_weights_is_named():
+    with pytest.raises(ParamsError, match=r"methods\.i2r\.train\.start: no such file: nowhere\.pth"):
+        planned(methods={"i2r": {"train": {"start": "nowhere.pth"}}})
+    with pytest.raises(ParamsError, match="may hold"):
+        planned(methods={"i2r": {"train": {"start": "{unknown}.pth"}}})
