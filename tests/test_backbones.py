@@ -43,7 +43,9 @@ def test_grids_and_channels(name):
     net = build_backbone(backbone_params(name), classes=5).eval()
     with torch.no_grad():
         features = Encoder(net, PSPNet(net.channels[2], 3)).images(torch.randn(1, 3, 97, 129))
-    for x, channels, grid in zip(features[:4], (*net.channels, 4), [*GRIDS[name], GRIDS[name][2]], strict=True):
+    for x, channels, grid in zip(
+        features[:4], (*net.channels, 4), [*GRIDS[name], GRIDS[name][2]], strict=True
+    ):
         assert x.shape == (1, channels, *grid)
     assert net.logits(features.x4).shape == (1, 5)
 

@@ -253,12 +253,17 @@ def test_the_table_of_readings_is_printed(capsys: pytest.CaptureFixture):
 def test_registries_name_code_that_is_there():
     from i2r.pipeline.digests import path_of
 
-    for place in (*(entry.build for entry in BACKBONES.values()), *(options.module for options in NETWORKS.values())):
+    for place in (
+        *(entry.build for entry in BACKBONES.values()),
+        *(options.module for options in NETWORKS.values()),
+    ):
         assert path_of(place.split(":")[0]), place
 
 
 def test_the_conda_environment_has_the_versions_of_the_lock():
-    pins = dict(line.split("==") for line in (ROOT / "envs/constraints.txt").read_text().split() if "==" in line)
+    pins = dict(
+        line.split("==") for line in (ROOT / "envs/constraints.txt").read_text().split() if "==" in line
+    )
     environment = yaml.safe_load((ROOT / "envs/i2r.yaml").read_text())
     (listed,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     assert listed == [f"{name.split('==')[0]}=={pins[name.split('==')[0]]}" for name in listed]

@@ -25,7 +25,9 @@ def modules(step: str, params: Mapping[str, Any] | None = None) -> list[str]:
     Args:
         params: of the job: they name its network and its backbone. None: those of every network and backbone.
     """
-    registered = [options.module for options in NETWORKS.values()] + [entry.build for entry in BACKBONES.values()]
+    registered = [options.module for options in NETWORKS.values()] + [
+        entry.build for entry in BACKBONES.values()
+    ]
     if params is not None:
         network, backbone = (params.get(section, {}).get("name") for section in ("network", "backbone"))
         registered = [NETWORKS[network].module] if network in NETWORKS else []

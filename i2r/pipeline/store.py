@@ -194,7 +194,9 @@ def _differences(plan: Plan, results: Path) -> dict[Path, str | None]:
 
 def _results_below(home: Path) -> list[Path]:
     """Folders with a manifest in the view of an experiment."""
-    return [path.parent for depth in ("*", "*/*", "*/*/*") for path in sorted(home.glob(f"{depth}/{MANIFEST}"))]
+    return [
+        path.parent for depth in ("*", "*/*", "*/*/*") for path in sorted(home.glob(f"{depth}/{MANIFEST}"))
+    ]
 
 
 def link(source: Path, target: Path, values: dict[str, Any]) -> None:
