@@ -1,14 +1,14 @@
-"""Progress of long work: rate and time left, readable in a terminal and in a log file."""
+"""Progress of long work: rate and time left, readable in a terminal and in a log file.
+
+rich shows nothing in a log file until the end, and tqdm rewrites one line there; so this is our own.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TextIO, TypeVar
-
-T = TypeVar("T")
+from typing import TextIO
 
 
 def clock(seconds: float) -> str:
@@ -82,13 +82,3 @@ class Progress:
         end = "\n" if last or not self.terminal else ""
         self.stream.write(f"\r{text}\x1b[K{end}" if self.terminal else f"{text}\n")
         self.stream.flush()
-
-
-def track(items: Iterable[T], label: str, total: int | None = None, unit: str = "") -> Iterator[T]:
-    """Walk `items` and show the progress."""
-    if total is None and hasattr(items, "__len__"):
-        total = len(items)  # type: ignore[arg-type]
-    with Progress(label, total, unit) as progress:
-        for item in items:
-            yield item
-            progress.update()

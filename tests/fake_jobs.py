@@ -5,19 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from i2r.config import schema as params
-from i2r.pipeline import plan
+from i2r.config.load import check
+from i2r.pipeline.jobs import run_job
+from i2r.pipeline.plan import REPORT, Plan, make_plan
+from i2r.pipeline.spec import Spec, write_spec
 
 NAMES = ["star", "gear", "key", "mug", "fish", "crescent", "leaf", "arrow", "heart", "bolt"]
 NAMES += ["cross", "drop", "hand", "cup", "bell", "anchor", "comb", "tree", "boat", "wheel"]
-PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
-LEVEL = {"i2r": 0.34, "i2r-ordered": 0.55, "bam": 0.5, "i2r-no-pmgm": 0.45, "i2r-no-dicm": 0.52}
-LEVEL |= {"i2r-no-support": 0.5, "i2r-decoder": 0.44}
+METHODS: dict[str, dict[str, Any]] = {
+    "i2r": {"label": "I²R"},
+    "i2r-ordered": {"label": "I²R, ordered prior", "network": {"prior": "ordered"}},
+    "bam": {"label": "BAM", "network": "bam"},
+    "no-pmgm": {"label": "without PMGM", "network": {"prior": "bam"}},
+    "no-mask": {"label": "without DICM", "network": {"mask": "none"}},
+    "no-support": {"network": {"mask": "none", "support_branch": False}},
+    "decoder": {"network": {"prior": "bam", "mask": "none", "support_branch": False}},
+}
+TARGETS: dict[str, dict[str, Any]] = {
+    "table1": {"methods": ["i2r", "i2r-ordered", "bam"], "folds": [0, 1], "baselines": "i2r"},
+    "table3": {
+        "methods": ["i2r", "i2r-ordered", "no-pmgm", "no-mask", "no-support", "decoder"],
+        "folds": [0],
+        "ablation": True,
+    },
+    "table4": {"methods": ["i2r"], "folds": [0, 1], "baselines": "i2r"},
+}
 BASELINES = {"foreground": 0.1, "prior-pmgm": 0.22, "prior-ordered": 0.24, "prior-bam": 0.31}
 BASELINES |= {"prior-mean": 0.29, "prototype": 0.26}
 MEASURES = {"pmgm": (0.41, 45, 33), "ordered": (0.47, 47, 34), "bam": (0.9, 55, 36), "mean": (0.8, 57, 37)}
@@ -32,15 +49,18 @@ ENVIRONMENT = {
 }
 
 
-def finish(results: Path, spec: dict, files: dict[str, bytes], **metrics) -> Path:
+def finish(results: Path, spec: Spec, files: dict[str, bytes], **metrics) -> Path:
     """Write one finished job with these products; returns its folder."""
-    folder = results / spec["folder"]
+    folder = results / spec.folder
     folder.mkdir(parents=True)
     for file, content in files.items():
         (folder / file).write_bytes(content)
     manifest = {
-        "spec": spec,
+        "spec": spec.values(),
         "products": {file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
+        "sizes": {file: len(content) for file, content in files.items()},
+        "inputs": {},
+        "code": "0" * 16,
         "metrics": metrics,
         "environment": ENVIRONMENT,
         "times": {
@@ -74,7 +94,7 @@ def scores(frame: pd.DataFrame) -> dict:
     names = {c: {"name": NAMES[c - 1], "iou": float(v), "queries": int(queries[c])} for c, v in iou.items()}
     miou = float(iou.mean())
     return {
-        "miou": miou, "fb_iou": miou / 2 + 45, "interval": [miou - 2, miou + 2], "classes": names,
+        "miou": miou, "fb_iou": miou / 2 + 45, "classes": names,
         "excluded": [], "episodes": len(frame), "seconds_per_episode": 0.05,
     }  # fmt: skip
 
@@ -149,34 +169,49 @@ def lines(steps: int, rng: np.random.Generator, floor: float = 0.5) -> bytes:
     return ("\n".join(rows) + "\n").encode()
 
 
-def products(spec: dict, rng: np.random.Generator, scratch: Path, count: int, empty_fold: int | None) -> dict:
+def level_of(spec: Spec) -> float:
+    """How well a made-up network segments, by its options, so that methods which share jobs share numbers."""
+    network = spec.params["network"]
+    level = {"pmgm": 0.34, "ordered": 0.55, "bam": 0.45}.get(network.get("prior"), 0.4)
+    if network["name"] == "bam":
+        level = 0.5
+    level += 0.06 * (network.get("support_branch") is False) + 0.03 * (network.get("mask") == "none")
+    level += 0.02 * (spec.params["backbone"]["name"] != "small") + 0.01 * spec.args.get("seed", 0)
+    return level + 0.02 * (spec.args["shot"] - 1)
+
+
+def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, empty_fold: int | None) -> dict:
     """Made-up products of a job: file -> bytes, or what to write as JSON."""
-    args, index = spec["args"], {"classes": NAMES, "sizes": {}, "digest": "d1" * 32}
-    method, fold = args.get("method"), args.get("fold")
-    drawn = np.random.default_rng([fold or 0, 1])  # the same for every method: these are paired
-    match spec["step"]:
+    args, index = spec.args, {"classes": NAMES, "sizes": {}, "digest": "d1" * 32}
+    fold = args.get("fold")
+    drawn = np.random.default_rng([fold or 0, args.get("eval_seed", 0)])  # the same for every method
+    match spec.step:
         case "data":
             return {"index.json": index | {"train": {"a": {"1": 900}}, "val": {"b": {"1": 900}}}}
         case "lists" | "episodes":
-            return {f"{spec['step']}.json": {}}
+            return {f"{spec.step}.json": {}}
         case "backbone" | "base_learner" | "cam_head":
             files = {"weights.safetensors": b"w", "metrics.jsonl": lines(100, rng)}
-            return files | ({} if spec["step"] == "backbone" else {"scores.json": {"miou": 50.0}})
+            return files | ({} if spec.step == "backbone" else {"scores.json": {"miou": 50.0}})
         case "train":
-            return {"weights.safetensors": b"w", "metrics.jsonl": lines(500, rng, 1 - LEVEL[method])}
+            return {"weights.safetensors": b"w", "metrics.jsonl": lines(500, rng, 1 - level_of(spec))}
         case "evaluate" | "baselines" if fold == empty_fold:
             nothing = pd.DataFrame(columns=["index", "class", "inter_fg", "union_fg", "inter_bg", "union_bg"])
             scored = {"miou": None, "why": "no class has 5 test images", "excluded": [EXCLUDED]}
             return {"scores.json": scored, "episodes.csv": csv(nothing), "pictures.npz": npz(scratch, {})}
         case "evaluate":
-            table = episodes(drawn, fold, LEVEL[method], count)
-            scored = scores(table) | {"prior": PRIOR, "mask_ratio": [1e-4, 2e-4, 1e-4, 3e-4]}
+            level = level_of(spec)
+            table = episodes(drawn, fold, level, count)
+            scored = scores(table) | {"prior": PRIOR}
+            if "mask" in spec.params["network"]:
+                scored["mask_ratio"] = [1e-4, 2e-4, 1e-4, 3e-4]
             scored["excluded"] = [EXCLUDED] if fold == 0 else []
-            shown = pictures(rng, fold, LEVEL[method], cam=method != "bam")
+            shown = pictures(rng, fold, level, cam=spec.params["network"].get("prior") != "bam")
             return {"scores.json": scored, "episodes.csv": csv(table), "pictures.npz": npz(scratch, shown)}
         case "baselines":
             tables = {
-                m: episodes(np.random.default_rng([fold, 1]), fold, v, count) for m, v in BASELINES.items()
+                name: episodes(np.random.default_rng([fold, args["eval_seed"]]), fold, level, count)
+                for name, level in BASELINES.items()
             }
             priors = {
                 m: {"bce": b + fold / 50, "ap": a + fold, "iou_best": i + fold, "threshold_best": 0.5}
@@ -187,20 +222,43 @@ def products(spec: dict, rng: np.random.Generator, scratch: Path, count: int, em
             scored["cam_classes"] = {str(5 * fold + 1): {"3": 20, "7": 5}}
             table = pd.concat([table.assign(method=m) for m, table in tables.items()])
             return {"scores.json": scored, "episodes.csv": csv(table), "pictures.npz": npz(scratch, {})}
-    raise ValueError(spec["step"])
+    raise ValueError(spec.step)
 
 
-def make(results: Path, count: int = 60, empty_fold: int | None = None, **changes) -> plan.Plan:
-    """Finish all jobs of the default experiment but the report, which is left to be run.
+def experiment(**changes: Any) -> dict[str, Any]:
+    """The values of the small experiment of the tests, sections changed or replaced."""
+    sections = {"data": {"source": "shapes", "size": 97}, "backbone": {"name": "small"}}
+    sections |= {"network": {"ensemble": False}, "train": {"steps": 500}, "base_learner": {"steps": 10}}
+    sections |= {"report": {"pictures": 2, "bootstrap": 50}, "experiment": "fake"}
+    return sections | {"methods": METHODS, "targets": TARGETS} | changes
 
-    `empty_fold`: a fold that has no class to score, as evaluate writes it. `changes`: sections of params.yaml.
+
+def make(results: Path, count: int = 60, empty_fold: int | None = None, **changes: Any) -> Plan:
+    """Finish all jobs of an experiment but its reports, which are left to be run.
+
+    Args:
+        empty_fold: a fold that has no class to score, as evaluate writes it.
+        changes: values of the experiment, see `experiment`.
     """
     results.mkdir(parents=True, exist_ok=True)
-    values = PARAMS | {name: PARAMS[name] | section for name, section in changes.items()}
-    made, rng = plan.make_plan(params.check(values)), np.random.default_rng(0)
-    plan.write_specs(made, results)
-    for spec in made.jobs[:-1]:
+    plan, rng = make_plan(check(experiment(**changes))), np.random.default_rng(0)
+    for spec in plan.jobs.values():
+        write_spec(spec, results)
+        if spec.step in ("report", "track"):
+            continue
         files = products(spec, rng, results / "scratch.npz", count, empty_fold)
         files = {name: v if isinstance(v, bytes) else json.dumps(v).encode() for name, v in files.items()}
         finish(results, spec, files, loss=0.5)
-    return made
+    return plan
+
+
+def report_of(plan: Plan, name: str = REPORT) -> Spec:
+    """The report on a target, or on all."""
+    return next(s for s in plan.target(name) if s.step == "report" and name in plan.labels[s.key])
+
+
+def report(results: Path, count: int = 60, empty_fold: int | None = None, **changes: Any) -> Path:
+    """Make an experiment up, run its report, and return the report's folder."""
+    spec = report_of(make(results, count, empty_fold, **changes))
+    run_job(spec.path(results))
+    return results / spec.folder

@@ -175,7 +175,8 @@ def test_the_mask_at_test_needs_no_other_training(inputs, tmp_path):
     logits = []
     for mask in ("none", "cyctr"):
         job = make_job(tmp_path, "evaluate", inputs, name=mask, evaluate={"mask": mask})
-        options, encoder = evaluate.evaluation_options(job), job_encoder(job, torch.device("cpu"))
+        options = evaluate.evaluation_options(job)
+        encoder = job_encoder(job, torch.device("cpu"), options)
         draws = [evaluation_draw(e) for e in load_episodes(inputs["episodes"] / "episodes.json").episodes[:2]]
         cached = evaluate.encoder_passes(job, encoder, options, torch.device("cpu"))[0]
         with torch.no_grad():

@@ -19,6 +19,7 @@ from i2r.nets.backbone.base import build_backbone
 from i2r.nets.io.network_file import save_network
 from i2r.nets.networks import build_meta_learner
 from i2r.nets.pspnet import PSPNet
+from i2r.predict import write_prediction
 
 NETWORKS = {
     "i2r": options(width=16, ensemble=True),
@@ -135,6 +136,11 @@ def test_every_network_predicts_from_store_and_from_a_view_of_it(trained, tmp_pa
     )
     assert np.array_equal(found.probability, again.probability)
     assert (found.prior is None) == (network == "hsnet") and (found.cam is None) == (network != "i2r")
+    paths = files(tmp_path / "in", pictures)
+    write_prediction(found, paths[0][0], [paths[1][0]], [paths[1][1]], tmp_path / "out")
+    absent = {name for name, value in found._asdict().items() if value is None}
+    assert set(np.load(tmp_path / "out/prediction.npz")) == set(found._fields) - absent
+    assert (tmp_path / "out/picture.png").is_file()
 
 
 def test_it_sees_what_the_pipeline_sees(trained):

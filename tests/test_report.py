@@ -1,43 +1,54 @@
-"""The report from made-up finished jobs: tables, verdicts, gaps and figures."""
+"""The report from made-up finished jobs: tables, sentences, gaps and figures."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import re
+import subprocess
+import sys
 
 import fake_jobs
 import numpy as np
 import pandas as pd
 import pytest
 
+from i2r.config import schema
+from i2r.metrics.statistics import interval
+from i2r.paper import published
 from i2r.pipeline.jobs import run_job
-from i2r.report import results, studies, summary, tables
-
-PARAMS = fake_jobs.PARAMS
-SMALL = {"run": {"folds": [0, 1], "methods": ["i2r", "i2r-ordered", "bam"]}, "ablate": {"folds": [0]}}
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """(results folder, plan) of a small experiment whose jobs have all finished, and its report."""
-    folder = tmp_path_factory.mktemp("report") / "results"
-    made = fake_jobs.make(folder, **SMALL, report={"pictures": 2, "bootstrap": 50})
-    run_job(folder / made.report["spec"])
-    return folder, made
+from i2r.report import results as read
+from i2r.report.forms import FORMS, table1, table3
+from i2r.report.results import Results
+from i2r.report.target import Target
+from i2r.report.text import Grid
 
 
-@pytest.fixture(scope="module")
-def home(store):
-    return store[0] / "shapes"
+def values_of(folder):
+    """Params and folders of inputs of a finished report."""
+    spec = json.loads((folder / "manifest.json").read_text())["spec"]
+    store = folder.parents[1]
+    inputs = {role: store / given["step"] / given["key"] for role, given in spec["inputs"].items()}
+    return spec["params"], inputs
 
 
 @pytest.fixture(scope="module")
-def jobs(store):
-    folder, _ = store
-    return results.read_jobs(path.parent for path in folder.glob("store/**/manifest.json"))[0]
+def home(tmp_path_factory):
+    """The folder of the report on the experiment of fake_jobs."""
+    return fake_jobs.report(tmp_path_factory.mktemp("report") / "results")
 
 
-def test_metrics_has_one_row_an_evaluation(home):
+@pytest.fixture(scope="module")
+def results(home):
+    return Results(*values_of(home))
+
+
+def page_of(folder) -> str:
+    """The words of report.html."""
+    text = re.sub(r"<style>.*?</style>", "", (folder / "report.html").read_text(), flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text)).replace(" ,", ",")
+
+
+def test_metrics_has_one_row_a_run(home):
     metrics = pd.read_csv(home / "metrics.csv", dtype={"key": str})
     first = [
         "dataset",
@@ -53,20 +64,38 @@ def test_metrics_has_one_row_an_evaluation(home):
     ]
     assert list(metrics.columns[:10]) == first
     trained = metrics[metrics["checkpoint"] == "last"]
-    assert len(trained) == 3 * 2 + len(PARAMS["ablate"]["methods"])
+    assert len(trained) == 3 * 2 + 4  # of table1, and what table3 has beside it
     baselines = metrics[metrics["checkpoint"] == "none"]
-    assert set(baselines["method"]) == set(fake_jobs.BASELINES) and len(baselines) == 2 * len(
-        fake_jobs.BASELINES
-    )
+    assert set(baselines["method"]) == set(fake_jobs.BASELINES)
+    assert len(baselines) == 2 * len(fake_jobs.BASELINES) and (baselines["on"] == "i2r").all()
     assert baselines["seed"].isna().all() and (trained["seed"] == 0).all()
     assert metrics["miou"].between(0, 100).all() and (metrics["dataset"] == "shapes").all()
+
+
+def test_every_table_has_the_same_interval_for_the_same_number(home):
+    metrics = pd.read_csv(home / "metrics.csv")
+    ablation = pd.read_csv(home / "ablation.csv").set_index("method")
+    text = (home / "ablation.md").read_text()
+    for row in metrics[(metrics["fold"] == 0) & (metrics["checkpoint"] == "last")].itertuples():
+        if row.method in ablation.index:
+            ends = ablation.loc[row.method, ["mean low", "mean high"]].tolist()
+            assert ends == pytest.approx([row.interval_low, row.interval_high], abs=1e-3)
+            assert f"{row.miou:.1f} [{row.interval_low:.1f}, {row.interval_high:.1f}]" in text
+
+
+def test_intervals_of_metrics_equal_those_of_table_md(tmp_path):
+    targets = {"table1": {"methods": ["i2r"], "folds": [0], "baselines": "i2r"}}
+    folder = fake_jobs.report(tmp_path / "results", targets=targets)
+    text = (folder / "table.md").read_text().replace("*", "").replace("<u>", "").replace("</u>", "")
+    for row in pd.read_csv(folder / "metrics.csv").itertuples():
+        assert f"{row.miou:.1f} [{row.interval_low:.1f}, {row.interval_high:.1f}]" in text
 
 
 def test_excluded_classes_are_named_and_have_no_number(home):
     classes = pd.read_csv(home / "per_class.csv")
     gear = classes[classes["name"] == "gear"]
     assert gear["iou"].isna().all() and gear["why"].str.contains("only 1 test image").all()
-    assert "class 2 (gear), fold 0" in (home / "summary.md").read_text()
+    assert "class 2 (gear): excluded: only 1 test image" in page_of(home)
 
 
 def test_table_has_the_form_of_table_1(home):
@@ -75,53 +104,163 @@ def test_table_has_the_form_of_table_1(home):
     folds = table[["1-shot fold-0", "1-shot fold-1"]]
     np.testing.assert_allclose(table["1-shot mean"], folds.mean(axis=1), atol=1e-3)
     assert (table["1-shot mean low"] < table["1-shot mean"]).all()
-    assert table["1-shot paper"].isna().all()  # the embedded data set is not PASCAL
+    assert table["1-shot paper"].isna().all()  # the generated data set is not PASCAL
     text = (home / "table.md").read_text()
-    assert "the data set is the embedded one" in text and "**" in text
+    assert "the data set is generated" in text and "**" in text and "I²R, ordered prior" in text
 
 
 def test_metrics_json_is_nested_for_dvc(home):
     numbers = json.loads((home / "metrics.json").read_text())
     assert set(numbers["bam"]["1-shot"]["miou"]) == {"fold0", "fold1", "mean"}
+    assert set(numbers["prototype"]["1-shot"]) == {"miou", "fb_iou"}
 
 
-def test_first_page_says_which_form_of_the_prior_passes(home):
-    text = (home / "summary.md").read_text()
-    assert "A finding: the paper's form of the CAM prior misses the bar, ours passes it." in text
-    assert "**I²R** reaches" in text and "**not passed**" in text and "**passed**" in text
-    assert "Nothing: every evaluation that the params ask for is here." in text
-    for part in ("Environment", "torch", "Where each number comes from", "../store/evaluate/"):
+def test_page_says_what_the_numbers_say(home):
+    text = page_of(home)
+    assert "reaches" in text and "not passed" in text and "one training seed" in text
+    assert "network.prior: ordered, not pmgm" in text and "Missing" not in text
+    for key in {row.key for row in pd.read_csv(home / "metrics.csv", dtype=str).itertuples()}:
+        assert key in text and f"{key}.json" in text
+    for part in ("Environment", "torch", "train", "lr 0.01", "How each number was made"):
         assert part in text
 
 
-def test_page_with_pictures_needs_no_other_file(home):
-    text = (home / "summary.html").read_text()
+def test_page_needs_no_other_file(home):
+    text = (home / "report.html").read_text()
     assert 'src="figures' not in text and "data:image/png;base64" in text and "http" not in text
 
 
-def test_every_method_and_fold_has_its_pictures(home):
-    names = {path.name for path in (home / "figures").iterdir()}
+def test_figures(home):
+    names = {path.stem for path in (home / "figures").iterdir()}
     for method in ("i2r", "i2r-ordered", "bam"):
-        assert {f"episodes-{method}-fold0.png", f"episodes-{method}-fold1.png"} <= names
-    assert {"miou.png", "ablation.png", "priors.png", "curves.png", "compare-fold0.png"} <= names
+        assert {f"episodes-{method}-fold0", f"episodes-{method}-fold1"} <= names
+    assert {"table1", "table3", "table4", "curves", "compare-fold0", "compare-fold1"} <= names
+    assert "episodes-decoder-fold0" not in names  # only an ablation names it
 
 
-def test_ablation_matches_rows_of_table_3(home):
+def test_rows_of_table_3_are_found_by_their_options(home):
     table = pd.read_csv(home / "ablation.csv").set_index("method")
-    published = {"i2r": 72.2, "i2r-no-pmgm": 71.38, "i2r-no-dicm": 71.61, "i2r-no-support": 71.27}
-    for method, value in (published | {"i2r-decoder": 70.3}).items():
-        assert table.at[method, "published"] == value
-    assert np.isnan(table.at["i2r-ordered", "published"]) and table["paper"].isna().all()
-    assert "bam" not in table.index
-    gain = table.at["i2r-no-dicm", "mean"] - table.at["i2r", "mean"]
-    assert table.at["i2r-no-dicm", "difference"] == pytest.approx(gain, abs=1e-3)
+    found = {
+        "i2r": "full",
+        "no-pmgm": "no-pmgm",
+        "no-mask": "no-mask",
+        "no-support": "pmgm",
+        "decoder": "decoder",
+    }
+    assert table["row"].dropna().to_dict() == found
+    assert table.at["i2r", "published"] == 72.2 and table["paper"].isna().all()
+    gain = table.at["no-mask", "mean"] - table.at["i2r", "mean"]
+    assert table.at["no-mask", "difference"] == pytest.approx(gain, abs=1e-3)
 
 
-def test_claims_say_direction():
-    rows = {"method": ["i2r", "i2r-no-pmgm"], "published": [72.2, 71.38], "mean": [50.0, 47.0]}
-    samples = {("i2r", 1, 0): np.full(10, 50.0), ("i2r-no-pmgm", 1, 0): np.full(10, 47.0)}
-    ((name, _, paper, here, verdict),) = summary.claims(pd.DataFrame(rows), samples, 1, [0])
-    assert (name, paper, verdict) == ("PMGM", "+0.82", "same direction") and here.startswith("+3.0")
+def test_two_methods_on_one_row_of_the_paper_both_stand_there(tmp_path):
+    methods = fake_jobs.METHODS | {"wide": {"label": "I²R, wide", "network": {"width": 128}}}
+    methods["twin"] = {"label": "I²R"}  # shares every job with i2r
+    targets = {"table3": {"methods": ["i2r", "wide", "twin", "no-pmgm", "no-mask"], "folds": [0]}}
+    folder = fake_jobs.report(tmp_path / "results", methods=methods, targets=targets)
+    table = pd.read_csv(folder / "ablation.csv").set_index("method")
+    assert list(table.index) == ["i2r", "wide", "twin", "no-pmgm", "no-mask"]
+    assert (table.loc[["i2r", "wide", "twin"], "row"] == "full").all()
+    assert table.at["twin", "mean"] == table.at["i2r", "mean"]
+    text = (folder / "ablation.md").read_text()
+    for name in ("I²R (i2r)", "I²R (twin)", "I²R, wide"):
+        assert f"| {name} − without PMGM |" in text
+    metrics = pd.read_csv(folder / "metrics.csv").set_index("method")
+    assert metrics.at["twin", "key"] == metrics.at["i2r", "key"]
+
+
+def test_two_backbones_shots_and_readings_stand_in_one_table(tmp_path):
+    methods = {"i2r": {"label": "I²R"}, "bam": {"label": "BAM", "network": "bam"}}
+    methods["i2r-50"] = {"label": "I²R", "backbone": {"name": "resnet50"}}
+    methods["released"] = {
+        "label": "I²R as released", "reading": "released", "backbone": {"name": "resnet50"},
+        "base_learner": {"trains": "head"}, "cam_head": {"mode": "pretrained"},
+    }  # fmt: skip
+    names = list(methods)
+    targets = {
+        "table1": {"methods": names, "folds": [0], "shots": [1, 5], "baselines": "i2r"},
+        "big": {"form": "table1", "methods": ["i2r-50"], "folds": [0], "baselines": "i2r-50"},
+    }
+    folder = fake_jobs.report(tmp_path / "results", methods=methods, targets=targets)
+    table = pd.read_csv(folder / "table.csv")
+    own = table[table["target"] == "table1"].set_index("id")
+    assert own.loc[names, "backbone"].tolist() == ["small", "small", "resnet50", "resnet50"]
+    assert own.at["released", "reading"] == "released"
+    assert {"1-shot mean", "5-shot mean"} <= set(table.columns)
+    np.testing.assert_allclose(own.loc["i2r", "5-shot mean"] - own.loc["i2r", "1-shot mean"], 8, atol=2)
+    assert "prototype@i2r" in own.index and "prototype@i2r-50" not in own.index
+    text = (folder / "table.md").read_text()
+    assert "I²R (i2r-50)" in text and "prototype matching, on I²R (i2r-50)" in text and "Reading" in text
+    assert (folder / "figures" / "table1-5shot.png").is_file()
+
+
+def test_several_seeds_are_counted(tmp_path):
+    targets = {"table1": {"methods": ["i2r"], "folds": [0], "seeds": [0, 1, 2], "baselines": "i2r"}}
+    folder = fake_jobs.report(tmp_path / "results", targets=targets)
+    text = page_of(folder)
+    assert "means over 3 training seeds" in text and "one training seed" not in text
+
+
+def test_one_method_without_baselines_has_no_sentence_without_data(tmp_path):
+    targets = {"table1": {"methods": ["i2r"], "folds": [0]}}
+    folder = fake_jobs.report(tmp_path / "results", targets=targets)
+    said = page_of(folder).partition("How each number was made Every")[0]
+    assert "I²R reaches" in said
+    for word in (
+        "baseline",
+        "bar of",
+        "against",
+        "Table 3",
+        "Table 4",
+        "prior map",
+        "Missing",
+        "nan",
+    ):
+        assert word not in said, word
+    for name in ("ablation", "priors"):
+        assert (folder / f"{name}.md").read_text() == "No target of this experiment has this form.\n"
+        assert len(pd.read_csv(folder / f"{name}.csv")) == 0
+    assert not list((folder / "figures").glob("compare*"))
+
+
+def test_a_fold_without_classes_makes_no_number(tmp_path):
+    folder = fake_jobs.report(tmp_path / "results", empty_fold=1)
+    metrics = pd.read_csv(folder / "metrics.csv")
+    empty = metrics[metrics["fold"] == 1]
+    assert empty["miou"].isna().all() and (empty["why"] == "no class has 5 test images").all()
+    table = pd.read_csv(folder / "table.csv").set_index("method")
+    assert table["1-shot mean"].equals(table["1-shot fold-0"].rename("1-shot mean"))
+    text = page_of(folder)
+    assert "no class has 5 test images" in text and "mIoU on fold 0" in text
+    assert "Mean of 0" in (folder / "table.md").read_text()
+
+
+def test_only_empty_folds_have_a_report(tmp_path):
+    targets = {"table1": {"methods": ["i2r", "bam"], "folds": [1], "baselines": "i2r"}}
+    targets |= {
+        "table3": {"methods": ["i2r"], "folds": [1]},
+        "table4": {"methods": ["i2r"], "folds": [1], "baselines": "i2r"},
+    }
+    folder = fake_jobs.report(tmp_path / "results", empty_fold=1, targets=targets)
+    text = page_of(folder)
+    assert (
+        "No fold has a class to score" in text
+        and "reaches" not in text
+        and "nan" not in text.split("How each")[0]
+    )
+
+
+def test_a_missing_job_is_a_gap_with_a_reason(home):
+    params, inputs = values_of(home)
+    row = next(r for r in params["runs"] if (r["target"], r["method"], r["fold"]) == ("table1", "i2r", 1))
+    inputs[row["evaluate"]] = home / "nowhere"
+    results = Results(params, inputs)
+    assert any("the job has not finished" in gap for gap in results.gaps)
+    assert "i2r, 1-shot, fold 1, seed 0: not evaluated" in results.missing()
+    target = Target("table1", results)
+    table = target.table("shapes", 1)
+    assert np.isnan(table.at["i2r", 1]) and np.isnan(table.at["i2r", "mean"]) and table.at["i2r", 0] > 0
+    assert "**I²R** has not been evaluated on every fold: no verdict." in table1.verdicts(target, "shapes", 1)
 
 
 def test_priors_table_has_a_measure_that_calibration_cannot_buy(home):
@@ -130,18 +269,22 @@ def test_priors_table_has_a_measure_that_calibration_cannot_buy(home):
     row = table[(table["measure"] == "bce") & (table["prior"] == "pmgm")].iloc[0]
     assert row["mean"] == pytest.approx((row["fold-0"] + row["fold-1"]) / 2, abs=1e-3)
     text = (home / "priors.md").read_text()
-    assert (
-        "CAM+ against the object" in text and "mug 80 %" in text
-    )  # class 3 of the classifier, counted from 0
+    assert "CAM+ against the object" in text and "mug 80 %" in text  # class 3 of the classifier, from 0
+
+
+def test_ratio_of_masks_is_in_percent(home):
+    text = (home / "ablation.md").read_text()
+    assert "| Method | Shot | Fold | Seed | block 0 | block 1 |" in text and "| 0 | 0.0100 | 0.0200 |" in text
 
 
 def test_published_numbers_are_as_printed():
-    paper = tables.paper()
+    paper = published.published()
     assert paper["table1"]["resnet50"]["I2R"][1] == [71.8, 77.1, 71.5, 68.4, 72.2]
-    assert paper["table1"]["resnet101"]["I2R"][5][-1] == 75.1
+    assert published.table1("resnet101", "I2R", 5)[-1] == 75.1
     assert len(paper["table1"]["resnet50"]) == 9 and len(paper["table1"]["resnet101"]) == 8
-    assert [row["miou"] for row in paper["table3"]] == [70.30, 71.38, 71.27, 71.61, 71.78, 71.52, 72.20]
-    assert paper["table4"]["pmgm"]["mean"][-1] == 0.2809
+    rows = [row["miou"] for row in paper["table3"].values()]
+    assert rows == [70.30, 71.38, 71.27, 71.61, 71.78, 71.52, 72.20]
+    assert published.table4("pmgm") == 0.2809
     for backbone in paper[
         "table1"
     ].values():  # means follow from folds but for ABCB's, which are rounded down
@@ -150,99 +293,86 @@ def test_published_numbers_are_as_printed():
                 assert abs(np.mean(values[:4]) - values[4]) < (0.1 if method == "ABCB" else 0.0501)
 
 
-def test_papers_numbers_stand_beside_ours_where_comparable(jobs):
-    scored = results.evaluations(jobs).assign(backbone="resnet50")
-    run = PARAMS["run"] | SMALL["run"]
-    table = tables.main_table(scored, {}, run, comparable=True).set_index("method")
+def test_components_are_those_of_the_options():
+    def sections(prior="pmgm", mask="dicm", support=True, test="none"):
+        return {
+            "network": {"name": "i2r", "prior": prior, "mask": mask, "support_branch": support},
+            "evaluate": {"mask": test},
+        }
+
+    def row(reading="paper", **options):
+        return published.table3_row(published.components(sections(**options), reading))
+
+    assert (
+        row() == "full" and row(test="cyctr") == "dicm-cyctr" and row(mask="cyctr", test="cyctr") == "cyctr"
+    )
+    assert row(mask="transposed") is None and row("released", mask="transposed") == "full"
+    assert row(prior="ordered") is None and row(prior="bam", mask="none", support=False) == "decoder"
+    assert published.table1_name(sections(), "paper") == "I2R"
+    assert published.table1_name(sections(mask="none"), "paper") is None
+    assert published.table1_name({"network": {"name": "bam", "prior": "bam"}}, "paper") == "BAM"
+
+
+def test_papers_numbers_stand_beside_ours_where_comparable(results, monkeypatch):
+    monkeypatch.setattr(table1, "differences", lambda *_: [])
+    monkeypatch.setattr(table1, "table1_backbone", lambda *_: "resnet50")
+    target = Target("table1", results)
+    notes = {name: [] for name in target.trained}
+    table = table1.main_frame(target, "shapes", notes).set_index("method")
     assert table.at["i2r", "1-shot paper"] == 72.2 and table.at["bam", "1-shot paper"] == 68.3
     assert table.at["AENet", "training"] == "published" and table.at["AENet", "1-shot fold-1"] == 75.9
-    assert np.isnan(table.at["prototype", "1-shot paper"])
-
-
-def test_interval_recomputes_class_sums():
-    rng = np.random.default_rng(3)
-    table = fake_jobs.episodes(rng, 0, 0.5, 80)
-    samples = results.resample(table, 400, [0, 1, 0])
-    low, high = results.interval(samples)
-    miou = fake_jobs.scores(table)["miou"]
-    assert low < miou < high and np.mean(samples) == pytest.approx(miou, abs=1)
-    np.testing.assert_array_equal(samples, results.resample(table.sample(frac=1), 400, [0, 1, 0]))
-    # one episode a class, whatever is drawn: a class has its IoU or is not there
-    single = pd.DataFrame({"index": [0, 1], "class": [1, 2], "inter_fg": [5, 1], "union_fg": [10, 4]})
-    drawn = {50.0, 25.0, 37.5}
-    assert set(results.resample(single, 50, [1])) <= drawn
-
-
-def test_a_missing_job_is_a_gap_with_a_reason(store, tmp_path):
-    folder, made = store
-    shutil.copytree(folder, tmp_path / "results")
-    gone = next(
-        s
-        for s in made.jobs
-        if s["step"] == "evaluate" and s["args"]["method"] == "i2r" and s["args"]["fold"] == 1
+    assert np.isnan(table.at["prototype", "1-shot paper"]) and np.isnan(
+        table.at["i2r-ordered", "1-shot paper"]
     )
-    found = []
-    for spec in made.jobs[:-1]:
-        path = tmp_path / "results" / spec["folder"]
-        if spec is gone:
-            (path / "manifest.json").unlink()
-        found.append(path)
-    jobs, gaps = results.read_jobs(found)
-    assert len(gaps) == 1 and "the job has not finished" in gaps[0]
-    params = made.report["params"]
-    assert "i2r, 1-shot, fold 1, seed 0: not evaluated" in results.missing(jobs, params)
-    scored = results.evaluations(jobs)
-    table = tables.main_table(scored, {}, params["run"], comparable=False).set_index("method")
-    assert np.isnan(table.at["i2r", "1-shot fold-1"]) and np.isnan(table.at["i2r", "1-shot mean"])
-    text = tables.main_markdown(table.reset_index(), scored, params["run"], ["why"])
-    assert "| I²R | trained | " in text and " - |" in text
-    options = {
-        "i2r": {"network": "i2r", "prior": "pmgm"},
-        "i2r-ordered": {"network": "i2r", "prior": "ordered"},
-    }
-    options |= {m: {"network": "bam", "prior": "bam"} for m in ("bam", *PARAMS["ablate"]["methods"])}
-    lines = summary.verdicts(scored, {}, params["run"], options, 10, 1)
-    assert "**I²R** has not been evaluated on every fold: no verdict." in lines[0]
+    text = table1.main_grid(target, "shapes", table.reset_index(), notes).markdown()
+    assert "AENet (published)" in text and "paper, mean" in text and "stand beside ours" in text
 
 
-def test_a_fold_without_classes_makes_no_number(tmp_path):
-    made = fake_jobs.make(
-        tmp_path, empty_fold=1, **{**SMALL, "ablate": {"folds": [], "methods": []}}, report={"bootstrap": 20}
-    )
-    run_job(tmp_path / made.report["spec"])
-    home = tmp_path / "shapes"
-    metrics = pd.read_csv(home / "metrics.csv")
-    empty = metrics[metrics["fold"] == 1]
-    assert empty["miou"].isna().all() and (empty["why"] == "no class has 5 test images").all()
-    table = pd.read_csv(home / "table.csv").set_index("method")
-    assert table["1-shot mean"].equals(table["1-shot fold-0"].rename("1-shot mean"))
-    text = (home / "summary.md").read_text()
-    assert "no class has 5 test images" in text and "reaches" in text and "on fold 0" in text
-    assert "Mean of 0" in (home / "table.md").read_text()
+def test_directions():
+    assert table3.direction(3.0, 2.0, 4.0, 0.8) == "same"
+    assert table3.direction(-1.0, -2.0, 1.0, 0.8) == "opposite, within the interval"
 
 
-def test_an_experiment_without_ablation_has_a_report(tmp_path):
-    none = {"folds": [], "seeds": [], "methods": []}
-    made = fake_jobs.make(tmp_path, **{**SMALL, "ablate": none}, report={"bootstrap": 20})
-    run_job(tmp_path / made.report["spec"])
-    assert "reaches" in (tmp_path / "shapes" / "summary.md").read_text()
-
-
-def test_k_shots_have_their_own_columns(jobs):
-    scored = results.evaluations(jobs)
-    both = pd.concat([scored, scored.assign(shot=5, miou=scored["miou"] + 5)])
-    run = PARAMS["run"] | SMALL["run"] | {"shots": [1, 5]}
-    table = tables.main_table(both, {}, run, comparable=False)
-    np.testing.assert_allclose(table["5-shot mean"] - table["1-shot mean"], 5)
-    assert "5-shot Fold-0" in tables.main_markdown(table, both, run, [])
+def test_differences_are_paired(results):
+    target = Target("table1", results)
+    gain, low, high = target.difference("i2r-ordered", "i2r", 1)
+    table = target.table("shapes", 1)
+    assert gain == pytest.approx(table.at["i2r-ordered", "mean"] - table.at["i2r", "mean"])
+    alone = interval(target.mean_samples("i2r", 1))
+    assert low < gain < high and high - low < alone[1] - alone[0]
 
 
 def test_a_broken_manifest_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(results.ResultsError, match=r"manifest.json: not a manifest"):
-        results.read_job(tmp_path)
+    with pytest.raises(read.ResultsError, match=r"manifest.json: not a manifest"):
+        read.read_job(tmp_path)
 
 
-def test_ratio_of_masks_is_in_percent(jobs):
-    text = studies.mask_ratios(jobs)
-    assert "| Method | Shot | Fold | Seed | CAB 0 | CAB 1 |" in text and "| 0 | 0.0100 | 0.0200 |" in text
+def test_a_grid_is_the_same_in_markdown_and_html():
+    grid = Grid([("", "Method"), ("1-shot", "Mean")], [["a <b>", "1.0 [0.5, 1.5]"], ["c|d", "2.0"]])
+    grid.mark(1, [1.0, 2.0])
+    assert grid.markdown().splitlines()[2:] == ["| a <b> | <u>1.0 [0.5, 1.5]</u> |", "| c\\|d | **2.0** |"]
+    text = grid.html()
+    assert (
+        "a &lt;b&gt;" in text and 'best" >2.0' in text and '<span class="interval">[0.5, 1.5]</span>' in text
+    )
+
+
+def test_forms_are_those_that_params_can_ask_for():
+    assert set(FORMS) == set(schema.FORMS)
+
+
+def test_nothing_of_the_report_imports_torch_or_mlflow():
+    code = "import sys, i2r.steps.report; print(*{'torch', 'torchvision', 'mlflow'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "\n"
+    )
+
+
+def test_a_report_of_one_target(tmp_path):
+    plan = fake_jobs.make(tmp_path / "results")
+    spec = fake_jobs.report_of(plan, "table4")
+    run_job(spec.path(tmp_path / "results"))
+    text = page_of(tmp_path / "results" / spec.folder)
+    assert "Quality of the priors" in text and "mIoU by fold" not in text

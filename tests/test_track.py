@@ -15,15 +15,20 @@ from pathlib import Path
 import fake_jobs
 import pytest
 
-from i2r.pipeline.jobs import JobError, run_job
+from i2r.pipeline.jobs import run_job
+from i2r.pipeline.spec import JobError
 
 pytest.importorskip("mlflow", reason="mlflow is not installed")
 
 from mlflow import MlflowClient
 
+from i2r.config.schema import Runtime
+from i2r.pipeline.jobs import Job
+from i2r.steps import track as track_step
 from i2r.tracking import mlflow_import as track
 
-ONE_FOLD = {"run": {"folds": [0, 1], "methods": ["i2r"]}, "ablate": {"folds": [], "methods": []}}
+TARGETS = {"table1": {"methods": ["i2r"], "folds": [0, 1], "baselines": "i2r"}}
+TWO_FOLDS = {"methods": {"i2r": {"label": "I²R"}}, "targets": TARGETS}
 
 
 def runs(results: Path) -> list:
@@ -58,25 +63,30 @@ def imported(tmp_path_factory, empty):
     results = tmp_path_factory.mktemp("track") / "results"
     results.mkdir()
     shutil.copy(empty, results)
-    made = fake_jobs.make(results, **ONE_FOLD, report={"pictures": 2, "bootstrap": 20})
-    run_job(results / made.report["spec"])
+    made = fake_jobs.make(results, **TWO_FOLDS)
+    run_job(fake_jobs.report_of(made).path(results))
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     track.track(results)
     return results, made
 
 
-def spec_of(made, step: str, fold: int = 0) -> dict:
-    return next(spec for spec in made.jobs if spec["step"] == step and spec["args"].get("fold") == fold)
+def spec_of(made, step: str, fold: int = 0):
+    return next(s for s in made.jobs.values() if s.step == step and s.args.get("fold") == fold)
+
+
+def finished(results: Path, made) -> list[str]:
+    """Keys of the jobs that have finished."""
+    return [key for key, spec in made.jobs.items() if (results / spec.folder / "manifest.json").is_file()]
 
 
 def test_a_run_a_job_and_a_parent_a_configuration(imported):
     results, made = imported
     found = runs(results)
     keys = [run.data.tags["i2r.key"] for run in found if "i2r.key" in run.data.tags]
-    assert sorted(keys) == sorted(spec["key"] for spec in made.jobs)
+    assert sorted(keys) == sorted(finished(results, made))
     parents = {run.info.run_id: run for run in found if "i2r.configuration" in run.data.tags}
     names = {run.info.run_name for run in parents.values()}
-    assert names == {"i2r 1-shot seed 0 (small)", "baselines 1-shot (small)", "data and frozen networks"}
+    assert names == {"i2r-1shot-seed0 (small)", "baselines i2r-1shot (small)", "data and frozen networks"}
     for run in found:
         assert run.info.status == "FINISHED"
         if run.info.run_id not in parents and run.data.tags["step"] != "report":
@@ -86,47 +96,45 @@ def test_a_run_a_job_and_a_parent_a_configuration(imported):
 def test_parent_has_means_over_folds(imported):
     results, made = imported
     scores = [
-        json.loads((results / spec_of(made, "evaluate", fold)["folder"] / "scores.json").read_text())["miou"]
+        json.loads((results / spec_of(made, "evaluate", fold).folder / "scores.json").read_text())["miou"]
         for fold in (0, 1)
     ]
-    parent = next(run for run in runs(results) if run.info.run_name.startswith("i2r 1-shot"))
+    parent = next(run for run in runs(results) if run.info.run_name.startswith("i2r-1shot"))
     assert parent.data.metrics["miou_mean"] == pytest.approx(sum(scores) / 2)
     assert parent.data.metrics["miou_fold1"] == pytest.approx(scores[1])
     assert parent.data.tags["folds"] == "0, 1"
-    baselines = next(run for run in runs(results) if run.info.run_name.startswith("baselines 1-shot"))
+    baselines = next(run for run in runs(results) if run.info.run_name.startswith("baselines i2r"))
     assert {"prototype/miou_mean", "prior-bam/fb_iou_mean"} <= set(baselines.data.metrics)
 
 
 def test_training_has_params_steps_data_environment_and_weights(imported):
     results, made = imported
     spec = spec_of(made, "train")
-    run = one(results, **{"i2r.key": spec["key"]})
-    assert run.data.params["data.size"] == "97" and run.data.params["method.prior"] == "pmgm"
-    assert run.data.params["fold"] == "0" and run.data.params["train.lr"] == str(
-        fake_jobs.PARAMS["train"]["lr"]
-    )
+    run = one(results, **{"i2r.key": spec.key})
+    assert run.data.params["data.size"] == "97" and run.data.params["network.prior"] == "pmgm"
+    assert run.data.params["fold"] == "0" and run.data.params["train.steps"] == "500"
     client = MlflowClient(tracking_uri=track.database(results))
-    written = (results / spec["folder"] / "metrics.jsonl").read_text().splitlines()
+    written = (results / spec.folder / "metrics.jsonl").read_text().splitlines()
     history = client.get_metric_history(run.info.run_id, "loss")
     assert sorted(m.step for m in history) == [json.loads(line)["step"] for line in written]
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.name == "shapes" and dataset.dataset.digest == ("d1" * 32)[:36]
     tags = run.data.tags
     assert tags["mlflow.source.git.commit"] == "c0ffee0" and tags["environment.torch"] == "2.13.0"
-    manifest = json.loads((results / spec["folder"] / "manifest.json").read_text())
+    manifest = json.loads((results / spec.folder / "manifest.json").read_text())
     assert tags["weights.sha256"] == manifest["products"]["weights.safetensors"]
-    assert tags["weights"].endswith(f"{spec['folder']}/weights.safetensors")
+    assert tags["weights"].endswith(f"{spec.folder}/weights.safetensors")
 
 
 def test_evaluation_has_scores_and_pictures_and_no_weights(imported):
     results, made = imported
-    run = one(results, **{"i2r.key": spec_of(made, "evaluate")["key"]})
-    assert {"miou", "fb_iou", "interval_low", "prior/ap", "iou/star", "mask_ratio/0"} <= set(run.data.metrics)
+    run = one(results, **{"i2r.key": spec_of(made, "evaluate").key})
+    assert {"miou", "fb_iou", "prior/ap", "iou/star", "mask_ratio/0"} <= set(run.data.metrics)
     client = MlflowClient(tracking_uri=track.database(results))
     files = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert files == {"manifest.json", "scores.json", "episodes.csv", "episodes.png"}
     report = one(results, step="report")
-    assert "summary.html" in {item.path for item in client.list_artifacts(report.info.run_id)}
+    assert "report.html" in {item.path for item in client.list_artifacts(report.info.run_id)}
 
 
 def test_importing_twice_changes_nothing(imported):
@@ -138,7 +146,8 @@ def test_importing_twice_changes_nothing(imported):
 
 def test_an_interrupted_import_goes_on(empty, tmp_path, monkeypatch):
     results = tmp_path / "results"
-    made = fake_jobs.make(results, run={"folds": [0], "methods": ["bam"]}, ablate=ONE_FOLD["ablate"])
+    targets = {"table1": {"methods": ["bam"], "folds": [0]}}
+    made = fake_jobs.make(results, methods={"bam": {"network": "bam"}}, targets=targets)
     shutil.copy(empty, results)
     files = track.Importer.log_files
 
@@ -152,7 +161,7 @@ def test_an_interrupted_import_goes_on(empty, tmp_path, monkeypatch):
         track.track(results)
     monkeypatch.undo()
     track.track(results)
-    run = one(results, **{"i2r.key": spec_of(made, "train")["key"]})
+    run = one(results, **{"i2r.key": spec_of(made, "train").key})
     client = MlflowClient(tracking_uri=track.database(results))
     steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")]
     assert len(steps) == len(set(steps)) == 100 and run.info.status == "FINISHED"
@@ -165,17 +174,19 @@ def test_a_moved_clone_is_imported_again(imported, tmp_path, capsys):
     shutil.copytree(results, moved, ignore=shutil.ignore_patterns("train", "baselines"))
     track.track(moved)
     assert "results/ was moved or copied" in capsys.readouterr().err
-    run = one(moved, **{"i2r.key": spec_of(made, "evaluate")["key"]})
+    run = one(moved, **{"i2r.key": spec_of(made, "evaluate").key})
     assert run.info.artifact_uri.startswith(moved.resolve().as_uri())
     assert (moved / "mlflow-moved.db").is_file()
 
 
 def test_running_jobs_are_followed_and_then_finished(imported, empty, tmp_path):
     results = tmp_path / "results"
-    shutil.copytree(imported[0], results, ignore=shutil.ignore_patterns("ml*", "evaluate", "baselines"))
+    shutil.copytree(
+        imported[0], results, ignore=shutil.ignore_patterns("ml*", "evaluate", "baselines", "report")
+    )
     shutil.copy(empty, results)
     spec = spec_of(imported[1], "train", 1)
-    folder, out = results / spec["folder"], results / "state" / spec["key"] / "out"
+    folder, out = results / spec.folder, results / "state" / spec.key / "out"
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     manifest = (folder / "manifest.json").read_text()
     (folder / "manifest.json").unlink()
@@ -183,24 +194,24 @@ def test_running_jobs_are_followed_and_then_finished(imported, empty, tmp_path):
 
     def losses() -> list[int]:
         client = MlflowClient(tracking_uri=track.database(results))
-        run = one(results, **{"i2r.key": spec["key"]})
+        run = one(results, **{"i2r.key": spec.key})
         return sorted(metric.step for metric in client.get_metric_history(run.info.run_id, "loss"))
 
     (out / "metrics.jsonl").write_text("".join(lines[:10]) + lines[10][:20])  # one line is being written
     track.track(results, running=True)
-    assert len(losses()) == 10 and one(results, **{"i2r.key": spec["key"]}).info.status == "RUNNING"
+    assert len(losses()) == 10 and one(results, **{"i2r.key": spec.key}).info.status == "RUNNING"
     (out / "metrics.jsonl").write_text("".join(lines[:30]))
     track.track(results, running=True)
     assert len(losses()) == 30
 
     shutil.rmtree(results / "state")  # stopped and given up
     track.track(results, running=True)
-    assert one(results, **{"i2r.key": spec["key"]}).info.status == "KILLED"
+    assert one(results, **{"i2r.key": spec.key}).info.status == "KILLED"
 
     (folder / "manifest.json").write_text(manifest)  # done after all
     track.track(results)
     assert losses() == [json.loads(line)["step"] for line in lines]
-    assert one(results, **{"i2r.key": spec["key"]}).info.status == "FINISHED"
+    assert one(results, **{"i2r.key": spec.key}).info.status == "FINISHED"
 
 
 def test_ui_refuses_a_taken_port(imported):
@@ -220,7 +231,8 @@ def test_ui_serves_and_ends(imported):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = f"from pathlib import Path; from i2r.tracking.mlflow_import import ui; ui(Path({str(imported[0])!r}), {port}, 1)"
+    code = "from pathlib import Path; from i2r.tracking.mlflow_import import ui; "
+    code += f"ui(Path({str(imported[0])!r}), {port}, 1)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     try:
         for _ in range(120):
@@ -235,3 +247,41 @@ def test_ui_serves_and_ends(imported):
         assert process.wait(30) == 0
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2)
+
+
+# --- the step ----------------------------------------------------------------------------------------------
+
+
+def track_job(results: Path) -> dict:
+    """What tracked.json says after the step has run."""
+    out = results / "state" / "abc" / "out"
+    out.mkdir(parents=True)
+    track_step.run(Job("track", "abc", "track", {}, {}, {}, out, out.parent, Runtime()))
+    values = json.loads((out / "tracked.json").read_text())
+    shutil.rmtree(results / "state")
+    return values
+
+
+def test_the_step_imports_what_the_results_folder_holds(imported):
+    assert track_job(imported[0]) == {"imported": 0, "uri": "sqlite:///results/mlflow.db", "why": None}
+
+
+def test_a_broken_database_is_a_sentence_and_no_failure(tmp_path, capsys):
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "mlflow.db").write_bytes(b"this is no database, though it has a name of one" * 20)
+    found = track_job(results)
+    assert found["imported"] is None and "`i2r track` imports them later" in found["why"]
+    assert found["why"] in capsys.readouterr().err
+
+
+def test_without_mlflow_the_step_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "i2r.tracking.mlflow_import", None)
+    found = track_job(tmp_path / "results")
+    assert found["imported"] is None and found["uri"] is None and "mlflow" in found["why"]
+    assert found["why"] in capsys.readouterr().err
+
+
+def test_a_password_is_not_written_down(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@example.org/runs")
+    assert track.public_uri(Path("results")) == "https://example.org/runs"

@@ -162,8 +162,8 @@ def test_memory_is_bounded_and_drops_the_oldest():
 
 def test_kept_features_equal_an_encoded_episode(inputs, tmp_path):
     job = make_job(tmp_path, "train", inputs)
-    encoder, dataset = job_encoder(job, torch.device("cpu")), job_dataset(job)
     options = network_options(job.params["network"])
+    encoder, dataset = job_encoder(job, torch.device("cpu"), options), job_dataset(job)
     picture = evaluation_reader(dataset, 97)
     cached = CachedEncoder(encoder, options, picture, 1.0, torch.device("cpu"))
     listed = json.loads((inputs["lists"] / "lists.json").read_text())

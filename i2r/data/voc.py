@@ -40,10 +40,12 @@ IMAGES, MASKS = "JPEGImages", "SegmentationClassAug"
 
 
 def image_path(root: Path, name: str) -> Path:
+    """Where image `name` lies."""
     return root / IMAGES / f"{name}.jpg"
 
 
 def mask_path(root: Path, name: str) -> Path:
+    """Where the mask of image `name` lies."""
     return root / MASKS / f"{name}.png"
 
 
@@ -95,13 +97,13 @@ def _read_bytes(path: Path) -> bytes:
 
 def _decode_mask(path: Path, data: bytes) -> np.ndarray:
     # Pillow, for OpenCV turns palette indices into the luma of their colours
-    picture = _open(path, data)
-    if picture.mode not in ("P", "L"):
+    file = _open(path, data)
+    if file.mode not in ("P", "L"):
         raise DataError(
-            f"{path}: a mask must be a palette or grey PNG of 8 bits, this one has mode {picture.mode}"
+            f"{path}: a mask must be a palette or grey PNG of 8 bits, this one has mode {file.mode}"
         )
     try:
-        return np.array(picture)
+        return np.array(file)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
 

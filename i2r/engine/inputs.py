@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2r.config.networks import NetworkOptions, network_options
+from i2r.config.networks import NetworkOptions
 from i2r.config.schema import FROM_ONE_SHOT, Backbone
 from i2r.data.dataset import Dataset, open_dataset
 from i2r.data.sources import open_source
@@ -25,10 +25,8 @@ IMAGENET = 1000  # classes of its classifiers
 FROZEN = ("backbone", "base_learner", "cam_head")  # roles of the jobs that make the frozen networks
 
 
-def job_encoder(job: Job, device: torch.device) -> Encoder:
-    """The frozen networks of a job, on a device; see frozen_networks."""
-    network = job.params.get("network")
-    options = network_options(network) if network and "name" in network else None
+def job_encoder(job: Job, device: torch.device, options: NetworkOptions | None = None) -> Encoder:
+    """The frozen networks of a job, on a device, for a network of these options; see frozen_networks."""
     return frozen_networks(job.inputs, job.params["backbone"], options, whole_network(job)).to(device)
 
 

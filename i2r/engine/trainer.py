@@ -133,12 +133,50 @@ def learning_rate(schedule: Schedule, step: int) -> float:
     return schedule.lr * rise * (1 - step / schedule.steps) ** schedule.power
 
 
-def build_optimiser(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
-    """The schedule's optimiser of parameter groups."""
+Groups = Iterable[tuple[float, Iterable[nn.Parameter]]]  # (factor of the learning rate, parameters)
+
+
+def build_optimiser(groups: Groups, schedule: Schedule) -> torch.optim.Optimizer:
+    """The schedule's optimiser of those parameters that learn; its groups keep their `factor`."""
+    learning = [
+        {"params": [p for p in group if p.requires_grad], "factor": factor} for factor, group in groups
+    ]
     common = {"lr": schedule.lr, "weight_decay": schedule.weight_decay}
     if schedule.optimiser == "adamw":
-        return torch.optim.AdamW(groups, betas=(schedule.momentum, 0.999), fused=True, **common)
-    return torch.optim.SGD(groups, momentum=schedule.momentum, **common)
+        return torch.optim.AdamW(learning, betas=(schedule.momentum, 0.999), fused=True, **common)
+    return torch.optim.SGD(learning, momentum=schedule.momentum, **common)
+
+
+class _Log:
+    """metrics.jsonl: of each window of steps the means over it; at most LINES windows."""
+
+    def __init__(self, path: Path, steps: int, state: Mapping[str, Any] | None):
+        self.window, self.steps = max(1, math.ceil(steps / LINES)), steps
+        self.rows: list[dict[str, float]] = list(state["rows"]) if state else []
+        self.sums = defaultdict(float, state["sums"] if state else {})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # lines after the saved state, which an interrupted run may have left, are written again
+        self.file = path.open("w")
+        self.file.writelines(json.dumps(row) + "\n" for row in self.rows)
+        self.file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def add(self, done: int, numbers: Mapping[str, float], rate: float) -> None:
+        """Count a step; `done`: steps up to this one. Writes a line at the end of a window."""
+        for name, value in numbers.items():
+            self.sums[name] += value
+        if done % self.window == 0 or done == self.steps:
+            count = (done - 1) % self.window + 1
+            means = {name: total / count for name, total in self.sums.items()}
+            self.rows.append({"step": done, **means, "lr": rate})
+            self.sums.clear()
+            self.file.write(json.dumps(self.rows[-1]) + "\n")
+            self.file.flush()
 
 
 def fit(
@@ -148,7 +186,7 @@ def fit(
     losses: Callable[[int], Mapping[str, Tensor | float]],
     *,
     label: str,
-    groups: Iterable[tuple[float, Iterable[nn.Parameter]]] | None = None,
+    groups: Groups | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """Train `model` and write metrics.jsonl: the one training loop of the pipeline.
@@ -159,7 +197,7 @@ def fit(
         losses: step number from 0 -> values of that step, all of them logged; `loss` is differentiated, names
             ending in `_s` are seconds. It must depend on the step number alone (and on torch's generator, which is
             seeded in each step), so that a resumed training equals an uninterrupted one.
-        groups: (factor of the learning rate, parameters); all parameters at factor 1 if missing.
+        groups: of parameters with their learning rates; all parameters at factor 1 if missing.
         seed: of the step's params, beside the job's own.
 
     Returns:
@@ -169,74 +207,67 @@ def fit(
         JobError: if a loss is not finite.
         KeyboardInterrupt: when stopped by SIGINT or SIGTERM, after saving the state.
     """
-    groups = [(factor, list(group)) for factor, group in groups or [(1.0, model.parameters())]]
-    groups = [(factor, [p for p in group if p.requires_grad]) for factor, group in groups]
-    optimiser = build_optimiser([{"params": group, "factor": factor} for factor, group in groups], schedule)
-    device = next(model.parameters()).device
-    window = max(1, math.ceil(schedule.steps / LINES))
-    fold, run_seed = job.args.get("fold"), job.args.get("seed")
-    start, rows, sums, spent = 0, [], defaultdict(float), 0.0
-
+    optimiser = build_optimiser(groups or [(1.0, model.parameters())], schedule)
+    done, spent = 0, 0.0
     with SavedState(job.state, job.runtime.save_every) as saved:
         if (state := saved.load()) is not None:
             model.load_state_dict(state["model"])
             optimiser.load_state_dict(state["optimiser"])
-            start, rows, spent = state["step"], state["rows"], state["spent"]
-            sums.update(state["sums"])
+            done, spent = state["step"], state["spent"]
 
         def current() -> dict[str, Any]:
-            return {
-                "model": model.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": start,
-                "rows": rows,
-                "sums": dict(sums),
-                "spent": spent,
-            }
+            learned = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+            return {**learned, "step": done, "rows": log.rows, "sums": dict(log.sums), "spent": spent}
 
-        job.out.mkdir(parents=True, exist_ok=True)
-        # lines after the saved state, which an interrupted run may have left, are written again
         with (
-            (job.out / "metrics.jsonl").open("w") as log,
-            Progress(label, schedule.steps, "step", start=start) as progress,
+            _Log(job.out / "metrics.jsonl", schedule.steps, state) as log,
+            Progress(label, schedule.steps, "step", start=done) as progress,
         ):
-            log.writelines(json.dumps(row) + "\n" for row in rows)
-            log.flush()
-            for step in range(start, schedule.steps):
-                began = synchronise(device)
-                torch.manual_seed(seed_of(job.step, fold, run_seed, step, seed=seed))
-                rate = learning_rate(schedule, step)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate * group["factor"]
-                values = dict(losses(step))
-                middle = synchronise(device)
-                optimiser.zero_grad(set_to_none=True)
-                values["loss"].backward()
-                optimiser.step()
-                ended = synchronise(device)
-                values |= {"backward_s": ended - middle, "seconds": ended - began}
-                numbers = {name: float(torch.as_tensor(value).detach()) for name, value in values.items()}
-                for name, value in numbers.items():
-                    sums[name] += value
-                if not math.isfinite(numbers["loss"]):
-                    raise JobError(
-                        f"{label}: the loss is {numbers['loss']} at step {step}, nothing can be learned "
-                        f"from there; a learning rate below the present {schedule.lr} may help"
-                    )
-                spent += ended - began
-                start = step + 1
-                if start % window == 0 or start == schedule.steps:
-                    count = (start - 1) % window + 1
-                    row = {"step": start, **{name: total / count for name, total in sums.items()}, "lr": rate}
-                    rows.append(row)
-                    sums.clear()
-                    log.write(json.dumps(row) + "\n")
-                    log.flush()
+            while done < schedule.steps:
+                torch.manual_seed(
+                    seed_of(job.step, job.args.get("fold"), job.args.get("seed"), done, seed=seed)
+                )
+                numbers = _step(model, optimiser, schedule, losses, done)
+                _check(numbers["loss"], done, schedule, label)
+                spent += numbers["seconds"]
+                done += 1
+                log.add(done, numbers, learning_rate(schedule, done - 1))
                 progress.update(loss=numbers["loss"])
-                if start < schedule.steps:
+                if done < schedule.steps:
                     saved.tick(current)
             # finished: what follows the loop need not train again if it is interrupted
             saved.save(current())
             saved.tick(current)
-    last = {name: value for name, value in rows[-1].items() if name not in ("step", "lr", "seconds")}
+    last = {name: value for name, value in log.rows[-1].items() if name not in ("step", "lr", "seconds")}
     return {**last, "seconds_per_step": spent / schedule.steps}
+
+
+def _check(loss: float, step: int, schedule: Schedule, label: str) -> None:
+    if not math.isfinite(loss):
+        raise JobError(
+            f"{label}: the loss is {loss} at step {step}, nothing can be learned from there; "
+            f"a learning rate below the present {schedule.lr} may help"
+        )
+
+
+def _step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    schedule: Schedule,
+    losses: Callable[[int], Mapping[str, Tensor | float]],
+    step: int,
+) -> dict[str, float]:
+    """Do one step and return its values, with the seconds that it and its backward pass took."""
+    device = next(model.parameters()).device
+    began = synchronise(device)
+    rate = learning_rate(schedule, step)
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["factor"]
+    values = dict(losses(step))
+    middle = synchronise(device)
+    optimiser.zero_grad(set_to_none=True)
+    values["loss"].backward()
+    optimiser.step()
+    ended = synchronise(device)
+    values |= {"backward_s": ended - middle, "seconds": ended - began}
+    return {name: float(torch.as_tensor(value).detach()) for name, value in values.items()}

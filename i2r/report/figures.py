@@ -5,7 +5,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; methods 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,12 +17,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from i2r.report.studies import MEASURES, PRIORS
-from i2r.report.tables import label
-
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-COLOURS = {"i2r": BLUE, "i2r-ordered": GREEN, "bam": RED}
-SPARE = (PURPLE, ORANGE, SKY, "#000000", "#8C6D31", "#F0E442")
+COLOURS = (BLUE, GREEN, RED, PURPLE, ORANGE, SKY, "#000000", "#8C6D31", "#F0E442")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 GREY, INK = "#A6A6A6", "#333333"
 STYLE = {
@@ -38,14 +34,13 @@ STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
-    "figure.dpi": 130,
+    "figure.dpi": 170,
 }
 
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
-    """A colour for each trained method, the same in every figure."""
-    spare = iter(SPARE * (1 + len(methods) // len(SPARE)))
-    return {m: COLOURS[m] if m in COLOURS else next(spare) for m in methods}
+    """A colour for each method, by their order."""
+    return {method: COLOURS[at % len(COLOURS)] for at, method in enumerate(methods)}
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -73,22 +68,27 @@ def gap(reason: str, path: Path) -> Path:
 
 
 def score_bars(
-    tables: dict[str, pd.DataFrame], methods: Sequence[str], trained: set[str], title: str, path: Path
+    panels: Mapping[str, pd.DataFrame],
+    ids: Sequence[str],
+    colour: Mapping[str, str],
+    labels: Mapping[str, str],
+    path: Path,
 ) -> Path:
-    """Bars of mIoU: a panel for each entry of `tables`, a row for each method.
+    """Bars of mIoU: a panel for each entry of `panels`, a row for each id.
 
-    tables: panel title -> columns value, low, high (percent) by method; a missing value is drawn as a dash.
+    Args:
+        panels: title -> columns value, low, high (percent) by id; a missing value is drawn as a dash.
+        colour: of trained methods; baselines are grey.
     """
-    colour = colours([m for m in methods if m in trained])
-    top = max((t[["value", "high"]].max().max() for t in tables.values()), default=0)
+    top = max((t[["value", "high"]].max().max() for t in panels.values()), default=0)
     top = 100 if pd.isna(top) else min(100, 1.12 * top + 6)
     with plt.rc_context(STYLE):
-        size = (1.6 + 1.75 * len(tables), 0.9 + 0.3 * len(methods))
-        figure, axes = plt.subplots(1, len(tables), figsize=size, sharey=True, squeeze=False)
-        rows = np.arange(len(methods))[::-1]
-        for at, (axis, (name, table)) in enumerate(zip(axes[0], tables.items(), strict=True)):
-            table = table.reindex(methods)
-            for row, method in zip(rows, methods, strict=True):
+        size = (2.4 + 1.75 * len(panels), 0.7 + 0.3 * len(ids))
+        figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+        rows = np.arange(len(ids))[::-1]
+        for at, (axis, (name, table)) in enumerate(zip(axes[0], panels.items(), strict=True)):
+            table = table.reindex(ids)
+            for row, method in zip(rows, ids, strict=True):
                 value, low, high = table.loc[method, ["value", "low", "high"]]
                 if pd.isna(value):
                     axis.text(1, row, "–", va="center", color=GREY)
@@ -99,28 +99,37 @@ def score_bars(
                     axis.plot([low, high], [row, row], color="black", linewidth=1.1, zorder=3)
                     end = high
                 axis.text(end + 0.015 * top, row, f"{value:.1f}", va="center", fontsize=8)
-            axis.set(xlim=(0, top), title=name, yticks=rows, yticklabels=[label(m) for m in methods])
+            axis.set(xlim=(0, top), title=name, yticks=rows, yticklabels=[labels[m] for m in ids])
             axis.tick_params(axis="y", length=0)
             axis.grid(axis="x", color="#E5E5E5", zorder=0)
-            if at == len(tables) - 1:
+            if at == len(panels) - 1 and at:
                 axis.set_facecolor("#F6F6F6")
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
         figure.tight_layout(w_pad=0.6)
         foot(figure, "mIoU in percent; black line: 95 % of bootstrap samples of the episodes")
         return save(figure, path)
 
 
-def prior_dots(table: pd.DataFrame, folds: Sequence[int], path: Path) -> Path:
-    """Table 4 as a figure: a panel a measure, a row a prior, light dots the folds, a dark mark their mean."""
-    names = [p for p in PRIORS if p in set(table["prior"])]
+def prior_dots(
+    table: pd.DataFrame,
+    folds: Sequence[int],
+    labels: Mapping[str, str],
+    lower: Mapping[str, bool],
+    path: Path,
+) -> Path:
+    """Table 4 as a figure: a panel a measure, a row a prior, light dots the folds, a dark mark their mean.
+
+    Args:
+        table: measure, prior, fold-F ..., mean. labels: of priors, in their order.
+        lower: measure -> whether lower is better.
+    """
+    names = [p for p in labels if p in set(table["prior"])]
     names += sorted(set(table["prior"]) - set(names))
-    marks = dict(zip(names, (RED, BLUE, GREEN, PURPLE, ORANGE, SKY), strict=False))
-    titles = {"bce": "Cross-entropy  (← better)", "ap": "Average precision, %  (better →)"}
-    titles["iou_best"] = "Best IoU, %  (better →)"
+    marks = colours(names)
+    titles = {"bce": "Cross-entropy", "ap": "Average precision, %", "iou_best": "Best IoU, %"}
     with plt.rc_context(STYLE):
         size = (9.6, 0.95 + 0.38 * len(names))
-        figure, axes = plt.subplots(1, len(MEASURES), figsize=size, sharey=True)
-        for axis, measure in zip(axes, MEASURES, strict=True):
+        figure, axes = plt.subplots(1, len(lower), figsize=size, sharey=True)
+        for axis, measure in zip(axes, lower, strict=True):
             own = table[table["measure"] == measure].set_index("prior")
             for row, prior in zip(range(len(names))[::-1], names, strict=True):
                 if prior not in own.index:
@@ -138,8 +147,13 @@ def prior_dots(table: pd.DataFrame, folds: Sequence[int], path: Path) -> Path:
                     axis.annotate(
                         text, (mean, row), (0, 8), textcoords="offset points", ha="center", fontsize=8
                     )
-            axis.set(title=titles[measure], yticks=range(len(names))[::-1], ylim=(-0.5, len(names) - 0.3))
-            axis.set_yticklabels([PRIORS.get(p, p) for p in names])
+            better = "(← better)" if lower[measure] else "(better →)"
+            axis.set(
+                title=f"{titles.get(measure, measure)}  {better}",
+                yticks=range(len(names))[::-1],
+                ylim=(-0.5, len(names) - 0.3),
+            )
+            axis.set_yticklabels([labels.get(p, p) for p in names])
             axis.tick_params(axis="y", length=0)
             axis.grid(axis="x", color="#E5E5E5", zorder=0)
             axis.margins(x=0.12)
@@ -151,14 +165,18 @@ def prior_dots(table: pd.DataFrame, folds: Sequence[int], path: Path) -> Path:
 # --- training --------------------------------------------------------------------------------------------
 
 
-def loss_curves(curves: pd.DataFrame, methods: Sequence[str], path: Path) -> Path:
+def loss_curves(curves: pd.DataFrame, labels: Mapping[str, str], path: Path) -> Path:
     """Training loss against step: a panel a fold (and shot), a line a method (mean of its seeds), smoothed.
 
-    The main loss is drawn where it was written down, for the sums of methods with and without side outputs
-    cannot be compared.
+    The main loss is drawn where it was written down, for the sums of methods with and without side losses cannot be
+    compared.
+
+    Args:
+        labels: of the methods of the whole report, in their order.
     """
     column = "main" if "main" in curves and curves["main"].notna().all() else "loss"
-    colour, panels = colours(methods), list(curves.groupby(["shot", "fold"]))
+    methods = [m for m in labels if m in set(curves["method"])]
+    colour, panels = colours(list(labels)), list(curves.groupby(["shot", "fold"]))
     style = dict(zip(methods, STYLES * (1 + len(methods) // len(STYLES)), strict=False))
     several = curves["shot"].nunique() > 1
     with plt.rc_context(STYLE):
@@ -196,7 +214,7 @@ def loss_curves(curves: pd.DataFrame, methods: Sequence[str], path: Path) -> Pat
         names = [m for m in methods if m in shown]
         figure.tight_layout()
         figure.legend(
-            [shown[m] for m in names], [label(m) for m in names], loc="upper left", bbox_to_anchor=(0.01, 0.0),
+            [shown[m] for m in names], [labels[m] for m in names], loc="upper left", bbox_to_anchor=(0.01, 0.0),
             ncols=min(4, len(names)), handlelength=3,
         )  # fmt: skip
         return save(figure, path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import cv2
@@ -17,9 +18,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 
 from i2r.report.figures import ORANGE, SKY, STYLE, gap
-from i2r.report.tables import label
 
-ROWS = 12  # episodes in one figure
 CELL, SPACE = 190, 8  # pixels of a picture and between pictures
 DPI = 130
 NAMES = ("query", "support", "support_mask", "truth", "prediction", "prior", "cam")
@@ -123,19 +122,20 @@ def row_name(episode: dict[str, Any]) -> str:
     return str(episode["meta"]["name"]).replace("_", " ")
 
 
-def episode_figure(pictures: Path, path: Path) -> Path:
+def episode_figure(pictures: Path, path: Path, rows: int = 12) -> Path:
     """One evaluation: a row an episode (one of each class as far as they go), and as columns support with its mask,
-    query, CAM (methods that have one), prior, prediction with its IoU, ground truth."""
-    episodes = read_pictures(pictures)[:ROWS]
+    query, CAM and prior (methods that have them), prediction with its IoU, ground truth."""
+    episodes = read_pictures(pictures)[:rows]
     if not episodes:
         return gap("no episode was kept", path)
-    has_cam = any(episode["cam"] is not None for episode in episodes)
-    columns = ["support", "query", *(["CAM"] if has_cam else []), "prior", "prediction", "ground truth"]
+    kept = {"CAM": "cam", "prior": "prior"}
+    maps = [name for name, key in kept.items() if any(episode[key] is not None for episode in episodes)]
+    columns = ["support", "query", *maps, "prediction", "ground truth"]
     cells, ious = [], {}
     for y, episode in enumerate(episodes):
         query = episode["query"]
-        maps = {"CAM": episode["cam"], "prior": episode["prior"]}
-        shown = {name: heated(query, first_shot(m, 2)) for name, m in maps.items() if m is not None}
+        found = {name: episode[kept[name]] for name in maps if episode[kept[name]] is not None}
+        shown = {name: heated(query, first_shot(values, 2)) for name, values in found.items()}
         shown |= {"support": supported(episode), "query": fit(query)}
         shown["prediction"] = tinted(query, episode["prediction"], SKY)
         shown["ground truth"] = tinted(query, episode["truth"], ORANGE)
@@ -145,17 +145,17 @@ def episode_figure(pictures: Path, path: Path) -> Path:
     return mosaic(cells, columns, [row_name(e) for e in episodes], ious, path)
 
 
-def comparison_figure(pictures: dict[str, Path], path: Path) -> Path:
+def comparison_figure(pictures: Mapping[str, Path], path: Path, rows: int = 12) -> Path:
     """The same episodes under several methods: support, query, each method's prediction with IoU, ground truth.
 
-    pictures: method -> its pictures.npz. Episodes that not every method kept are left out.
+    pictures: label of a method -> its pictures.npz. Episodes that not every method kept are left out.
     """
     read = {m: {episode_id(e): e for e in read_pictures(file)} for m, file in pictures.items()}
     first = next(iter(read.values()), {})
-    ids = [i for i in first if all(i in kept for kept in read.values())][:ROWS]
+    ids = [i for i in first if all(i in kept for kept in read.values())][:rows]
     if not ids:
         return gap("the methods kept no episode in common", path)
-    columns = ["support", "query", *(label(m).replace(", ", ",\n") for m in read), "ground truth"]
+    columns = ["support", "query", *("\n".join(wrap(label, 22)) for label in read), "ground truth"]
     cells, ious = [], {}
     for y, number in enumerate(ids):
         episode = first[number]
@@ -179,12 +179,12 @@ def prediction_figure(
     found: Mapping[str, np.ndarray],
     path: Path,
 ) -> Path:
-    """One prediction: supports with their masks, query, CAM of the first support (where there is one), prior and
+    """One prediction: supports with their masks, query, CAM of the first support and prior (where there are any), and
     prediction, each padded to a square.
 
     Args:
         query: (H, W, 3) uint8. supports: K of (H, W, 3) uint8 and (H, W) with 1 on the object.
-        found: mask (H, W), prior (H, W) and, for networks that have it, cam (K, H, W).
+        found: mask (H, W) and, for networks that have them, prior (H, W) and cam (K, H, W).
     """
     image = squared(query)
     shown = {
@@ -194,7 +194,8 @@ def prediction_figure(
     shown["query"] = fit(image)
     if "cam" in found:
         shown["CAM"] = heated(image, squared(found["cam"][0]))
-    shown["prior"] = heated(image, squared(found["prior"]))
+    if "prior" in found:
+        shown["prior"] = heated(image, squared(found["prior"]))
     shown["prediction"] = tinted(image, squared(found["mask"]), SKY)
     return mosaic([list(shown.values())], list(shown), [""], {}, path)
 

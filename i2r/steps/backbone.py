@@ -1,10 +1,10 @@
 """The backbone step: ImageNet weights, or the small backbone trained as a classifier of single objects.
 
 The small one is the generated data set's stand-in for a network trained on ImageNet: it learns all twenty kinds
-of objects, one a picture, at the scale that they have in the episodes' images. It never sees the data set's images.
+of objects, one an image, at the scale that they have in the episodes' images. It never sees the data set's images.
 
 Half of each batch is read as the episodes read their supports (see `Encoder.support`): layer3 times the object's
-mask. Trained on whole pictures alone, this small network gives every masked support one and the same class.
+mask. Trained on whole images alone, this small network gives every masked support one and the same class.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from i2r.nets.resize import bilinear
 from i2r.pipeline.jobs import Job
 from i2r.progress import Progress
 
-STREAMS = {"train": 1, "held out": 2}  # first words of the seeds of the pictures
+STREAMS = {"train": 1, "held out": 2}  # first words of the seeds of the images
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def pretrain(job: Job, options: BackboneParams, device: torch.device) -> dict[st
     # strided as a classifier's layer4 is; the weights fit the dense form that episodes use
     net = build_backbone(options, len(CLASSES), dense=False).to(device, memory_format=torch.channels_last)
     count = min(schedule.pictures, schedule.steps * schedule.batch)
-    objects = pictures("train", count, schedule.crop + schedule.margin, schedule.seed)
+    objects = object_images("train", count, schedule.crop + schedule.margin, schedule.seed)
 
     def losses(step: int) -> Mapping[str, Tensor | float]:
         x, masks, y = batch(*objects, step, schedule)
@@ -74,7 +74,7 @@ def pretrain(job: Job, options: BackboneParams, device: torch.device) -> dict[st
     metrics = fit(job, net.train(), schedule, losses, label="backbone small", seed=schedule.seed)
     dense = build_backbone(options, len(CLASSES))
     dense.load_state_dict(net.state_dict())
-    images, masks, labels = pictures("held out", schedule.held_out, schedule.crop, schedule.seed)
+    images, masks, labels = object_images("held out", schedule.held_out, schedule.crop, schedule.seed)
     whole = [np.ones_like(mask) for mask in masks]
     metrics["held_out_accuracy"] = accuracy(net.cpu(), images, whole, labels)
     metrics["held_out_accuracy_dense"] = accuracy(dense, images, whole, labels)
@@ -86,15 +86,15 @@ def pretrain(job: Job, options: BackboneParams, device: torch.device) -> dict[st
 Objects = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
 
 
-def pictures(split: str, count: int, side: int, seed: int = 0) -> Objects:
-    """`count` pictures of one object each, classes in turn; each depends on split, number and seed alone.
+def object_images(split: str, count: int, side: int, seed: int = 0) -> Objects:
+    """`count` generated images of one object each, classes in turn; each depends on split, number and seed alone.
 
     Returns:
         Images uint8 (side, side, 3), masks uint8 (side, side) of 0 and 1, and labels (count,) 0..19.
     """
     labels = np.arange(count) % len(CLASSES)
     images, masks = [], []
-    with Progress(f"objects, {split}", count, "picture") as progress:
+    with Progress(f"objects, {split}", count, "image") as progress:
         for number, label in enumerate(labels):
             rng = np.random.default_rng((STREAMS[split], number, seed))
             image, mask = single_object(rng, int(label) + 1, side)
@@ -146,7 +146,7 @@ def normalise_all(images: np.ndarray) -> Tensor:
 def accuracy(
     net: Backbone, images: list[np.ndarray], masks: list[np.ndarray], labels: np.ndarray, size: int = 100
 ) -> float:
-    """Share of pictures whose class the network names, seen through the masks."""
+    """Share of images whose class the network names, seen through the masks."""
     net.eval()
     hits = 0
     for start in range(0, len(images), size):

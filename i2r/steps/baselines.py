@@ -61,7 +61,7 @@ def run(job: Job) -> dict[str, Any]:
     dataset, options = job_dataset(job), cam_options(job)
     read = evaluation_reader(dataset, job.params["data"]["size"])
     cached = CachedEncoder(
-        job_encoder(job, device), options, read, job.runtime.cache_gb, device, job.runtime.workers
+        job_encoder(job, device, options), options, read, job.runtime.cache_gb, device, job.runtime.workers
     )
     thresholds = choose_thresholds(job, cached, options)
     tally = score(job, cached, draws, options, thresholds)

@@ -46,7 +46,7 @@ def run(job: Job) -> dict[str, Any]:
     if not draws:
         return without_episodes(job, no_number(episodes))
     dataset, options = job_dataset(job), evaluation_options(job)
-    encoder = job_encoder(job, device)
+    encoder = job_encoder(job, device, options)
     meta_learner = evaluated_network(job, options, encoder).to(device)
     passes = encoder_passes(job, encoder, options, device)
     predict = partial(augmented, meta_learner, passes[1:])

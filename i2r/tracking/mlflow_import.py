@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -27,8 +29,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from i2r.files import canonical
-from i2r.pipeline.jobs import JobError, locked
-from i2r.report.results import Finished, ResultsError, scored_methods, setting
+from i2r.pipeline.jobs import locked
+from i2r.pipeline.spec import JobError
+from i2r.report.results import Finished, ResultsError
 from i2r.tracking.runs import (
     finished_jobs,
     flat,
@@ -38,6 +41,7 @@ from i2r.tracking.runs import (
     numbers,
     running_jobs,
     scores_of,
+    setting,
     steps_of,
 )
 
@@ -46,19 +50,31 @@ DESCRIBED = "i2r.described"
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
 
 
-def track(results: Path, running: bool = False) -> None:
+def track(results: Path, running: bool = False) -> int:
     """Import every finished job below `results` (`running`: and what running ones have written so far).
 
     Goes to MLFLOW_TRACKING_URI, else to results/mlflow.db with artifacts in results/mlartifacts.
+
+    Returns:
+        How many runs were imported now; those that the database has are not counted.
     """
     results = results.resolve()
     with locked(results / "mlflow.lock", "MLflow's database"):
-        Importer(results).run(running)
+        return Importer(results).run(running)
 
 
 def database(results: Path) -> str:
     """The tracking URI that runs are imported to."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results.resolve() / 'mlflow.db'}"
+
+
+def public_uri(results: Path) -> str:
+    """The tracking URI without user, password and the folder that this clone lies in."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if not given:
+        return f"sqlite:///{results.name}/mlflow.db"
+    parts = urlsplit(given)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def set_aside_moved(results: Path) -> None:
@@ -84,7 +100,7 @@ def set_aside_moved(results: Path) -> None:
 def run_name(job: Finished) -> str:
     """`evaluate fold 0 seed 0`: what tells a run from its siblings below one parent."""
     if job.step == "report":
-        return f"report {job.name}"
+        return f"report {job.label}"
     named = {"fold": "fold", "eval_seed": "seed"} | ({"shot": "shot"} if job.step == "episodes" else {})
     return " ".join(
         [job.step, *(f"{word} {job.args[name]}" for name, word in named.items() if name in job.args)]
@@ -120,7 +136,7 @@ class Importer:
             if not token:
                 return
 
-    def run(self, running: bool) -> None:
+    def run(self, running: bool) -> int:
         new = [job for job in self.jobs if not self.is_done(job.key)]
         for job in new:
             self.add(job)
@@ -132,6 +148,7 @@ class Importer:
             self.write_means(parent)
         if new:
             print(f"MLflow: {len(new)} run(s) imported into {self.client.tracking_uri}", file=sys.stderr)
+        return len(new)
 
     def is_done(self, key: str) -> bool:
         return key in self.runs and self.runs[key].data.tags.get(STATE) == "imported"
@@ -150,15 +167,18 @@ class Importer:
         return self.experiments[name]
 
     def configuration(self, job: Finished) -> tuple[str, str]:
-        """(identity, name) of the parent: data set, backbone, method, shot, seed, and the params of the training."""
-        where, args = setting(job, self.known), job.args
-        if job.step in ("train", "evaluate"):
+        """(identity, name) of the parent: shot, seed and the params of a training, or what baselines are made with.
+
+        The name is that of its first run, without fold and seed of the episodes.
+        """
+        where = setting(job, self.known)
+        if job.step in ("train", "evaluate", "baselines"):
             trained = self.known.get(job.inputs.get("train", ""), job)
-            name = f"{args['method']} {args['shot']}-shot seed {args['seed']} ({where['backbone']})"
-            return canonical([where, name, made_with(trained, self.known)]), name
-        if job.step == "baselines":
-            name = f"baselines {args['shot']}-shot ({where['backbone']})"
-            return canonical([where, name, made_with(job, self.known)]), name
+            shared = {name: trained.args[name] for name in ("shot", "seed") if name in trained.args}
+            kind = "baselines" if job.step == "baselines" else "method"
+            start = "baselines " if job.step == "baselines" else ""
+            name = start + re.sub(r"-(fold|eval)\d+", "", job.label) + f" ({where['backbone']})"
+            return canonical([where, kind, shared, made_with(trained, self.known)]), name
         return canonical([where["dataset"], "frozen"]), "data and frozen networks"
 
     def parent(self, job: Finished) -> str:
@@ -167,7 +187,7 @@ class Importer:
         config = hashlib.sha256(identity.encode()).hexdigest()[:12]
         if config not in self.runs:
             tags = {CONFIG: config, STATE: "configuration"} | self.where(job)
-            tags |= {k: str(job.args[k]) for k in ("method", "shot", "seed") if k in job.args}
+            tags |= {k: str(job.args[k]) for k in ("shot", "seed") if k in job.args}
             start = milliseconds(job.times["started"])
             run = self.client.create_run(self.experiment(job), start_time=start, tags=tags, run_name=name)
             self.client.set_terminated(run.info.run_id, "FINISHED", start)
@@ -181,7 +201,6 @@ class Importer:
                 KEY: job.key,
                 STATE: "running",
                 "step": job.step,
-                "stage": job.stage,
                 "files": f"results/{job.store}",
                 "mlflow.source.name": f"i2r run {job.step}",
                 "mlflow.source.type": "LOCAL",
@@ -266,8 +285,7 @@ class Importer:
         """Small files and figures; weights stay where they are."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            manifest = "manifest.json" if job.step != "report" else f"report-{job.key}.json"
-            small = [manifest, "scores.json", "episodes.csv"]
+            small = ["manifest.json", "scores.json", "episodes.csv"]
             if job.step == "report":
                 small += [file for file in job.products if file != "figures"]
                 shutil.copytree(job.folder / "figures", folder / "figures")
@@ -308,8 +326,8 @@ class Importer:
         group = canonical(made_with(latest, self.known))
         values: dict[str, dict[int, dict[int, float]]] = {}  # metric -> fold -> evaluation seed -> value
         for job in (job for job in own if canonical(made_with(job, self.known)) == group):
-            for method, scores in scored_methods(job):
-                start = f"{method}/" if job.step == "baselines" else ""
+            for baseline, scores in job.scores.items():
+                start = f"{baseline}/" if baseline else ""
                 for name in (name for name in ("miou", "fb_iou") if scores.get(name) is not None):
                     cells = values.setdefault(metric_name(start + name), {}).setdefault(job.args["fold"], {})
                     cells[job.args["eval_seed"]] = scores[name]  # the latest, where the code changed since

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from i2r.files import read_json
-from i2r.report.results import Finished, from_manifest, read_job, read_steps, scored_methods
+from i2r.report.results import Finished, from_manifest, read_job, read_steps
 
 
 def finished_jobs(results: Path) -> list[Finished]:
-    """Every finished job of the store, inputs before what was made from them, and the reports."""
-    jobs = [read_job(path.parent) for path in sorted(results.glob("store/**/manifest.json"))]
-    jobs += [read_job(path.parent, path.name) for path in sorted(results.glob("*/report-*.json"))]
+    """Every finished job of the store, inputs before what was made from them; the jobs of `track` are left out."""
+    jobs = [read_job(path.parent) for path in sorted(results.glob("store/*/*/manifest.json"))]
+    jobs = [job for job in jobs if job.step != "track"]
     return sorted(jobs, key=lambda job: (str(job.times["started"]), job.store))
 
 
 def running_jobs(results: Path) -> list[Finished]:
     """Jobs with a state folder and a spec that have written steps; their folder is where these lie."""
     jobs = []
-    specs = {path.stem: path for path in results.glob("specs/**/*.json")}
+    specs = {path.stem: path for path in results.glob("specs/*/*.json")}
     for path in sorted(results.glob("state/*/out/metrics.jsonl")):
         key = path.parent.parent.name
         if key in specs:
@@ -79,19 +79,43 @@ def numbers(values: dict[str, Any], start: str = "") -> dict[str, float]:
 
 
 def scores_of(job: Finished) -> dict[str, float]:
-    """Metrics of an evaluation: mIoU and FB-IoU in percent, interval, IoU by class, quality of priors."""
+    """Metrics of an evaluation: mIoU and FB-IoU in percent, IoU by class, quality of priors; baselines' by name."""
     found: dict[str, float] = {}
-    for method, scores in scored_methods(job):
-        start = f"{method}/" if job.step == "baselines" else ""
-        low, high = scores.get("interval") or (None, None)
+    for baseline, scores in job.scores.items():
+        start = f"{baseline}/" if baseline else ""
         plain = {k: scores.get(k) for k in ("miou", "fb_iou", "seconds_per_episode", "threshold")}
-        found |= numbers(plain | {"interval_low": low, "interval_high": high}, start)
+        found |= numbers(plain, start)
         found |= numbers({"iou": {c["name"]: c["iou"] for c in scores.get("classes", {}).values()}}, start)
         found |= numbers({"prior": scores.get("prior") or {}}, start)
         found |= numbers({"mask_ratio": dict(enumerate(scores.get("mask_ratio") or []))}, start)
     if job.step == "baselines":
         found |= numbers({"priors": job.json("scores.json").get("priors", {})})
     return found
+
+
+def section(job: Finished, name: str, known: dict[str, Finished]) -> dict[str, Any]:
+    """Section `name` of the params that a job was made with: its own, else that of what it was made from."""
+    if name in job.params:
+        return job.params[name]
+    for key in job.inputs.values():
+        if key in known and (found := section(known[key], name, known)):
+            return found
+    return {}
+
+
+def dataset_name(job: Finished, known: dict[str, Finished]) -> str:
+    """The source of generated data, or the name of the folder that the data set lies in; empty for a job without."""
+    data = job.params.get("data", {})
+    if "source" in data:
+        return Path(job.data_root).name if job.data_root else str(data["source"])
+    names = (dataset_name(known[key], known) for key in job.inputs.values() if key in known)
+    return next((name for name in names if name), "")
+
+
+def setting(job: Finished, known: dict[str, Finished]) -> dict[str, str]:
+    """Data set and backbone of a job, empty where it has none."""
+    backbone = section(job, "backbone", known).get("name", "")
+    return {"dataset": dataset_name(job, known), "backbone": str(backbone)}
 
 
 def steps_of(job: Finished, after: int) -> list[tuple[str, float, int, int]]:

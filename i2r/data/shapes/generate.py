@@ -1,12 +1,12 @@
-"""The embedded data set: generated pictures of twenty kinds of objects, in the layout of PASCAL VOC.
+"""The embedded data set: generated images of twenty kinds of objects, in the layout of PASCAL VOC.
 
-Each picture holds one or two objects of one class, one to three of other classes and clutter. Class says nothing
+Each image holds one or two objects of one class, one to three of other classes and clutter. Class says nothing
 about colour or texture: these are drawn apart from it, and up to one object in four copies them, changed a little,
 from the background or from another object. So what tells the classes is form alone.
 
-Classes of a picture are drawn uniformly, without regard to folds. A picture shows 2 to 4 of the 20 classes, 2.7 on
+Classes of an image are drawn uniformly, without regard to folds. An image shows 2 to 4 of the 20 classes, 2.7 on
 average, so a share of about 0.45 shows none of five given classes: that much of the training list is left to
-every fold after BAM's rule has dropped the pictures with test classes.
+every fold after BAM's rule has dropped the images with test classes.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from i2r.data.sources import Source
 from i2r.data.voc import index_voc, read_image, read_mask
 from i2r.progress import Progress
 
-SIDE = 96  # longer side of a picture: what a network with S = 97 sees without resampling (transforms.evaluation_view)
+SIDE = 96  # longer side of an image: what a network with S = 97 sees without resampling (transforms.evaluation_view)
 SHORT_SIDE = (80, 96)  # the shorter one
 EXTENT = (32.0, 62.0)  # longer side of an object, pixels
-OTHERS = (0.5, 0.35, 0.15)  # how often one, two, three objects of other classes stand in a picture
+OTHERS = (0.5, 0.35, 0.15)  # how often one, two, three objects of other classes stand in an image
 COPIED = (0.1, 0.15)  # how often an object's look is that of the background, that of another object
 SUPERSAMPLE = 3
 JPEG_QUALITY = 92
@@ -59,7 +59,7 @@ def _random_look(rng: Rng) -> Look:
 
 
 def _similar_look(rng: Rng, look: Look) -> Look:
-    """The same pattern, turned, with both colours moved together: alike, yet not the same picture."""
+    """The same pattern, turned, with both colours moved together: alike, yet not the same image."""
     shift = rng.choice([-1, 1]) * rng.uniform(22, 50) + rng.normal(0, 8, 3)
     period = look.period * rng.uniform(0.7, 1.4)
     return Look(look.kind, rng.uniform(0, np.pi), period, np.clip(look.colours + shift, 0, 255))
@@ -89,8 +89,8 @@ def _texture(rng: Rng, look: Look, height: int, width: int) -> np.ndarray:
     return first + mix * (second - first)
 
 
-class Picture:
-    """A picture being painted: image float32 (3, H, W) RGB 0..255, labels uint8 (H, W)."""
+class Canvas:
+    """An image being painted: image float32 (3, H, W) RGB 0..255, labels uint8 (H, W)."""
 
     def __init__(self, rng: Rng, height: int, width: int) -> None:
         self.rng = rng
@@ -171,7 +171,7 @@ def _object_looks(rng: Rng, background: Look, count: int) -> list[Look]:
 
 
 def _place(rng: Rng, height: int, width: int, extents: np.ndarray) -> list[tuple[float, float]]:
-    """Centres that keep objects mostly in the picture and apart: the best of a few draws for each."""
+    """Centres that keep objects mostly in the image and apart: the best of a few draws for each."""
     centres: list[tuple[float, float]] = []
     for i, extent in enumerate(extents):
         margin = 0.36 * extent
@@ -190,7 +190,7 @@ def _place(rng: Rng, height: int, width: int, extents: np.ndarray) -> list[tuple
 
 
 def scene(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
-    """One picture of the data set.
+    """One image of the data set.
 
     Returns:
         Image uint8 (H, W, 3) RGB and labels uint8 (H, W): 0 background, 1..20 classes, 255 a border of one pixel.
@@ -202,14 +202,14 @@ def scene(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     classes = rng.permutation(np.concatenate([kinds, kinds[:1]]) if rng.random() < 0.5 else kinds)
     extents = rng.uniform(*EXTENT, len(classes)) * (1.0 if len(classes) < 4 else 0.85)
 
-    picture = Picture(rng, height, width)
-    picture.clutter(int(rng.integers(1, 5)), (8, 32))
-    looks = _object_looks(rng, picture.look, len(classes))
+    canvas = Canvas(rng, height, width)
+    canvas.clutter(int(rng.integers(1, 5)), (8, 32))
+    looks = _object_looks(rng, canvas.look, len(classes))
     centres = _place(rng, height, width, extents)
     for cls, centre, extent, look in zip(classes, centres, extents, looks, strict=True):
-        picture.paint(outline(rng, int(cls)), centre, extent, look, int(cls))
-    picture.clutter(int(rng.integers(0, 3)), (8, 20))  # in front: hides a part
-    return picture.finish()
+        canvas.paint(outline(rng, int(cls)), centre, extent, look, int(cls))
+    canvas.clutter(int(rng.integers(0, 3)), (8, 20))  # in front: hides a part
+    return canvas.finish()
 
 
 def single_object(rng: Rng, cls: int, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -218,7 +218,7 @@ def single_object(rng: Rng, cls: int, side: int) -> tuple[np.ndarray, np.ndarray
     For the training of a classifier, the stand-in for ImageNet.
 
     Args:
-        side: of the square picture, 32 to 128 pixels; objects larger than it are made to fit.
+        side: of the square image, 32 to 128 pixels; objects larger than it are made to fit.
 
     Returns:
         Image uint8 (side, side, 3) RGB, labels uint8 (side, side): 0, `cls`, 255.
@@ -227,14 +227,14 @@ def single_object(rng: Rng, cls: int, side: int) -> tuple[np.ndarray, np.ndarray
         raise ValueError(f"class must be 1..{len(CLASSES)}, got {cls}")
     if not 32 <= side <= len(_ROW):
         raise ValueError(f"side must be 32..{len(_ROW)}, got {side}")
-    picture = Picture(rng, side, side)
-    picture.clutter(int(rng.integers(0, 4)), (10, 40))
+    canvas = Canvas(rng, side, side)
+    canvas.clutter(int(rng.integers(0, 4)), (10, 40))
     extent = rng.uniform(EXTENT[0] * 0.85, min(EXTENT[1], 0.95 * side))
     margin = 0.46 * extent
     centre = rng.uniform(margin, side - margin), rng.uniform(margin, side - margin)
-    picture.paint(outline(rng, cls), centre, extent, _object_looks(rng, picture.look, 1)[0], cls)
-    picture.clutter(int(rng.integers(0, 2)), (8, 18))
-    return picture.finish()
+    canvas.paint(outline(rng, cls), centre, extent, _object_looks(rng, canvas.look, 1)[0], cls)
+    canvas.clutter(int(rng.integers(0, 2)), (8, 18))
+    return canvas.finish()
 
 
 def _palette() -> list[int]:
@@ -250,7 +250,7 @@ def _palette() -> list[int]:
 def make_shapes(out: Path, shapes: params.Shapes) -> None:
     """Write the data set: JPEGImages/, SegmentationClassAug/ (palette PNG), lists/train.txt, lists/val.txt.
 
-    Every picture depends on the seed, its list and its number in it alone.
+    Every image depends on the seed, its list and its number in it alone.
     """
     for folder in ("JPEGImages", "SegmentationClassAug", "lists"):
         (out / folder).mkdir(parents=True, exist_ok=True)

@@ -137,22 +137,27 @@ def combine(method: str, a: Tensor, g: Tensor) -> Tensor:
 
 
 def hirescam(a: Tensor, g: Tensor) -> Tensor:
+    """HiResCAM: gradient times activation."""
     return (g * a).sum(1)
 
 
 def layercam(a: Tensor, g: Tensor) -> Tensor:
+    """LayerCAM: rectified gradient times activation."""
     return (F.relu(g) * a).sum(1)
 
 
 def gradcam(a: Tensor, g: Tensor) -> Tensor:
+    """GradCAM: channels weighed by their mean gradient."""
     return _weighted(g.mean(CELLS), a)
 
 
 def xgradcam(a: Tensor, g: Tensor) -> Tensor:
+    """XGradCAM: channels weighed by their gradient, averaged by the activation."""
     return _weighted((g * a).sum(CELLS) / (a.sum(CELLS) + 1e-7), a)
 
 
 def gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
+    """GradCAM++: channels weighed by their positive gradients, each by its own factor."""
     g2 = g.square()
     alpha = g2 / (2 * g2 + a.sum(CELLS, keepdim=True) * g2 * g + 1e-6)
     return _weighted((F.relu(g) * alpha.where(g != 0, 0)).sum(CELLS), a)
@@ -171,7 +176,8 @@ def bagcam(a: Tensor, g: Tensor) -> Tensor:
 
 
 def classic(a: Tensor, g: Tensor) -> Tensor:
-    return _weighted(g[:, :, 0, 0], a)  # the classifier's weights, the same in every cell
+    """The classic CAM: channels weighed by the classifier; g holds its weights, the same in every cell."""
+    return _weighted(g[:, :, 0, 0], a)
 
 
 def _weighted(weights: Tensor, a: Tensor) -> Tensor:

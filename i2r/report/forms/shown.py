@@ -1,0 +1,152 @@
+"""What a form makes of a target, and what the forms share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from i2r.paper.published import PASCAL, SIZE, table1_backbone
+from i2r.report.target import Target
+from i2r.report.text import Grid, counted, listed, points
+
+
+@dataclass
+class Figure:
+    """A picture of the report: its name (without .png), its caption, and the function that draws it to a path."""
+
+    name: str
+    caption: str
+    draw: Callable[[Path], object]
+
+
+@dataclass
+class Shown:
+    """A target in its form.
+
+    Attributes:
+        file: NAME of NAME.md and NAME.csv, shared by all targets of the form.
+        frame: the numbers, for the CSV.
+        grids: the tables for people.
+        sentences: what the numbers say; words between ** are strong.
+    """
+
+    file: str
+    title: str
+    frame: pd.DataFrame
+    grids: list[Grid]
+    sentences: list[str] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        return f"# {self.title}\n\n" + "\n".join(grid.markdown() for grid in self.grids)
+
+
+def suffix(target: Target, dataset: str, shot: int) -> str:
+    """Of the names of figures: what one of them shows where there are several."""
+    several = [f"-{dataset}"] if len(target.datasets) > 1 else []
+    return "".join(several + ([f"-{shot}shot"] if len(target.shots) > 1 else []))
+
+
+def setting(target: Target, dataset: str, shot: int) -> str:
+    """`shapes, 1-shot`, as far as a target has several of them; empty otherwise."""
+    parts = [dataset] if len(target.datasets) > 1 else []
+    return ", ".join(parts + ([f"{shot}-shot"] if len(target.shots) > 1 else []))
+
+
+def prefixed(target: Target, dataset: str, shot: int, sentence: str) -> str:
+    """A sentence that says which setting it is about, where there are several."""
+    where = setting(target, dataset, shot)
+    return f"{where}: {sentence}" if where else sentence
+
+
+# --- beside the paper ------------------------------------------------------------------------------------------
+
+
+def differences(target: Target, id: str) -> list[str]:
+    """What keeps a method's numbers from standing beside the paper's; empty where the setting is the same."""
+    sections, found = target.method(id)["params"], []
+    if sections["data"]["source"] == "shapes":
+        found.append("the data set is generated")
+    else:
+        found += _other_images(target, id)
+    if table1_backbone(sections) is None:
+        found.append(f"the backbone is {sections['backbone']['name']}")
+    if sections["data"]["size"] != SIZE:
+        found.append(f"images have {sections['data']['size']} pixels a side, not {SIZE}")
+    return found
+
+
+def _other_images(target: Target, id: str) -> list[str]:
+    """Whether the lists are those of PASCAL-5i, by their lengths."""
+    known = target.results.known
+    keys = {item.job.inputs.get("data") for item in target.items if item.id == id}
+    job = next((known[key] for key in keys if key in known), None)
+    if job is None:
+        return ["its data set is not known"]
+    index = job.json("index.json")
+    return [
+        f"{len(index[part])} {part} images, not the {count} of PASCAL-5i"
+        for part, count in PASCAL.items()
+        if len(index[part]) != count
+    ]
+
+
+def paper_note(target: Target, notes: Mapping[str, list[str]]) -> str:
+    """Why the paper's numbers are or are not beside ours. notes: id -> `differences`."""
+    if not any(notes.values()):
+        return "The paper's numbers stand beside ours: data set, backbone and image side are the same."
+    groups: dict[str, list[str]] = {}
+    for id, found in notes.items():
+        groups.setdefault("; ".join(found), []).append(target.labels[id])
+    if len(groups) == 1:
+        return f"The paper's numbers (PASCAL-5i) are left out, for the setting differs: {next(iter(groups))}."
+    said = [f"{listed(names)}: {why}" for why, names in groups.items() if why]
+    return f"The paper's numbers (PASCAL-5i) are left out where the setting differs. {'. '.join(said)}."
+
+
+# --- what the numbers rest on -----------------------------------------------------------------------------------
+
+
+def rests_on(target: Target, ids: list[str], shot: int) -> str:
+    """How many training seeds are behind the methods' numbers; empty where none was trained."""
+    counts = [count for id in ids if (count := target.trainings(id, shot))]
+    if not counts:
+        return ""
+    if max(counts) == 1:
+        return "one training seed, and the interval does not cover what another would change"
+    fewest = f"{min(counts)} to " if min(counts) < max(counts) else ""
+    return f"means over {fewest}{counted(max(counts), 'training seed')}"
+
+
+def gain(target: Target, ours: str, theirs: str, shot: int) -> str:
+    """`+3.2 [+1.0, +5.4]`: the difference of two methods in points of mIoU; a dash where it is not known."""
+    return points(*target.difference(ours, theirs, shot))
+
+
+def unlike(target: Target, ours: str, theirs: str, most: int = 3) -> str:
+    """`network.prior: ordered, not pmgm`: how two methods' params differ; empty for more than `most` values."""
+    first, second = (flat(target.method(id)["params"]) for id in (ours, theirs))
+    keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    if not keys or len(keys) > most:
+        return ""
+    return "; ".join(f"{key}: {said(first.get(key))}, not {said(second.get(key))}" for key in keys)
+
+
+def flat(values: Mapping, prefix: str = "") -> dict[str, object]:
+    """{"train.lr": 0.01} of {"train": {"lr": 0.01}}."""
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def said(value: object) -> str:
+    """A value of the params as YAML has it."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(said, value))}]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

@@ -1,0 +1,207 @@
+"""mIoU by fold, in the form of the paper's Table 1: methods and baselines, and the paper's where comparable."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from i2r.paper.published import BACKBONES, published, table1, table1_backbone, table1_name
+from i2r.report import figures
+from i2r.report.forms.shown import (
+    Figure,
+    Shown,
+    differences,
+    gain,
+    paper_note,
+    prefixed,
+    rests_on,
+    setting,
+    suffix,
+    unlike,
+)
+from i2r.report.target import Target
+from i2r.report.text import Grid, folds_said, listed, number, points, with_interval
+
+TRAINED, UNTRAINED, PUBLISHED = "trained", "none", "published"
+
+
+def show(target: Target) -> Shown:
+    """The target as Table 1, a table for each data set."""
+    frames, grids, sentences, drawn = [], [], [], []
+    for dataset in target.datasets:
+        notes = {id: differences(target, id) for id in target.of(dataset) if "@" not in id}
+        table = main_frame(target, dataset, notes)
+        frames.append(table)
+        grids.append(main_grid(target, dataset, table, notes))
+        for shot in target.shots:
+            said = verdicts(target, dataset, shot) + against_first(target, dataset, shot)
+            sentences += [prefixed(target, dataset, shot, text) for text in said]
+            drawn.append(bars(target, dataset, shot))
+    title = "mIoU by fold (form of the paper's Table 1)"
+    return Shown("table", title, pd.concat(frames, ignore_index=True), grids, sentences, drawn)
+
+
+def bars(target: Target, dataset: str, shot: int) -> Figure:
+    """mIoU of methods and baselines by fold."""
+    where = setting(target, dataset, shot)
+    grey = " Trained methods in colour, baselines grey." if any("@" in id for id in target.of(dataset)) else ""
+    caption = f"mIoU by fold{f', {where}' if where else ''}.{grey}"
+    draw = partial(
+        figures.score_bars, target.panels(dataset, shot), target.of(dataset), target.colours, target.labels
+    )
+    return Figure(f"{target.name}{suffix(target, dataset, shot)}", caption, draw)
+
+
+# --- the table -------------------------------------------------------------------------------------------------
+
+
+def main_frame(target: Target, dataset: str, notes: dict[str, list[str]]) -> pd.DataFrame:
+    """A row an id, then the published methods on each comparable backbone.
+
+    Columns: dataset, backbone, reading, method, id, training (trained | none | published), then for each shot
+    `K-shot fold-F`, `K-shot mean`, `K-shot mean low`, `K-shot mean high`, `K-shot paper` (the paper's mean).
+    """
+    rows = []
+    cells = {shot: target.table(dataset, shot) for shot in target.shots}
+    for id in target.of(dataset):
+        name, _, host = id.partition("@")
+        row = {"dataset": dataset, "backbone": target.backbone(id), "reading": target.method(id)["reading"]}
+        row |= {"method": name, "id": id, "training": UNTRAINED if host else TRAINED}
+        for shot, table in cells.items():
+            row |= {f"{shot}-shot {column(name)}": value for name, value in table.loc[id].items()}
+            row[f"{shot}-shot paper"] = None if host or notes[id] else paper_mean(target, id, shot)
+        rows.append(row)
+    alike = dict.fromkeys(
+        table1_backbone(target.method(id)["params"]) for id, found in notes.items() if not found
+    )
+    rows += [row for backbone in alike for row in published_rows(target, backbone)]
+    words = ["dataset", "backbone", "reading", "method", "id", "training"]
+    table = pd.DataFrame(rows)
+    return table.astype({name: float for name in table.columns if name not in words})
+
+
+def column(name: int | str) -> str:
+    return f"fold-{name}" if isinstance(name, int) else name
+
+
+def paper_mean(target: Target, id: str, shot: int) -> float | None:
+    """The paper's mean of the method that this one is."""
+    method = target.method(id)
+    name = table1_name(method["params"], method["reading"])
+    values = name and table1(table1_backbone(method["params"]), name, shot)
+    return values[-1] if values else None
+
+
+def published_rows(target: Target, backbone: str) -> list[dict]:
+    """The paper's rows on a backbone, on the folds of the target."""
+    rows = []
+    for name in published()["table1"][backbone]:
+        row = {"backbone": backbone, "reading": "", "method": name, "training": PUBLISHED}
+        for shot in target.shots:
+            values = table1(backbone, name, shot) or [np.nan] * 5
+            row |= {f"{shot}-shot fold-{fold}": values[fold] for fold in target.folds}
+            row[f"{shot}-shot mean"] = values[-1] if target.folds == [0, 1, 2, 3] else np.nan
+        rows.append(row)
+    return rows
+
+
+def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str, list[str]]) -> Grid:
+    """Table 1 for people."""
+    several = table.loc[table["training"] != PUBLISHED, "reading"].nunique() > 1
+    header = [("", "Method"), ("", "Backbone"), *([("", "Reading")] if several else [])]
+    grid = Grid(header, [], words=len(header), title=dataset if len(target.datasets) > 1 else "")
+    own = table["training"] != PUBLISHED
+    grid.quiet = {at for at, ours in enumerate(own) if not ours}
+    for row in table.itertuples():
+        name = target.labels[row.id] if row.training != PUBLISHED else f"{row.method} (published)"
+        grid.rows.append([name, row.backbone, *([row.reading] if several else [])])
+    for shot in target.shots:
+        group, over = f"{shot}-shot", target.over(dataset, shot)
+        columns = [(f"Fold {fold}", f"{group} fold-{fold}") for fold in target.folds]
+        if len(target.folds) == 1:  # with its interval, for there is no mean that has one
+            columns = [(f"Fold {target.folds[0]} [95 %]", f"{group} mean")]
+        else:
+            which = "" if over == target.folds else f" of {listed(over) if over else 'none'}"
+            columns.append((f"Mean{which} [95 %]", f"{group} mean"))
+        for title, name in columns:
+            grid.header.append((group, title))
+            grid.mark(len(grid.header) - 1, table.loc[own, name])
+            for at, values in enumerate(table.to_dict("records")):
+                text = number(values[name])
+                if name.endswith("mean"):
+                    text = with_interval(values[name], values[f"{name} low"], values[f"{name} high"])
+                if len(target.folds) == 1 and not own[at]:
+                    text = number(values[f"{group} fold-{target.folds[0]}"])
+                grid.rows[at].append(text)
+        if table[f"{group} paper"].notna().any():
+            grid.header.append((group, "paper, mean"))
+            for at, value in enumerate(table[f"{group} paper"]):
+                grid.rows[at].append(number(value))
+    note = "In percent; best and second best of ours are marked. Brackets: 95 % of bootstrap samples of the episodes."
+    if target.host and any("@" in id for id in target.of(dataset)):
+        note += " Thresholds of baselines without training were chosen on training classes."
+    grid.note = f"{note} {paper_note(target, notes)}"
+    return grid
+
+
+# --- sentences -------------------------------------------------------------------------------------------------
+
+
+def verdicts(target: Target, dataset: str, shot: int) -> list[str]:
+    """Where each trained method stands to the best baseline without training. A sentence a method."""
+    over, table = target.over(dataset, shot), target.table(dataset, shot)
+    if not over:
+        return ["No fold has a class to score, so there is no verdict."]
+    margin = target.results.params["report"]["margin"]
+    means = table["mean"]
+    based = [id for id in target.of(dataset) if "@" in id]
+    best = means[based].idxmax() if based and means[based].notna().all() else None
+    out = []
+    for id in (id for id in target.of(dataset) if "@" not in id):
+        if pd.isna(means[id]):
+            out.append(f"**{target.labels[id]}** has not been evaluated on every fold: no verdict.")
+            continue
+        text = f"**{target.labels[id]}** reaches **{means[id]:.1f}** mIoU on {folds_said(over)}"
+        if best is None:
+            out.append(f"{text}.")
+            continue
+        lead, low, high = target.difference(id, best, shot)
+        out.append(
+            f"{text}, {points(lead, low, high)} points to the best baseline without training "
+            f"({target.labels[best]}, {means[best]:.1f}). The bar of {margin:g} points is "
+            f"**{'passed' if lead >= margin else 'not passed'}**."
+        )
+    if based and best is None:
+        out.append(
+            "Not every baseline has been evaluated on every fold, so nothing is measured against the best."
+        )
+    rests = rests_on(target, [id for id in target.of(dataset) if "@" not in id], shot)
+    return out + ([f"What trained methods reach rests on {rests}."] if rests and means.notna().any() else [])
+
+
+def against_first(target: Target, dataset: str, shot: int) -> list[str]:
+    """Every other method against the first one of the target, and what the paper has for the two."""
+    first, *others = (id for id in target.of(dataset) if "@" not in id)
+    means, out = target.table(dataset, shot)["mean"], []
+    for id in (id for id in others if pd.notna(means[id]) and pd.notna(means[first])):
+        options, papers = unlike(target, id, first), paper_gain(target, id, first, shot)
+        text = f"**{target.labels[id]}** against **{target.labels[first]}**: {gain(target, id, first, shot)} points"
+        text += f" ({options})" if options else ""
+        out.append(f"{text}{papers}.")
+    return out
+
+
+def paper_gain(target: Target, ours: str, theirs: str, shot: int) -> str:
+    """`; the paper has ...` where both are methods of Table 1 on one of its backbones, else on ResNet-50."""
+    names = [table1_name(target.method(id)["params"], target.method(id)["reading"]) for id in (ours, theirs)]
+    backbones = {table1_backbone(target.method(id)["params"]) for id in (ours, theirs)}
+    backbone = backbones.pop() if len(backbones) == 1 else None
+    if None in names or names[0] == names[1]:
+        return ""
+    first, second = (table1(backbone or "resnet50", name, shot) for name in names)
+    if first is None or second is None:
+        return ""
+    on = f"PASCAL-5i with {BACKBONES[backbone or 'resnet50']}"
+    return f"; the paper has {first[-1] - second[-1]:+.1f} on {on}"

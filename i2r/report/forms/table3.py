@@ -1,0 +1,186 @@
+"""What each component brings, in the form of the paper's Table 3, and how much the masks take (its Table 5)."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from i2r.paper.published import components, published, table1_backbone, table3, table3_row
+from i2r.report import figures
+from i2r.report.forms.shown import (
+    Figure,
+    Shown,
+    differences,
+    paper_note,
+    rests_on,
+    setting,
+    suffix,
+)
+from i2r.report.target import Target
+from i2r.report.text import Grid, folds_said, number, points, with_interval
+
+SHOT, BACKBONE = 1, "resnet50"  # of the paper's Table 3
+WORDS = ["dataset", "shot", "method", "row", "pmgm", "support", "mask", "mask_test"]
+
+
+def show(target: Target) -> Shown:
+    """The target as Table 3, a table for each data set and shot."""
+    frames, grids, drawn = [], [], []
+    for dataset, shot in product(target.datasets, target.shots):
+        notes = {id: paper_differences(target, id, shot) for id in methods(target, dataset)}
+        table = ablation_frame(target, dataset, shot, notes)
+        frames.append(table)
+        grids.append(ablation_grid(target, dataset, shot, table, notes))
+        if shot == SHOT and (directions := claims_grid(target, table)).rows:
+            grids.append(directions)
+        where = setting(target, dataset, shot)
+        caption = f"mIoU with and without components{f', {where}' if where else ''}."
+        ids = methods(target, dataset)
+        panels = {name: panel.loc[ids] for name, panel in target.panels(dataset, shot).items()}
+        draw = partial(figures.score_bars, panels, ids, target.colours, target.labels)
+        drawn.append(Figure(f"{target.name}{suffix(target, dataset, shot)}", caption, draw))
+    grids += ratio_grids(target)
+    title = "What each component brings (form of the paper's Table 3)"
+    return Shown("ablation", title, pd.concat(frames, ignore_index=True), grids, [], drawn)
+
+
+def methods(target: Target, dataset: str) -> list[str]:
+    return [id for id in target.of(dataset) if "@" not in id]
+
+
+def paper_differences(target: Target, id: str, shot: int) -> list[str]:
+    """`differences`, and that Table 3 is of one shot and ResNet-50."""
+    found = differences(target, id)
+    if table1_backbone(target.method(id)["params"]) == "resnet101":
+        found.append(f"the backbone is resnet101, not {BACKBONE}")
+    return found + ([f"{shot} shots, not {SHOT}"] if shot != SHOT else [])
+
+
+# --- the table -------------------------------------------------------------------------------------------------
+
+
+def reference(target: Target, dataset: str) -> str:
+    """The method that the others are compared with: the first that is the paper's full one, else the first."""
+    ids = methods(target, dataset)
+    return next((id for id in ids if table3_row(parts_of(target, id)) == "full"), ids[0])
+
+
+def parts_of(target: Target, id: str):
+    method = target.method(id)
+    return components(method["params"], method["reading"])
+
+
+def ablation_frame(target: Target, dataset: str, shot: int, notes: dict[str, list[str]]) -> pd.DataFrame:
+    """A row a method; `difference` is to `reference`, `row` names the paper's row with the same components.
+
+    Columns: WORDS, fold-F ..., mean, mean low, mean high, difference, difference low, difference high, paper (where
+    comparable), published (the paper's number whatever the setting). pmgm holds the method's prior.
+    """
+    full, cells, rows = reference(target, dataset), target.table(dataset, shot), []
+    for id in methods(target, dataset):
+        method, parts = target.method(id), parts_of(target, id)
+        network, row = method["params"]["network"], table3_row(parts)
+        values = {"dataset": dataset, "shot": shot, "method": id, "row": row}
+        values |= {"pmgm": network.get("prior"), "support": network.get("support_branch")}
+        values["mask"] = parts.mask if parts else network.get("mask")
+        values["mask_test"] = method["params"]["evaluate"]["mask"] if "mask" in network else None
+        values |= {f"fold-{f}": cells.at[id, f] for f in target.folds}
+        values |= {name: cells.at[id, name] for name in ("mean", "mean low", "mean high")}
+        gained = target.difference(id, full, shot) if id != full else (np.nan,) * 3
+        values |= dict(zip(("difference", "difference low", "difference high"), gained, strict=True))
+        values["published"] = table3(row) if row else np.nan
+        values["paper"] = np.nan if notes[id] else values["published"]
+        rows.append(values)
+    table = pd.DataFrame(rows)
+    return table.astype({name: float for name in table.columns if name not in WORDS})
+
+
+def ablation_grid(
+    target: Target, dataset: str, shot: int, table: pd.DataFrame, notes: dict[str, list[str]]
+) -> Grid:
+    """Table 3 for people."""
+    where = setting(target, dataset, shot)
+    names = ["Method", "Prior", "Support branch", "Mask in training", "Mask at test"]
+    words = len(names)
+    names += [f"Fold {fold}" for fold in target.folds] if len(target.folds) > 1 else []
+    names += [
+        f"{'Mean' if len(target.folds) > 1 else f'Fold {target.folds[0]}'} [95 %]",
+        "to the reference [95 %]",
+    ]
+    papers = table["paper"].notna().any()
+    names += ["paper, mean"] if papers else []
+    grid = Grid([("", name) for name in names], [], words, title=where)
+    for row in table.to_dict("records"):
+        texts = [target.labels[row["method"]], row["pmgm"] or "", "✓" if row["support"] else ""]
+        texts += ["" if row[name] in (None, "none") else row[name] for name in ("mask", "mask_test")]
+        texts += [number(row[f"fold-{f}"]) for f in target.folds] if len(target.folds) > 1 else []
+        texts.append(with_interval(*(row[name] for name in ("mean", "mean low", "mean high"))))
+        gained = (row[name] for name in ("difference", "difference low", "difference high"))
+        texts.append("reference" if row["method"] == reference(target, dataset) else points(*gained))
+        grid.rows.append(texts + ([number(row["paper"], 2)] if papers else []))
+    grid.mark(names.index("to the reference [95 %]") - 1, table["mean"])
+    rests = rests_on(target, list(table["method"]), shot)
+    grid.note = (
+        "mIoU in percent; differences have intervals of paired bootstrap samples of the same episodes. "
+    )
+    grid.note += f"Ours are from {rests}. " if rests else ""
+    grid.note += paper_note(target, notes)
+    return grid
+
+
+# --- the paper's claims ----------------------------------------------------------------------------------------
+
+
+def claims_grid(target: Target, table: pd.DataFrame) -> Grid:
+    """What the paper adds and gains, and what our methods of the same rows do; every pair where rows have several."""
+    header = ["Adding", "Compared", "paper", "here [95 %]", "Direction"]
+    shot = int(table["shot"].iloc[0])
+    over = target.over(table["dataset"].iloc[0], shot)
+    where = folds_said(over) if over else "no fold"
+    note = f"Points of mIoU on {where}; the paper's are means of four folds of PASCAL-5i with ResNet-50."
+    rests = rests_on(target, list(table["method"]), shot)
+    note += f" Ours are from {rests}." if rests else ""
+    grid = Grid(
+        [("", name) for name in header], [], words=2, title="Do the paper's components help here?", note=note
+    )
+    done = table.dropna(subset=["row", "mean"])
+    for claim in published()["claims"]:
+        before, after = (list(done.loc[done["row"] == claim[end], "method"]) for end in ("without", "with"))
+        paper = table3(claim["with"]) - table3(claim["without"])
+        for ours, theirs in product(after, before):
+            gained, low, high = target.difference(ours, theirs, shot)
+            what = f"{target.labels[ours]} − {target.labels[theirs]}"
+            cells = [claim["adding"], what, f"{paper:+.2f}", points(gained, low, high)]
+            grid.rows.append([*cells, direction(gained, low, high, paper)])
+    return grid
+
+
+def direction(gained: float, low: float, high: float, paper: float) -> str:
+    """A word on a difference beside the paper's."""
+    word = "same" if gained * paper > 0 else "opposite"
+    return f"{word}, within the interval" if pd.isna(low) or low <= 0 <= high else word
+
+
+# --- how much is masked ----------------------------------------------------------------------------------------
+
+
+def ratio_grids(target: Target) -> list[Grid]:
+    """Form of the paper's Table 5: cells that the mask would take at test, by block of cross-attention, in percent."""
+    found = [(item, ratios) for item in target.items if (ratios := item.scores.get("mask_ratio"))]
+    if not found:
+        return []
+    blocks = max(len(ratios) for _, ratios in found)
+    header = ["Method", "Shot", "Fold", "Seed", *(f"block {number}" for number in range(blocks))]
+    grid = Grid([("", name) for name in header], [], title="Mask ratio (form of the paper's Table 5)")
+    for item, ratios in found:
+        place = [str(item.row[name]) for name in ("shot", "fold", "seed")]
+        texts = [f"{100 * ratio:.4f}" for ratio in ratios] + ["-"] * (blocks - len(ratios))
+        grid.rows.append([target.labels[item.id], *place, *texts])
+    grid.note = (
+        "Percent of the cells of each cross-attention that the method's mask would take, measured at test with the "
+        "true query mask and not applied."
+    )
+    return [grid]

@@ -1,0 +1,184 @@
+"""Quality of the prior maps, in the form of the paper's Table 4, and what they are made of."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from i2r.paper.published import table1_backbone, table4
+from i2r.report import figures
+from i2r.report.classes import class_names
+from i2r.report.forms.shown import Figure, Shown, differences, paper_note, prefixed, setting, suffix
+from i2r.report.results import Finished
+from i2r.report.target import Target
+from i2r.report.text import Grid, number
+
+PRIORS = {
+    "bam": "BAM's (baseline)",
+    "pmgm": "PMGM (I²R)",
+    "ordered": "PMGM ordered (ours)",
+    "mean": "one prototype",
+}
+MEASURES = {  # what it is called, digits, whether lower is better
+    "bce": ("Cross-entropy between prior and mask (the paper's measure; lower is better)", 4, True),
+    "ap": ("Average precision in percent (calibration cannot buy it)", 1, False),
+    "iou_best": ("IoU in percent at the best threshold, chosen on the test episodes themselves", 1, False),
+}
+SHOT, BACKBONE = 1, "resnet50"  # of the paper's Table 4
+
+
+def show(target: Target) -> Shown:
+    """The target as Table 4, on the frozen networks of the method that its baselines name."""
+    title = "Quality of the priors (form of the paper's Table 4)"
+    columns = ["shot", "measure", "prior", *(f"fold-{f}" for f in target.folds), "mean", "deviation", "paper"]
+    if target.host is None:
+        return Shown(
+            "priors",
+            title,
+            pd.DataFrame(columns=columns),
+            [],
+            ["No baselines are asked for, so there are no priors."],
+        )
+    frames, grids, sentences, drawn = [], [], [], []
+    dataset = target.dataset(target.host)
+    for shot in target.shots:
+        notes = {target.host: paper_differences(target, shot)}
+        table = prior_frame(target, shot, comparable=not notes[target.host])
+        frames.append(table)
+        if table.empty:
+            continue
+        grids += prior_grids(target, shot, table, notes)
+        sentences += [prefixed(target, dataset, shot, text) for text in verdicts(table)]
+        where = setting(target, dataset, shot)
+        caption = f"Quality of the prior maps{f', {where}' if where else ''}."
+        draw = partial(
+            figures.prior_dots, table, target.folds, PRIORS, {m: v[1] for m, v in MEASURES.items()}
+        )
+        drawn.append(Figure(f"{target.name}{suffix(target, dataset, shot)}", caption, draw))
+    grids += cam_grids(target)
+    whole = pd.concat(frames, ignore_index=True)
+    return Shown("priors", title, whole, grids, sentences, drawn)
+
+
+def paper_differences(target: Target, shot: int) -> list[str]:
+    """`differences`, and that Table 4 is of one shot and ResNet-50."""
+    found = differences(target, target.host)
+    if table1_backbone(target.method(target.host)["params"]) == "resnet101":
+        found.append(f"the backbone is resnet101, not {BACKBONE}")
+    return found + ([f"{shot} shots, not {SHOT}"] if shot != SHOT else [])
+
+
+def prior_frame(target: Target, shot: int, comparable: bool) -> pd.DataFrame:
+    """Columns: shot, measure, prior, fold-F ..., mean, deviation (of the mean, over seeds of the episodes), paper (its
+    mean, where comparable)."""
+    all_ = target.results.priors
+    own = all_[(all_["on"] == target.host) & (all_["shot"] == shot) & all_["fold"].isin(target.folds)]
+    rows = []
+    for measure in MEASURES:
+        cells = own.groupby(["prior", "fold"])[measure].mean().unstack("fold").reindex(columns=target.folds)
+        over = [fold for fold in target.folds if cells[fold].notna().any()]
+        for prior in [*PRIORS, *sorted(set(cells.index) - set(PRIORS))]:
+            if prior not in cells.index:
+                continue
+            means = own[own["prior"] == prior].groupby("eval_seed")[measure].mean()
+            row = {"shot": shot, "measure": measure, "prior": prior}
+            row |= {f"fold-{fold}": cells.at[prior, fold] for fold in target.folds}
+            row["mean"] = cells.loc[prior, over].mean(skipna=False) if over else np.nan
+            row["deviation"] = means.std(ddof=1) if len(means) > 1 else np.nan
+            row["paper"] = table4(prior) if comparable and measure == "bce" else None
+            rows.append(row)
+    numbers = [*(f"fold-{fold}" for fold in target.folds), "mean", "deviation", "paper"]
+    table = pd.DataFrame(rows, columns=["shot", "measure", "prior", *numbers])
+    return table.astype(dict.fromkeys(numbers, float))
+
+
+def prior_grids(target: Target, shot: int, table: pd.DataFrame, notes: dict[str, list[str]]) -> list[Grid]:
+    """A table for each measure."""
+    grids, several = [], len(target.folds) > 1
+    where = setting(target, target.dataset(target.host), shot)
+    for measure, (title, digits, lower) in MEASURES.items():
+        own = table[table["measure"] == measure]
+        papers = own["paper"].notna().any()
+        names = ["Prior", *(f"Fold {fold}" for fold in target.folds), *(["Mean"] if several else [])]
+        grid = Grid([("", name) for name in names + (["paper, mean"] if papers else [])], [])
+        grid.title = f"{title}{f', {where}' if where else ''}"
+        for row in own.to_dict("records"):
+            texts = [number(row[f"fold-{fold}"], digits) for fold in target.folds]
+            spread = "" if pd.isna(row["deviation"]) else f" ± {row['deviation']:.{digits}f}"
+            texts += [number(row["mean"], digits) + spread] if several else []
+            texts += [number(row["paper"], digits)] if papers else []
+            grid.rows.append([PRIORS.get(row["prior"], row["prior"]), *texts])
+        grid.mark(len(names) - 1, -own["mean"] if lower else own["mean"])
+        grids.append(grid)
+    deviation = "± is the deviation over seeds of the episodes. " if table["deviation"].notna().any() else ""
+    grids[-1].note = deviation + paper_note(target, notes)
+    return grids
+
+
+def verdicts(table: pd.DataFrame) -> list[str]:
+    """Which prior is best by which measure, and PMGM's beside BAM's."""
+    means = table.pivot(index="measure", columns="prior", values="mean")
+    if means.isna().all(axis=None):
+        return []
+    names = {"bce": "cross-entropy", "ap": "average precision", "iou_best": "IoU at the best threshold"}
+    parts = []
+    for measure, (_, digits, lower) in MEASURES.items():
+        own = means.loc[measure].dropna()
+        if len(own):
+            best = own.idxmin() if lower else own.idxmax()
+            parts.append(f"**{PRIORS.get(best, best)}** by {names[measure]} ({own[best]:.{digits}f})")
+    out = [f"The best prior map is {', '.join(parts)}."]
+    if {"pmgm", "bam"} <= set(means.columns) and means[["pmgm", "bam"]].notna().all(axis=None):
+        lower = "lower" if means.at["bce", "pmgm"] < means.at["bce", "bam"] else "higher"
+        paper = "lower" if table4("pmgm") < table4("bam") else "higher"
+        pairs = [
+            f"{names[measure]} {number(means.at[measure, 'pmgm'])} against {number(means.at[measure, 'bam'])}"
+            for measure in ("ap", "iou_best")
+        ]
+        out.append(
+            f"PMGM's prior has the {lower} cross-entropy against BAM's (in the paper the {paper}); "
+            f"{' and '.join(pairs)}."
+        )
+    return out
+
+
+# --- what the prior is made of ---------------------------------------------------------------------------------
+
+
+def cam_grids(target: Target) -> list[Grid]:
+    """CAM+ on the object, and the classes that the classifier reads from the supports, by shot and fold."""
+    where = ["Shot", "Fold", "Episodes' seed"]
+    measures = {
+        "share_cam": "share of query, %",
+        "precision_cam": "precision, %",
+        "recall_cam": "recall of object, %",
+    }
+    plus = Grid([("", n) for n in (*where, *measures.values())], [], words=0, title="CAM+ against the object")
+    plus.note = (
+        "How much of the query CAM+ marks, how much of that is object, how much of the object it finds."
+    )
+    read = Grid([("", n) for n in (*where, "Class of the episodes", "read as")], [], words=5)
+    read.title = "Classes that the classifier reads from the masked supports"
+    for place, job in cam_jobs(target):
+        scores = job.json("scores.json")
+        at, names = [str(value) for value in place], class_names(job, target.results.known)
+        plus.rows.append(at + [number(scores["cam"][name]) for name in measures])
+        classes = next(iter(scores["methods"].values()))["classes"]
+        for class_id, counts in scores.get("cam_classes", {}).items():
+            total = sum(counts.values())
+            top = sorted(counts.items(), key=lambda pair: -pair[1])[:3]
+            texts = [f"{names.get(int(c), f'class {c}')} {100 * n / total:.0f} %" for c, n in top]
+            read.rows.append([*at, str(classes[class_id]["name"]).replace("_", " "), ", ".join(texts)])
+    return [grid for grid in (plus, read) if grid.rows]
+
+
+def cam_jobs(target: Target) -> list[tuple[tuple[int, int, int], Finished]]:
+    """The baselines jobs of the target that have a CAM, with shot, fold and seed of the episodes."""
+    found = {
+        tuple(item.row[name] for name in ("shot", "fold", "eval_seed")): item.job
+        for item in target.items
+        if item.baseline and "cam" in item.job.json("scores.json")
+    }
+    return sorted(found.items())

@@ -1,0 +1,64 @@
+"""The figures of a report that belong to no single target: loss curves, and episodes in pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from i2r.report import figures, pictures
+from i2r.report.forms.shown import Figure
+from i2r.report.results import Results, Scored, dataset_of
+
+
+def curves(results: Results, labels: dict[str, str]) -> list[Figure]:
+    """Training loss of every method, a figure a data set."""
+    names = {name: labels[name] for name in results.methods}
+    found = []
+    for dataset, table in results.curves.groupby("dataset", sort=False):
+        several = results.curves["dataset"].nunique() > 1
+        draw = partial(figures.loss_curves, table, names)
+        caption = f"Training loss{f' on {dataset}' if several else ''}."
+        found.append(Figure(f"curves{f'-{dataset}' if several else ''}", caption, draw))
+    return found
+
+
+def shown_methods(results: Results) -> list[str]:
+    """Methods whose episodes are shown: those of targets that are no ablation, or all if there is no other."""
+    targets = results.params["targets"].values()
+    chosen = [t for t in targets if not t.get("ablation") and t["form"] != "table4"] or list(targets)
+    return list(dict.fromkeys(name for target in chosen for name in target["methods"]))
+
+
+def _kept(results: Results) -> Iterator[tuple[tuple, dict[str, Scored]]]:
+    """(data set, shot, fold) -> method -> its first evaluation that kept pictures."""
+    found: dict[tuple, dict[str, Scored]] = {}
+    chosen = shown_methods(results)
+    for item in sorted(results.scored, key=lambda item: chosen.index(item.id) if item.id in chosen else -1):
+        file = item.job.folder / "pictures.npz"
+        if item.id in chosen and item.scores.get("miou") is not None and file.is_file():
+            place = dataset_of(results.methods[item.id]), item.row["shot"], item.row["fold"]
+            found.setdefault(place, {}).setdefault(item.id, item)
+    yield from sorted(found.items())
+
+
+def episodes(results: Results, labels: dict[str, str]) -> tuple[list[Figure], dict[str, list[Figure]]]:
+    """Figures that compare methods on the same episodes, and of each method its own with CAM and prior."""
+    rows = results.params["report"]["pictures"]
+    if not rows:
+        return [], {}
+    groups = list(_kept(results))
+    datasets, shots = ({place[at] for place, _ in groups} for at in (0, 1))
+    compared: list[Figure] = []
+    own: dict[str, list[Figure]] = {}
+    for (dataset, shot, fold), kept in groups:
+        suffix = (f"-{dataset}" if len(datasets) > 1 else "") + (f"-{shot}shot" if len(shots) > 1 else "")
+        where = (f"{dataset}, " if len(datasets) > 1 else "") + (f"{shot}-shot, " if len(shots) > 1 else "")
+        where += f"fold {fold}"
+        files = {labels[id]: item.job.folder / "pictures.npz" for id, item in kept.items()}
+        if len(files) > 1:
+            draw = partial(pictures.comparison_figure, files, rows=rows)
+            compared.append(Figure(f"compare{suffix}-fold{fold}", where, draw))
+        for id in kept:
+            draw = partial(pictures.episode_figure, files[labels[id]], rows=rows)
+            own.setdefault(id, []).append(Figure(f"episodes-{id}{suffix}-fold{fold}", where, draw))
+    return compared, own

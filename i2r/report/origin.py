@@ -1,0 +1,96 @@
+"""How each number was made: the values of each method, the keys of its jobs and their commands, cost, environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from i2r.progress import clock
+from i2r.report.forms.shown import flat, said
+from i2r.report.results import Finished, Results
+from i2r.report.text import Grid
+
+
+def command(job: Finished) -> str:
+    """What makes the job by hand."""
+    return f"i2r run {job.step} --spec results/specs/{job.step}/{job.key}.json"
+
+
+def jobs_of(results: Results, method: str) -> list[Finished]:
+    """The jobs behind a method's numbers, inputs first."""
+    roles = [
+        row[end] for row in results.params["runs"] if row["method"] == method for end in ("train", "evaluate")
+    ]
+    roles += [row["job"] for row in results.params["baselines"] if row["method"] == method]
+    needed: set[str] = set()
+    todo = [results.jobs[role].key for role in roles if role in results.jobs]
+    while todo:
+        key = todo.pop()
+        if key in results.known and key not in needed:
+            needed.add(key)
+            todo += results.known[key].inputs.values()
+    return [job for job in results.jobs.values() if job.key in needed]
+
+
+def values_of(results: Results, method: str) -> list[tuple[str, list[tuple[str, str, bool]]]]:
+    """Section -> (name, value, whether it differs from the first method's) of every value of a method."""
+    first = next(iter(results.methods.values()))["params"]
+    found = []
+    for section, values in results.methods[method]["params"].items():
+        other = flat(first[section])
+        rows = [(name, said(value), other.get(name) != value) for name, value in flat(values).items()]
+        found.append((section, rows))
+    return found
+
+
+def methods(results: Results, labels: dict[str, str]) -> list[dict[str, Any]]:
+    """An entry a method for the page."""
+    return [
+        {
+            "name": name,
+            "label": labels[name],
+            "reading": method["reading"],
+            "values": values_of(results, name),
+            "jobs": [
+                {
+                    "step": job.step,
+                    "label": job.label,
+                    "key": job.key,
+                    "time": seconds(job),
+                    "command": command(job),
+                }
+                for job in jobs_of(results, name)
+            ],
+        }
+        for name, method in results.methods.items()
+    ]
+
+
+def seconds(job: Finished) -> str:
+    return clock(float(job.times["seconds"]))
+
+
+def cost(jobs: Iterable[Finished]) -> Grid:
+    """What each step took."""
+    jobs = list(jobs)
+    header = ["Step", "jobs", "time of all", "longest", "peak memory, GB"]
+    grid = Grid([("", name) for name in header], [])
+    for step in dict.fromkeys(job.step for job in jobs):
+        own = [job for job in jobs if job.step == step]
+        times = [float(job.times["seconds"]) for job in own]
+        memory = [job.peak_memory_mb for job in own if job.peak_memory_mb]
+        peak = f"{max(memory) / 1024:.1f}" if memory else "-"
+        grid.rows.append([step, str(len(own)), clock(sum(times)), clock(max(times)), peak])
+    return grid
+
+
+def environment(jobs: Iterable[Finished]) -> Grid:
+    """What the jobs ran with; several values where they differ."""
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        for name, value in job.environment.items():
+            text = "unknown" if value is None else said(value)
+            if text not in found.setdefault(name, []):
+                found[name].append(text)
+    rows = [[name.replace("_", " "), ", ".join(values)] for name, values in found.items()]
+    return Grid([("", "What"), ("", "Value")], rows, words=2)

@@ -1,0 +1,173 @@
+"""A target of the experiment as the report shows it: its methods, folds, shots and seeds, and numbers over them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from i2r.metrics.statistics import interval
+from i2r.report.figures import colours
+from i2r.report.results import Results, Scored, dataset_of
+
+# Baselines without training, in the order of tables.
+BASELINES = {
+    "foreground": "everything foreground",
+    "prior-pmgm": "prior PMGM, thresholded",
+    "prior-ordered": "prior PMGM ordered (ours), thresholded",
+    "prior-bam": "prior of BAM, thresholded",
+    "prior-mean": "prior of one prototype, thresholded",
+    "prototype": "prototype matching",
+}
+
+
+def labels(results: Results) -> dict[str, str]:
+    """What tables call each id; where two would be called alike, the name of the method tells them apart."""
+    given = {name: method["label"] for name, method in results.methods.items()}
+    often = Counter(given.values())
+    found = {name: text if often[text] == 1 else f"{text} ({name})" for name, text in given.items()}
+    hosts = {row["method"] for row in results.params["baselines"]}
+    for item in results.scored:
+        if item.baseline:
+            text = BASELINES.get(item.baseline, item.baseline)
+            found[item.id] = text if len(hosts) == 1 else f"{text}, on {found[item.row['method']]}"
+    return found
+
+
+class Target:
+    """The numbers of one target.
+
+    Attributes:
+        form: how it is shown.
+        trained: its methods by name, in the order of the params.
+        ids: its methods and then its baselines.
+        labels, colours: of methods, the same in the whole report.
+    """
+
+    def __init__(self, name: str, results: Results) -> None:
+        values = results.params["targets"][name]
+        self.name, self.results, self.form = name, results, values["form"]
+        self.trained: list[str] = list(values["methods"])
+        self.host: str | None = values["baselines"]
+        self.folds: list[int] = list(values["folds"])
+        self.shots: list[int] = list(values["shots"])
+        self.seeds: list[int] = list(values["seeds"])
+        self.labels = labels(results)
+        self.colours = colours(list(results.methods))
+        self.items = [item for item in results.scored if self._has(item)]
+        found = list(dict.fromkeys(item.baseline for item in self.items if item.baseline))
+        order = [b for b in BASELINES if b in found] + [b for b in found if b not in BASELINES]
+        self.ids = [*self.trained, *(f"{baseline}@{self.host}" for baseline in order)]
+
+    def _has(self, item: Scored) -> bool:
+        row = item.row
+        place = row["fold"] in self.folds and row["shot"] in self.shots
+        if item.baseline:
+            return place and row["method"] == self.host
+        return place and row["method"] in self.trained and row["seed"] in self.seeds
+
+    @property
+    def datasets(self) -> list[str]:
+        """Data sets of its methods, in their order."""
+        return list(dict.fromkeys(self.dataset(name) for name in self.trained))
+
+    def method(self, id: str) -> dict[str, Any]:
+        """Label, reading and params of a method; of a baseline those of the method that it runs on."""
+        return self.results.methods[id.rpartition("@")[2]]
+
+    def dataset(self, id: str) -> str:
+        return dataset_of(self.method(id))
+
+    def backbone(self, id: str) -> str:
+        return self.method(id)["params"]["backbone"]["name"]
+
+    def of(self, dataset: str) -> list[str]:
+        """Its ids on a data set."""
+        return [id for id in self.ids if self.dataset(id) == dataset]
+
+    def _items(self, id: str, shot: int, fold: int) -> list[Scored]:
+        return [i for i in self.items if i.id == id and i.row["shot"] == shot and i.row["fold"] == fold]
+
+    def over(self, dataset: str, shot: int) -> list[int]:
+        """The folds that a mean is over: all but those in which no class of the data set is left to score."""
+        found = []
+        for fold in self.folds:
+            items = [item for id in self.of(dataset) for item in self._items(id, shot, fold)]
+            if not items or any(item.scores.get("miou") is not None for item in items):
+                found.append(fold)
+        return found
+
+    def samples(self, id: str, shot: int, fold: int) -> np.ndarray | None:
+        """Bootstrap samples of mIoU (percent), (R,), mean of the runs of a fold; None if one of them has none."""
+        drawn = [self.results.samples(item) for item in self._items(id, shot, fold)]
+        if not drawn or any(one is None for one in drawn):
+            return None
+        return np.mean(drawn, axis=0)
+
+    def mean_samples(self, id: str, shot: int) -> np.ndarray | None:
+        """The same of the mean over folds."""
+        drawn = [self.samples(id, shot, fold) for fold in self.over(self.dataset(id), shot)]
+        return np.mean(drawn, axis=0) if drawn and all(one is not None for one in drawn) else None
+
+    def table(self, dataset: str, shot: int, value: str = "miou") -> pd.DataFrame:
+        """Ids by folds, in percent: columns of `folds`, then mean, mean low, mean high.
+
+        A cell is the mean of its runs (seeds of training and episodes). The mean is there only if every fold of
+        `over` has a number; mIoU alone has an interval.
+        """
+        over = self.over(dataset, shot)
+        rows = {}
+        for id in self.of(dataset):
+            row: dict[Any, float] = {}
+            for fold in self.folds:
+                numbers = [item.scores.get(value) for item in self._items(id, shot, fold)]
+                known = numbers and all(number is not None for number in numbers)
+                row[fold] = float(np.mean(numbers)) if known else np.nan
+            row["mean"] = float(np.mean([row[fold] for fold in over])) if over else np.nan
+            drawn = self.mean_samples(id, shot) if value == "miou" and not np.isnan(row["mean"]) else None
+            row["mean low"], row["mean high"] = (np.nan, np.nan) if drawn is None else interval(drawn)
+            rows[id] = row
+        columns = [*self.folds, "mean", "mean low", "mean high"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype(float)
+
+    def panels(self, dataset: str, shot: int) -> dict[str, pd.DataFrame]:
+        """`table` as panels of a figure: title -> columns value, low, high by id; the mean comes last."""
+        table = self.table(dataset, shot)
+        found = {}
+        for fold in self.folds:
+            ends = {
+                id: interval(drawn)
+                for id in table.index
+                if (drawn := self.samples(id, shot, fold)) is not None
+            }
+            panel = pd.DataFrame.from_dict(ends, orient="index", columns=["low", "high"]).astype(float)
+            found[f"Fold {fold}"] = panel.reindex(table.index).assign(value=table[fold])
+        names = {"mean": "value", "mean low": "low", "mean high": "high"}
+        if len(self.folds) > 1:
+            found["Mean"] = table[list(names)].rename(columns=names)
+        return found
+
+    def difference(self, ours: str, theirs: str, shot: int) -> tuple[float, float, float]:
+        """Difference of two means over folds (points of mIoU) and its 95 % interval, paired by episode.
+
+        NaN on different data sets; an interval is there only where both were scored on the same episodes.
+        """
+        nothing = (np.nan, np.nan, np.nan)
+        if self.dataset(ours) != self.dataset(theirs):
+            return nothing
+        table = self.table(self.dataset(ours), shot)
+        gain = table.at[ours, "mean"] - table.at[theirs, "mean"]
+        a, b = self.mean_samples(ours, shot), self.mean_samples(theirs, shot)
+        if a is None or b is None or self._episodes(ours, shot) != self._episodes(theirs, shot):
+            return gain, np.nan, np.nan
+        return gain, *interval(a - b)
+
+    def _episodes(self, id: str, shot: int) -> set[str | None]:
+        items = (item for fold in self.folds for item in self._items(id, shot, fold))
+        return {item.job.inputs.get("episodes") for item in items}
+
+    def trainings(self, id: str, shot: int) -> int:
+        """Number of training seeds behind a method's numbers."""
+        return len({i.row["seed"] for fold in self.folds for i in self._items(id, shot, fold)} - {None})

@@ -1,0 +1,91 @@
+"""The report step: everything that people open of an experiment, from the files of finished jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from i2r.files import write_json, write_text
+from i2r.pipeline.jobs import Job
+from i2r.report import gallery, page
+from i2r.report.forms import FORMS
+from i2r.report.forms.shown import Shown
+from i2r.report.results import METRICS, PER_CLASS, Results
+from i2r.report.target import Target, labels
+
+FILES = ("table", "ablation", "priors")  # always there, also where no target has such a form
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write metrics, tables, figures and report.html to `job.out`; returns mean mIoU by method (percent).
+
+    What is missing is named in the report, with a reason.
+    """
+    results, out = Results(job.params, job.inputs), job.out
+    results.evaluations[METRICS].to_csv(out / "metrics.csv", index=False, float_format="%.4f")
+    results.per_class[PER_CLASS].to_csv(out / "per_class.csv", index=False, float_format="%.4f")
+    results.curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
+
+    targets = [Target(name, results) for name in job.params["targets"]]
+    shown = [(target, FORMS[target.form](target)) for target in targets]
+    for name in dict.fromkeys([*FILES, *(made.file for _, made in shown)]):
+        write_tables(out, name, [(target, made) for target, made in shown if made.file == name])
+
+    numbers = nested(results)
+    write_json(out / "metrics.json", numbers)
+
+    names = labels(results)
+    compared, own = gallery.episodes(results, names)
+    curves = gallery.curves(results, names)
+    (out / "figures").mkdir(exist_ok=True)
+    for figure in (
+        *(figure for _, made in shown for figure in made.figures),
+        *curves,
+        *compared,
+        *(figure for figures in own.values() for figure in figures),
+    ):
+        figure.draw(out / "figures" / f"{figure.name}.png")
+    text = page.render(results, shown, (curves, compared, own), names, out / "figures")
+    write_text(out / "report.html", text)
+    return {
+        f"{method}/{shot}/{value}": mean
+        for method, shots in numbers.items()
+        for shot, values in shots.items()
+        for value, cells in values.items()
+        if (mean := cells.get("mean")) is not None
+    }
+
+
+def write_tables(folder: Path, name: str, shown: Sequence[tuple[Target, Shown]]) -> None:
+    """NAME.md and NAME.csv of all targets of a form."""
+    several = len(shown) > 1
+    parts = [f"<!-- {target.name} -->\n" * several + made.markdown() for target, made in shown]
+    text = "\n".join(parts) if parts else "No target of this experiment has this form.\n"
+    write_text(folder / f"{name}.md", text)
+    frames = [made.frame.assign(target=target.name) for target, made in shown]
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["target"])
+    table = table[["target", *(column for column in table.columns if column != "target")]]
+    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
+
+
+def nested(results: Results) -> dict[str, Any]:
+    """Numbers for `dvc metrics show`: {"i2r": {"1-shot": {"miou": {"fold0": ..., "mean": ...}, "fb_iou": ...}}}.
+
+    A baseline goes by its name where baselines run on one method's networks only, else by `baseline@method`.
+    """
+    table = results.evaluations
+    plain = table["on"].nunique() <= 1
+    out: dict[str, Any] = {}
+    for (id, shot), rows in table.groupby(["id", "shot"], sort=False):
+        for value in ("miou", "fb_iou"):
+            cells = rows.groupby("fold")[value].mean().dropna()
+            if len(cells):
+                kept = {f"fold{fold}": round(float(number), 2) for fold, number in cells.items()}
+                kept["mean"] = round(float(np.mean(cells)), 2)
+                name = id.partition("@")[0] if plain else id
+                out.setdefault(name, {}).setdefault(f"{shot}-shot", {})[value] = kept
+    return out

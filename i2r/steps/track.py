@@ -1,0 +1,44 @@
+"""The track step: import all finished runs into MLflow, where it is installed. It never fails a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from i2r.files import write_json
+from i2r.pipeline.jobs import Job
+
+AGAIN = "the runs stay files, and `i2r track` imports them later"
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write tracked.json: imported (number of runs, None where it failed), uri, and why (None where all is well)."""
+    results = next(folder.parent for folder in job.out.resolve().parents if folder.name == "state")
+    found = import_runs(results)
+    if found["why"]:
+        print(f"i2r: {found['why']}", file=sys.stderr)
+    write_json(job.out / "tracked.json", found)
+    return {} if found["imported"] is None else {"imported": found["imported"]}
+
+
+def import_runs(results: Path) -> dict[str, Any]:
+    """What tracked.json holds, of an import of all finished runs below `results`."""
+    try:
+        from i2r.tracking.mlflow_import import public_uri, track
+    except ImportError as error:
+        why = f"mlflow cannot be imported ({one_line(error)}): {AGAIN}"
+        return {"imported": None, "uri": None, "why": why}
+    uri = public_uri(results)
+    try:
+        return {"imported": track(results), "uri": uri, "why": None}
+    except (
+        Exception
+    ) as error:  # whatever MLflow, its database or a server has: the numbers are made without it
+        return {"imported": None, "uri": uri, "why": f"MLflow failed at {uri} ({one_line(error)}): {AGAIN}"}
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error, at most 200 characters."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
