@@ -42,7 +42,10 @@ def listed(words: Sequence[object], last: str = "and") -> str:
 
 def folds_said(folds: Sequence[int]) -> str:
     """`fold 0`, or `the mean of folds 0 and 1`."""
-    return f"fold {folds[0]}" if len(folds) == 1 else f"the mean of folds {listed(folds)}"
+    if len(folds) == 1:
+        return f"fold {folds[0]}"
+    row = len(folds) > 2 and list(folds) == list(range(folds[0], folds[-1] + 1))
+    return f"the mean of folds {f'{folds[0]} to {folds[-1]}' if row else listed(folds)}"
 
 
 def counted(number: int, word: str) -> str:

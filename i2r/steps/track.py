@@ -16,14 +16,19 @@ def run(job: Job) -> dict[str, Any]:
     """Write tracked.json: imported (number of runs, None where it failed), uri, and why (None where all is well)."""
     results = next(folder.parent for folder in job.out.resolve().parents if folder.name == "state")
     found = import_runs(results)
-    if found["why"]:
-        print(f"i2r: {found['why']}", file=sys.stderr)
     write_json(job.out / "tracked.json", found)
     return {} if found["imported"] is None else {"imported": found["imported"]}
 
 
 def import_runs(results: Path) -> dict[str, Any]:
-    """What tracked.json holds, of an import of all finished runs below `results`."""
+    """Import all finished runs below `results`; returns what tracked.json holds, and prints `why` to stderr."""
+    found = _import(results)
+    if found["why"]:
+        print(f"i2r: {found['why']}", file=sys.stderr)
+    return found
+
+
+def _import(results: Path) -> dict[str, Any]:
     try:
         from i2r.tracking.mlflow_import import public_uri, track
     except ImportError as error:

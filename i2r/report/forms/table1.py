@@ -46,7 +46,9 @@ def show(target: Target) -> Shown:
 def bars(target: Target, dataset: str, shot: int) -> Figure:
     """mIoU of methods and baselines by fold."""
     where = setting(target, dataset, shot)
-    grey = " Trained methods in colour, baselines grey." if any("@" in id for id in target.of(dataset)) else ""
+    grey = (
+        " Trained methods in colour, baselines grey." if any("@" in id for id in target.of(dataset)) else ""
+    )
     caption = f"mIoU by fold{f', {where}' if where else ''}.{grey}"
     draw = partial(
         figures.score_bars, target.panels(dataset, shot), target.of(dataset), target.colours, target.labels
@@ -159,24 +161,23 @@ def verdicts(target: Target, dataset: str, shot: int) -> list[str]:
     based = [id for id in target.of(dataset) if "@" in id]
     best = means[based].idxmax() if based and means[based].notna().all() else None
     out = []
+    if best is not None:
+        on = f"on the frozen networks of {target.labels[target.host]}"
+        out.append(
+            f"The best baseline without training ({on}) is {target.labels[best]}, {means[best]:.1f} mIoU."
+        )
+    elif based:
+        out.append("Not every baseline has been evaluated on every fold, so nothing stands beside the best.")
     for id in (id for id in target.of(dataset) if "@" not in id):
         if pd.isna(means[id]):
             out.append(f"**{target.labels[id]}** has not been evaluated on every fold: no verdict.")
             continue
         text = f"**{target.labels[id]}** reaches **{means[id]:.1f}** mIoU on {folds_said(over)}"
-        if best is None:
-            out.append(f"{text}.")
-            continue
-        lead, low, high = target.difference(id, best, shot)
-        out.append(
-            f"{text}, {points(lead, low, high)} points to the best baseline without training "
-            f"({target.labels[best]}, {means[best]:.1f}). The bar of {margin:g} points is "
-            f"**{'passed' if lead >= margin else 'not passed'}**."
-        )
-    if based and best is None:
-        out.append(
-            "Not every baseline has been evaluated on every fold, so nothing is measured against the best."
-        )
+        if best is not None:
+            lead, low, high = target.difference(id, best, shot)
+            passed = "passed" if lead >= margin else "not passed"
+            text += f", {points(lead, low, high)} to that baseline; the bar of {margin:+g} is **{passed}**"
+        out.append(f"{text}.")
     rests = rests_on(target, [id for id in target.of(dataset) if "@" not in id], shot)
     return out + ([f"What trained methods reach rests on {rests}."] if rests and means.notna().any() else [])
 

@@ -54,7 +54,7 @@ def show(target: Target) -> Shown:
         where = setting(target, dataset, shot)
         caption = f"Quality of the prior maps{f', {where}' if where else ''}."
         draw = partial(
-            figures.prior_dots, table, target.folds, PRIORS, {m: v[1] for m, v in MEASURES.items()}
+            figures.prior_dots, table, target.folds, PRIORS, {m: v[2] for m, v in MEASURES.items()}
         )
         drawn.append(Figure(f"{target.name}{suffix(target, dataset, shot)}", caption, draw))
     grids += cam_grids(target)
