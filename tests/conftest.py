@@ -17,7 +17,6 @@ import pytest
 import yaml
 
 from i2r.config.load import overlay
-
 from i2r.pipeline.steps import STEPS
 
 ROOT = Path(__file__).parents[1]
