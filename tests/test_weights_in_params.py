@@ -119,7 +119,7 @@ def test_an_imported_network_is_evaluated_like_one_that_was_trained_here(inputs,
     read = {int(c) for counts in scores["cam_classes"].values() for c in counts}
     assert max(read) >= 20, "classes of its own classifier with 1000, not of the small backbone's 20"
     network = predict.load(imported, device="cpu").network
-    alone = evaluate.job_encoder(job, torch.device("cpu"))
+    alone = evaluate.job_encoder(job, torch.device("cpu"), evaluate.evaluation_options(job))
     assert all(
         torch.equal(a, b) for a, b in zip(network.encoder.parameters(), alone.parameters(), strict=True)
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from i2r.config.networks import NETWORKS
-from i2r.config.schema import BACKBONES
+from i2r.config.schema import BACKBONES, SOURCES
 from i2r.pipeline.steps import STEPS
 
 PACKAGE = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ def modules(step: str, params: Mapping[str, Any] | None = None) -> list[str]:
     """The modules of this package that a job of a step uses, sorted.
 
     Args:
-        params: of the job: they name its network and its backbone. None: those of every network and backbone.
+        params: of the job: they name its network, backbone and data source. None, or where they name none: all.
     """
     registered = [options.module for options in NETWORKS.values()] + [
         entry.build for entry in BACKBONES.values()
@@ -34,6 +34,9 @@ def modules(step: str, params: Mapping[str, Any] | None = None) -> list[str]:
         registered += [BACKBONES[backbone].build] if backbone in BACKBONES else []
     elif not STEPS[step].torch:
         registered = []
+    source = (params or {}).get("data", {}).get("source")
+    if step == "data" or STEPS[step].torch:  # steps that read images
+        registered += [SOURCES[source]] if source in SOURCES else SOURCES.values()
     found: set[str] = set()
     todo = [place.split(":")[0] for place in (STEPS[step].function, *registered)]
     while todo:

@@ -44,7 +44,7 @@ def run(job: Job) -> dict[str, Any]:
     device = set_up(job.runtime, job.threads)
     options = network_options(job.params["network"])
     train = Train(**job.params["train"]).over(len(job_lists(job)["train"]))
-    encoder = job_encoder(job, device)
+    encoder = job_encoder(job, device, options)
     torch.manual_seed(seed_of("head", job.args["fold"], job.args["seed"]))
     meta_learner = build_meta_learner(options, encoder.layout, job.args["shot"])
     if start := start_file(job):
@@ -76,15 +76,14 @@ def run(job: Job) -> dict[str, Any]:
 
 def save_trained(job: Job, options: NetworkOptions, encoder: Encoder, meta_learner: nn.Module) -> None:
     """Write the meta learner, or the whole network where the training started from one."""
-    whole = whole_network(job)
-    if whole is None:
+    start = whole_network(job)
+    if start is None:
         state = {name: tensor.contiguous().cpu() for name, tensor in meta_learner.state_dict().items()}
         save_file(state, job.out / WEIGHTS)
         return
-    frozen = read_about(whole)  # its backbone is the file's own, whatever the params say
-    about = describe(
-        frozen["backbone"], options, job.args["shot"], job.params["data"]["size"], frozen["stride_at"]
-    )
+    backbone = read_about(start)
+    size, shots = job.params["data"]["size"], job.args["shot"]
+    about = describe(backbone["backbone"], options, shots, size, backbone["stride_at"])
     save_network(Network(encoder, meta_learner).state_dict(), about, job.out / WEIGHTS)
 
 
