@@ -1,4 +1,4 @@
-"""`i2r ...`: everything that a rule of the workflow runs is a command that a person can type."""
+"""The command `i2r`. Rules of the workflow run the same commands that people type."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECKPOINTS = ("iir-base", "bam-base", "bam", "i2r-released")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do one job."""
+    """Run one job."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> None:
         run_job(args.spec, args.step, args.again)
     except KeyboardInterrupt:
         print(
-            f"i2r: {args.step} interrupted; run again, it goes on from its last saved state", file=sys.stderr
+            f"i2r: {args.step} interrupted; when run again, it continues from its last saved state",
+            file=sys.stderr,
         )
         sys.exit(130)
 
@@ -46,20 +47,20 @@ def stage(args: argparse.Namespace) -> None:
 
 
 def preset(args: argparse.Namespace) -> None:
-    """Make a preset the params.yaml."""
+    """Copy a preset to params.yaml."""
     known = {path.stem: path.read_text(encoding="utf-8") for path in sorted(PRESETS.glob("*.yaml"))}
     if args.name not in known:
-        raise ParamsError(f"{args.name}: no such preset; there are {', '.join(known)}")
+        raise ParamsError(f"{args.name}: no such preset; the presets are {', '.join(known)}")
     if PARAMS.is_file() and not args.force and PARAMS.read_text(encoding="utf-8") not in known.values():
         raise ParamsError(
-            "params.yaml: has changes that no preset has; keep a copy and call again with --force"
+            "params.yaml: differs from every preset, and would be lost; keep a copy and use --force"
         )
     write_text(PARAMS, known[args.name])
     print(f"params.yaml is now preset {args.name}")
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Print every job and how far it is; with --write leave what DVC's stages depend on."""
+    """Print every job and its state; with --write write the files that DVC's stages depend on."""
     from i2r.pipeline import stage as stages
     from i2r.pipeline.store import Located
 
@@ -85,7 +86,7 @@ def plan(args: argparse.Namespace) -> None:
     print(", ".join(f"{count} {now}" for now, count in counts.items()))
     if changed:
         print(
-            f"{len(changed)} made by other code than the present: `i2r run STEP --spec ... --again` makes one again"
+            f"{len(changed)} made by other code than the present; `i2r run STEP --spec ... --again` makes one again"
         )
 
 
@@ -98,13 +99,13 @@ def show(args: argparse.Namespace) -> None:
     if not (home / "table.md").is_file():
         raise JobError(f"{home}: no report yet; `snakemake` makes it")
     print((home / "table.md").read_text(encoding="utf-8"))
-    print(f"{home / 'report.html'}: what the numbers say, every figure, and how each number was made")
-    print(f"{RESULTS / made.experiment}/: every result by its name")
+    print(f"{home / 'report.html'}: what the numbers say, figures, and how each number was made")
+    print(f"{RESULTS / made.experiment}/: every result under a readable name")
     print("i2r ui: all runs in MLflow, on http://127.0.0.1:5000")
 
 
 def show_params(args: argparse.Namespace) -> None:
-    """Print every value of the params, or of one method, and where it comes from."""
+    """Print every value of the params, or of one method's, and where it comes from."""
     from i2r.config.show import print_params
 
     print_params(_params(args), args.method, args.json)
@@ -115,7 +116,7 @@ def _params(args: argparse.Namespace) -> Params:
 
 
 def readings(_: argparse.Namespace) -> None:
-    """Print what paper, released code and BAM say of the options in which they differ."""
+    """Print the values of paper, released code and BAM for the options in which they differ."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -132,18 +133,20 @@ def readings(_: argparse.Namespace) -> None:
     for option in OPTIONS:
         table.add_row(option.key, *(cell(option, reading) for reading in READINGS), option.where)
     Console(width=None if sys.stdout.isatty() else 150).print(table)
-    print("In brackets: not said; BAM's value for the paper, the paper's for the others.")
+    print(
+        "In brackets: the source does not say; BAM's value is used for the paper, the paper's for the others."
+    )
 
 
 def track(_: argparse.Namespace) -> None:
-    """Import all runs into MLflow, where it is installed."""
+    """Import all finished runs into MLflow, if it is installed."""
     from i2r.steps.track import import_runs
 
     import_runs(RESULTS)
 
 
 def ui(args: argparse.Namespace) -> None:
-    """Serve MLflow with all runs, running ones included."""
+    """Serve MLflow with all runs, including those in progress."""
     try:
         from i2r.tracking.mlflow_import import ui as serve
     except ModuleNotFoundError as error:
@@ -152,7 +155,7 @@ def ui(args: argparse.Namespace) -> None:
 
 
 def import_checkpoint(args: argparse.Namespace) -> None:
-    """Turn a published checkpoint into a file of ours."""
+    """Convert a published checkpoint to a file of this project."""
     from i2r.nets.io.published import import_checkpoint
 
     with clear_errors():
@@ -162,12 +165,12 @@ def import_checkpoint(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Segment one picture."""
+    """Segment one image."""
     from i2r.predict import load, write_prediction
 
     supports, masks = args.support[::2], args.support[1::2]
     if len(supports) != len(masks):
-        raise JobError(f"--support: an image and a mask for each shot, got {len(args.support)} files")
+        raise JobError(f"--support: give an image and a mask for each shot, got {len(args.support)} files")
     with clear_errors():
         found = load(args.weights, args.device).predict(args.query, supports, masks)
         write_prediction(found, args.query, supports, masks, args.out)
@@ -179,7 +182,7 @@ def predict(args: argparse.Namespace) -> None:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """What a user's file may have wrong ends the command with a sentence instead of a traceback."""
+    """End the command with a message instead of a traceback when a user's file is wrong."""
     try:
         yield
     except ValueError as error:
@@ -207,21 +210,21 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = top.add_subparsers(required=True, metavar="VERB")
     values = argparse.ArgumentParser(add_help=False)
-    values.add_argument("--configfile", type=Path, help="in place of params.yaml")
+    values.add_argument("--configfile", type=Path, help="params file to use instead of params.yaml")
 
-    verb = verbs.add_parser("run", help="do one job: what a rule of the Snakefile runs")
+    verb = verbs.add_parser("run", help="run one job, as the rules of the Snakefile do")
     verb.add_argument("step", choices=STEPS)
     verb.add_argument("--spec", type=Path, required=True, help="results/specs/<step>/<key>.json")
-    verb.add_argument("--again", action="store_true", help="make it again, though its result is there")
+    verb.add_argument("--again", action="store_true", help="run it even if its result is complete")
     verb.set_defaults(function=run)
 
-    verb = verbs.add_parser("stage", help="run a stage: what dvc.yaml runs", parents=[values])
+    verb = verbs.add_parser("stage", help="run a stage, as dvc.yaml does", parents=[values])
     verb.add_argument("name", choices=[*STAGES, "all"])
-    verb.add_argument("--cores", default="all", help="how many Snakemake may use (default: all)")
+    verb.add_argument("--cores", default="all", help="cores that Snakemake may use (default: all)")
     verb.set_defaults(function=stage)
 
     verb = verbs.add_parser(
-        "plan", help="print every job that the params ask for, and its state", parents=[values]
+        "plan", help="print every job that the params need, and its state", parents=[values]
     )
     verb.add_argument("--write", action="store_true", help="write results/<experiment>/plan, for DVC")
     verb.set_defaults(function=plan)
@@ -230,16 +233,16 @@ def parser() -> argparse.ArgumentParser:
     verb.set_defaults(function=show)
 
     verb = verbs.add_parser("params", help="print every value and where it comes from", parents=[values])
-    verb.add_argument("--method", help="the sections that this method runs with")
-    verb.add_argument("--json", action="store_true", help="the resolved sections alone, as JSON")
+    verb.add_argument("--method", help="print the sections of this method")
+    verb.add_argument("--json", action="store_true", help="print only the resolved sections, as JSON")
     verb.set_defaults(function=show_params)
 
-    verb = verbs.add_parser("preset", help="make a preset of workflow/presets the params.yaml")
+    verb = verbs.add_parser("preset", help="copy a preset from workflow/presets to params.yaml")
     verb.add_argument("name")
-    verb.add_argument("--force", action="store_true", help="even if params.yaml has changes of its own")
+    verb.add_argument("--force", action="store_true", help="even if this loses changes in params.yaml")
     verb.set_defaults(function=preset)
 
-    verb = verbs.add_parser("readings", help="print what paper, released code and BAM say of each option")
+    verb = verbs.add_parser("readings", help="print the values of paper, released code and BAM")
     verb.set_defaults(function=readings)
 
     verb = verbs.add_parser("track", help="import finished runs into MLflow")
@@ -249,14 +252,14 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--port", type=int, default=5000)
     verb.set_defaults(function=ui)
 
-    verb = verbs.add_parser("import-checkpoint", help="turn a published checkpoint into weights of ours")
+    verb = verbs.add_parser("import-checkpoint", help="convert a published checkpoint")
     verb.add_argument("--kind", choices=CHECKPOINTS, required=True)
-    verb.add_argument("--size", type=int, default=473, help="side of its input (default: 473; COCO: 641)")
+    verb.add_argument("--size", type=int, default=473, help="side of the input (default: 473; COCO: 641)")
     verb.add_argument("file", metavar="FILE", type=Path, help=".pth, .ckpt or .safetensors")
     verb.add_argument("out", metavar="OUT.safetensors", type=Path)
     verb.set_defaults(function=import_checkpoint)
 
-    verb = verbs.add_parser("predict", help="segment in a picture what masks mark in others")
+    verb = verbs.add_parser("predict", help="segment an image, given other images with masks")
     verb.add_argument(
         "--support",
         nargs="+",
@@ -264,21 +267,25 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         action="extend",
         required=True,
-        help="two files a shot; a mask has 1 on the object, 0 on background, 255 where it is unknown",
+        help="two files per shot; a mask is 1 on the object, 0 on background, 255 where unknown",
     )
     verb.add_argument("--query", metavar="IMAGE", type=Path, required=True)
     verb.add_argument(
-        "--weights", metavar="FILE", type=Path, required=True, help="of import-checkpoint, or of a training"
+        "--weights",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="file from import-checkpoint or from a training",
     )
     verb.add_argument("--out", metavar="DIR", type=Path, required=True)
     verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     verb.set_defaults(function=predict)
 
-    verb = verbs.add_parser("dev", help="for those who change the code")
+    verb = verbs.add_parser("dev", help="commands for developers")
     tasks = verb.add_subparsers(required=True, metavar="TASK")
     task = tasks.add_parser("write-docs", help="write docs/params.md and docs/params.schema.json")
     task.set_defaults(function=write_docs)
-    task = tasks.add_parser("record-code", help="after a change of code that changes no numbers")
+    task = tasks.add_parser("record-code", help="confirm that changed code gives the same numbers")
     task.set_defaults(function=record_code)
     return top
 

@@ -1,4 +1,4 @@
-"""Writing files so that a half-written one is never taken for whole, and reading them back by their content."""
+"""Atomic writing of files, JSON, and hashes of content."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path`; when the block ends without an error the file takes its place.
+    """A temporary file in the folder of `path`, which replaces `path` when the block ends without an error.
 
-    The suffix is kept, so that writers that look at it (images, npz, safetensors) do as they would with `path`.
+    It has the suffix of `path`, which decides the format for some writers (images, npz, safetensors).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(
             0o666 & ~_umask()
-        )  # mkstemp's 0600 would hide results from others who share the folder
+        )  # mkstemp's 0600 would make results unreadable to others who share the folder
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -47,7 +47,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, obj: Any) -> None:
-    """JSON with one key a line; NaN and infinity are refused (they are not JSON)."""
+    """Write JSON with one key per line; NaN and infinity are refused, because JSON has no such values."""
     write_text(path, json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -64,7 +64,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def canonical(obj: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, plain ASCII."""
+    """The canonical JSON text of a value: sorted keys, no spaces, plain ASCII."""
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
@@ -74,7 +74,7 @@ def digest_of(text: str) -> str:
 
 
 def flush(path: Path) -> None:
-    """Bring a file, or all files below a folder, to disk."""
+    """Flush a file, or all files below a folder, to disk."""
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
             with file.open("rb") as opened:
@@ -82,9 +82,9 @@ def flush(path: Path) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 (hex) of a file; of a folder: of the names and hashes of all files below it, hidden ones left out.
+    """SHA-256 (hex) of a file; for a folder, of the names and hashes of all files below it.
 
-    (Snakemake puts a hidden time stamp into folders.)
+    Hidden files are left out: Snakemake puts a time stamp file into folders.
     """
     path = Path(path)
     if path.is_dir():

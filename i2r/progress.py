@@ -1,6 +1,6 @@
-"""Progress of long work: rate and time left, readable in a terminal and in a log file.
+"""Progress of long tasks: rate and time left, readable in a terminal and in a log file.
 
-rich shows nothing in a log file until the end, and tqdm rewrites one line there; so this is our own.
+In a log file rich prints nothing until the end and tqdm keeps rewriting one line, so neither is used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Progress:
     """A line such as `train fold 0 120/500 24% 3.1 step/s 2:03 left loss 0.41` on stderr.
 
     In a terminal the line is rewritten twice a second; in a log there is one line every `every` seconds and one
-    at the end. `start` is what a resumed piece of work had done before: it counts for the position, not the rate.
+    at the end. `start` is the number done before a resumed task started; it does not count for the rate.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class Progress:
         self._show(last=True, stopped=kind is not None)
 
     def update(self, n: int = 1, **values: object) -> None:
-        """Count `n` more; `values` (numbers or words) stand at the end of the line."""
+        """Count `n` more; `values` (numbers or strings) are shown at the end of the line."""
         self.done += n
         self.values.update(values)
         if time.monotonic() - self.shown >= self.every:
             self._show()
 
     def line(self, *, last: bool = False, stopped: bool = False) -> str:
-        """The line as it would be shown now."""
+        """The current line."""
         elapsed = max(time.monotonic() - self.began, 1e-9)
         rate = (self.done - self.start) / elapsed
         parts = [self.label, f"{self.done}/{self.total}" if self.total else f"{self.done}"]

@@ -113,5 +113,5 @@ def test_params_know_the_sources():
     values = {name: field.default for name, field in params.Data.model_fields.items()} | {"size": 97}
     with pytest.raises(ValueError, match="must be one of shapes, voc"):
         params.Data(**values | {"source": "paintings", "shapes": {}})
-    with pytest.raises(ValueError, match="root must name the folder"):
+    with pytest.raises(ValueError, match="root must be the folder"):
         params.Data(size=97, source="voc")

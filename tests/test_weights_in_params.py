@@ -100,7 +100,7 @@ def test_missing_and_changed_files_are_named(folder: Path):
         plan_of(folder)
     for wrong, sentence in (
         ({"start": "{backbone}.safetensors"}, r"may hold \{fold\}, \{shot\}, \{seed\} only"),
-        ({"start": "a", "weights": "b"}, "weights and start: take one"),
+        ({"start": "a", "weights": "b"}, "weights and start: give only one"),
     ):
         with pytest.raises(ParamsError, match=sentence):
             plan_of(folder, on={"train": wrong})

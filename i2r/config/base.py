@@ -1,4 +1,4 @@
-"""What all sections of params share: strict models, common types, and sentences for what is wrong in them."""
+"""Shared by all sections of params: strict models, common types, and error messages."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-WORD = "reading"  # as a value: what the reading says (config/readings.py)
+WORD = "reading"  # a value of params that stands for the value of the chosen reading (config/readings.py)
 
 
 class ParamsError(ValueError):
-    """A params file that cannot be used; the message names the key and what would be right."""
+    """A params file that cannot be used; the message names the key and the allowed values."""
 
 
 class Section(BaseModel):
-    """Unknown keys are errors, and nothing changes after the check."""
+    """A section of params: unknown keys are errors, and values are frozen after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -27,12 +27,12 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 
 def said(description: str, **limits: Any) -> Any:
-    """A field whose default is what the reading says."""
+    """A field whose default is the value of the chosen reading."""
     return Field(default=WORD, description=description, **limits)
 
 
 def describe(error: ValidationError) -> str:
-    """One sentence a problem: the key, what is wrong, and the value that was given."""
+    """One sentence for each problem: the key, what is wrong, and the value that was given."""
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])

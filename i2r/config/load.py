@@ -1,7 +1,7 @@
-"""From params files to checked params: defaults, files that extend one another, the command line, methods, readings.
+"""From params files to validated params: defaults, files that extend one another, the command line, methods, readings.
 
-Layers lie over one another, and each value remembers where it came from: the defaults of the schema, a file, the
-command line, a method, a reading.
+Later layers override earlier ones, and the origin of each value is recorded: the defaults of the schema, a file, the
+command line, a method or a reading.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from i2r.config.schema import NETWORK_DEFAULT, Experiment, MethodParams, RunPara
 
 PARAMS = Path("params.yaml")
 PRESETS = Path("workflow/presets")
-EXTENDS = "extends"  # of a file: the file that it is laid over, in its own folder or in PRESETS
+EXTENDS = "extends"  # key of a params file: the file that it overrides, in its own folder or in PRESETS
 DEFAULT, COMMAND_LINE = "default", "command line"
 SECTIONS = tuple(RunParams.model_fields)
 
@@ -33,10 +33,10 @@ Origin = dict[str, str]  # "train.lr": where its value came from
 
 @dataclass(frozen=True)
 class Method:
-    """A method of an experiment: what it runs with.
+    """A method of an experiment, with its resolved sections.
 
     Attributes:
-        origin: of each value, by its dotted key.
+        origin: dotted key -> where the value came from.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Params:
-    """A checked experiment."""
+    """A validated experiment."""
 
     values: Experiment
     methods: dict[str, Method]
@@ -56,12 +56,12 @@ class Params:
 
     @cached_property
     def made(self) -> list[str]:
-        """Targets that are made when none is named."""
+        """Targets that are made when none is requested."""
         return list(self.values.make or self.values.targets)
 
 
 def defaults(model: type[BaseModel]) -> Values:
-    """The defaults of a section as plain values; the word `reading` stays; fields without a default are left out."""
+    """The defaults of a section as plain values, `reading` unresolved; fields without a default are left out."""
     found: Values = {}
     for name, field in model.model_fields.items():
         value = field.get_default(call_default_factory=False)
@@ -90,7 +90,7 @@ def _section_defaults(network: str) -> Values:
 
 
 def overlay(below: Values, above: Values) -> Values:
-    """`above` laid over `below`: mappings merge, everything else is replaced."""
+    """`below` overridden by `above`: mappings merge, everything else is replaced."""
     both = {
         name: overlay(below[name], value)
         if isinstance(below.get(name), dict) and isinstance(value, dict)
@@ -101,7 +101,7 @@ def overlay(below: Values, above: Values) -> Values:
 
 
 def leaves(values: Values, prefix: str = "") -> list[str]:
-    """Dotted keys of all values that are no mappings."""
+    """Dotted keys of all values that are not mappings."""
     found = []
     for name, value in values.items():
         key = f"{prefix}{name}"
@@ -110,7 +110,7 @@ def leaves(values: Values, prefix: str = "") -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key that stands twice in one mapping."""
+    """SafeLoader that refuses a duplicate key in a mapping."""
 
 
 def _mapping(loader: yaml.Loader, node: yaml.MappingNode) -> Values:
@@ -119,7 +119,7 @@ def _mapping(loader: yaml.Loader, node: yaml.MappingNode) -> Values:
         key = loader.construct_object(key_node)
         if key in seen:
             line = key_node.start_mark.line + 1
-            raise yaml.constructor.ConstructorError(None, None, f"line {line}: {key!r} stands twice", None)
+            raise yaml.constructor.ConstructorError(None, None, f"line {line}: {key!r} is given twice", None)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -128,10 +128,10 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def read(path: str | Path) -> Values:
-    """The values of one params file, not checked.
+    """The values of one params file, not validated.
 
     Raises:
-        ParamsError: the file is missing, no UTF-8 text, or no YAML mapping.
+        ParamsError: the file is missing, or is not UTF-8 text or not a YAML mapping.
     """
     path = Path(path)
     if not path.is_file():
@@ -148,17 +148,17 @@ def read(path: str | Path) -> Values:
 
 
 def read_layers(path: str | Path) -> list[tuple[str, Values]]:
-    """A file and what it extends, the lowest first: (name of the file, values).
+    """A params file and the files that it extends, base first: (name of the file, values).
 
     Raises:
-        ParamsError: as read, or files that extend one another in a circle.
+        ParamsError: as `read`, or files that extend one another in a circle.
     """
     layers: list[tuple[str, Values]] = []
     seen: list[Path] = []
     place = Path(path)
     while True:
         if place.resolve() in seen:
-            raise ParamsError(f"{place}: extends itself by way of {', '.join(map(str, seen))}")
+            raise ParamsError(f"{place}: extends itself through {', '.join(map(str, seen))}")
         seen.append(place.resolve())
         values = read(place)
         below = values.pop(EXTENDS, None)
@@ -166,21 +166,21 @@ def read_layers(path: str | Path) -> list[tuple[str, Values]]:
         if below is None:
             return layers
         if not isinstance(below, str):
-            raise ParamsError(f"{place}: {EXTENDS} must name a file, got {below!r}")
+            raise ParamsError(f"{place}: {EXTENDS} must be the name of a file, got {below!r}")
         place = next(
             (p for p in (place.parent / below, PRESETS / below) if p.is_file()), place.parent / below
         )
 
 
 def resolve(layers: Sequence[tuple[str, Values]], where: str = "params") -> Params:
-    """Checked params of layers of values, the lowest first.
+    """Validated params from layers of values, base first.
 
     Args:
-        layers: (where they came from, values of any sections); the defaults of the schema lie below all of them.
-        where: begins the sentences of errors.
+        layers: (origin, values of any sections); they override the defaults of the schema, in this order.
+        where: prefix of error messages.
 
     Raises:
-        ParamsError: naming each key that is unknown, missing or wrong.
+        ParamsError: with each key that is unknown, missing or wrong.
     """
     try:
         return _resolve(layers)
@@ -193,10 +193,10 @@ def resolve(layers: Sequence[tuple[str, Values]], where: str = "params") -> Para
 
 
 def load(path: str | Path = PARAMS, command_line: Values | None = None) -> Params:
-    """Read and check a params file, with values of the command line on top.
+    """Read and validate a params file; values of the command line override it.
 
     Raises:
-        ParamsError: naming the file and what is wrong in it.
+        ParamsError: with the file and what is wrong in it.
     """
     layers = read_layers(path)
     if command_line:
@@ -205,7 +205,7 @@ def load(path: str | Path = PARAMS, command_line: Values | None = None) -> Param
 
 
 def check(values: Values, where: str = "params") -> Params:
-    """Checked params of the values of one file."""
+    """Validated params from the values of one file."""
     return resolve([(where, values)], where)
 
 
@@ -255,7 +255,7 @@ def _other_network(below: Values, above: Values) -> bool:
 
 
 def _method(name: str, own: MethodParams, sections: Values, reading: str, origin: Origin) -> Method:
-    """The sections of the experiment with the method's own values on top, and its reading's in place of the word."""
+    """The experiment's sections overridden by the method's values, with every `reading` resolved by its reading."""
     above = {s: v for s, v in own.model_dump(exclude_unset=True).items() if s in SECTIONS}
     if "network" in above:
         above["network"] = _spelled(above["network"])

@@ -1,6 +1,7 @@
-"""The options of each network. A network is a class here and the file that it names; nothing here imports torch.
+"""The options of each network, and the registries of networks, attention masks, CAM methods and priors.
 
-To add one: write its module, then its options here (docs/extending.md).
+A network has its options here, as a class, and its code in the module that the class names. Nothing here imports
+torch. docs/extending.md describes how to add a network.
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ class AttentionMask(NamedTuple):
     """A strategy that masks cells of a cross-attention map (i2r/nets/decoder/attention_masks.py)."""
 
     function: str  # "package.module:function"
-    needs_query: bool = True  # whether it compares with the query's mask, which is known in training alone
+    needs_query: bool = True  # whether it uses the query's mask, which is known in training only
 
 
 class Cam(NamedTuple):
     """A CAM method: how activations and gradients become a map (i2r/nets/pmgm/cam.py)."""
 
     function: str
-    score: str = (
-        "logit"  # whose gradient: logit, probability, log probability, or weight (the classifier's own)
-    )
+    # quantity whose gradient is taken: logit, probability, log probability; weight: the classifier's weights instead
+    score: str = "logit"
     layers: tuple[str, ...] = ("layer3", "layer4")
-    package: str | None = None  # its class in the package pytorch-grad-cam, if it has one
+    package: str | None = None  # its class in pytorch-grad-cam, if there is one
 
 
 class Prior(NamedTuple):
@@ -65,40 +65,40 @@ IN_PACKAGE = tuple(name for name, cam in CAMS.items() if cam.package)
 
 
 class NetworkOptions(Section):
-    """What every network has: the name of its module's class, and what it wants of the frozen part."""
+    """Common to all networks: the address of the meta learner's class, and what it needs from the encoder."""
 
     module: ClassVar[str]  # "package.module:Class"
 
     @property
     def uses_cam(self) -> bool:
-        """Whether the network looks at class activation maps."""
+        """Whether the network uses class activation maps."""
         return False
 
     @property
     def uses_base_learner(self) -> bool:
-        """Whether the network looks at the base learner's logits."""
+        """Whether the network uses the base learner's logits."""
         return False
 
     @property
     def uses_pyramid(self) -> bool:
-        """Whether the network looks at the output of every block of the backbone's layers 2 to 4."""
+        """Whether the network uses the output of every block of the backbone's layers 2 to 4."""
         return False
 
 
 class CamOptions(NetworkOptions):
-    """What decides CAM+ and the priors (docs/method.md 2.3 to 3.4); nothing of it is trained."""
+    """Options of CAM+ and the priors (docs/method.md 2.3 to 3.4), none of which are trained."""
 
     cam: Literal[tuple(CAMS)] = Field("xgradcam", description="CAM method (paper Table 6)")
     cam_layer: Literal["layer3", "layer4"] = Field(
-        "layer3", description="layer whose activations the CAM weighs"
+        "layer3", description="layer whose activations the CAM weights"
     )
     cam_backend: Literal["native", "grad-cam"] = Field(
-        "native", description="our one-gradient CAM, or the package pytorch-grad-cam for the methods it has"
+        "native", description="native: one gradient for all images; grad-cam: the package pytorch-grad-cam"
     )
     delta: Share | Literal["adaptive"] = Field(0.7, description="CAM threshold (paper eq. 2, Figure 5)")
     delta_compare: Literal[">=", ">"] = said("CAM+ is where the map is >= delta, or > delta")
     class_source: Literal["episode", "majority", "table"] = said(
-        "class of the CAM: each shot's own, the majority of the shots, or a table by the data set's class"
+        "class of the CAM: each shot's own, that of most shots, or the ImageNet class of the data set's class"
     )
     prior: str = said("prior map: pmgm, ordered, bam, mean, or two of them joined by +")
 
@@ -127,18 +127,20 @@ class CamOptions(NetworkOptions):
     def _backend(self) -> Self:
         if self.cam_backend == "grad-cam" and self.cam not in IN_PACKAGE:
             raise ValueError(
-                f"cam: {self.cam} is not in the package of cam_backend: grad-cam, "
-                f"which has {', '.join(IN_PACKAGE)}; take cam_backend: native"
+                f"cam: {self.cam} is not in pytorch-grad-cam (cam_backend: grad-cam), "
+                f"which has {', '.join(IN_PACKAGE)}; use cam_backend: native"
             )
         return self
 
 
 class EnsembleOptions(CamOptions):
-    """What I2R and BAM share beside the priors."""
+    """Options that I2R and BAM share in addition to those of the priors."""
 
-    ensemble: bool = said("fuse with the base learner's prediction (BAM)")
-    shot_weights: Literal["mean", "gram"] = said("weights of K shots: equal, or by Gram similarity")
-    ignore: Literal["255", "background"] = said("unknown pixels of the query's mask in the losses")
+    ensemble: bool = said("combine with the base learner's prediction (BAM)")
+    shot_weights: Literal["mean", "gram"] = said("weights of K shots: equal, or by Gram distance")
+    ignore: Literal["255", "background"] = said(
+        "unknown pixels of the query's mask in the losses: left out (255), or background"
+    )
     width: Positive = Field(256, description="channels of the reduced features and the decoder")
     reduce_dropout: Share = Field(0.5, description="dropout after the reduction of the features")
 
@@ -154,14 +156,14 @@ class I2ROptions(EnsembleOptions):
 
     name: Literal["i2r"] = Field("i2r", description="the network")
     mask: Literal[("none", *ATTENTION_MASKS)] = said("attention mask in training (Algorithms 1 and S1)")
-    support_branch: bool = Field(True, description="a decoder for the supports, too (paper 3.3)")
+    support_branch: bool = Field(True, description="decode the supports as well (paper 3.3)")
     blocks: Positive = said("decoder blocks (paper Table S1)")
-    cross: Count = said("how many of them, the first ones, have cross-attention")
+    cross: Count = said("number of blocks, from the first, that have cross-attention")
     shot_cam: Literal["all", "last"] = said(
-        "CAM+ of the query in the merge: all shots' weighted, or the last's"
+        "CAM+ of the query in the merge: weighted mean over the shots, or that of the last shot"
     )
-    embedding: bool = said("add the released code's frozen random embedding to the prototypes")
-    detach_merge_input: bool = said("cut the gradient before the merge, as the released code does")
+    embedding: bool = said("add a frozen random embedding to the prototypes of the prior (released)")
+    detach_merge_input: bool = said("pass no gradient through the merge's input (released)")
     dropout: Share = Field(0.1, description="dropout in the decoder's attention")
 
     @model_validator(mode="after")
@@ -191,7 +193,8 @@ class HSNetOptions(NetworkOptions):
         (16, 64, 128), description="channels of the three squeezing convolutions, multiples of 4"
     )
     ignore: Literal["255", "background"] = Field(
-        "background", description="unknown pixels of the query's mask in the loss"
+        "background",
+        description="unknown pixels of the query's mask in the loss: left out (255), or background",
     )
 
     @property
@@ -214,7 +217,7 @@ NETWORKS: dict[str, type[NetworkOptions]] = {
 
 
 def network_options(values: dict[str, Any]) -> NetworkOptions:
-    """The checked options of `values`, whose `name` says which network they are for.
+    """The options in `values`, checked by the class that `name` chooses.
 
     Raises:
         ValueError: an unknown network; pydantic's ValidationError for wrong options.

@@ -1,7 +1,7 @@
-"""Readings: what the paper, its released code and BAM's code say of the options in which they differ.
+"""Readings: the values of the paper, its released code and BAM's code for the options in which they differ.
 
-Data, and the one place that looks at it: a value of params may be the word `reading`, which stands for what the
-reading of the method says (docs/method.md 10). Values that differ between PASCAL-5i and COCO-20i are PASCAL-5i's.
+A value of params may be `reading`; `settle` replaces it by the value of the method's reading (docs/method.md 10). Where
+a source has different values for PASCAL-5i and COCO-20i, those of PASCAL-5i are given.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from i2r.config.base import WORD
 
 READINGS = ("paper", "released", "bam")
-# Whose value stands where a reading says nothing: the paper builds on BAM, and what BAM lacks is the paper's.
+# Where a reading has no value, that of another is used: the paper builds on BAM, and BAM lacks the paper's options.
 FALLBACK = {"paper": "bam", "released": "paper", "bam": "paper"}
 
 
 class Option(NamedTuple):
-    """A key of params, its value in each reading (None: the source says nothing), and where the source says it."""
+    """A key of params, its value in each reading (None: the source does not say), and where it is found."""
 
     key: str
     paper: Any
@@ -72,10 +72,10 @@ OPTIONS = (
 
 
 def says(reading: str) -> dict[str, Any]:
-    """Key -> value of a reading.
+    """Key -> value of every option under a reading.
 
     Raises:
-        ValueError: for an unknown reading.
+        ValueError: an unknown reading.
     """
     if reading not in READINGS:
         raise ValueError(f"reading: must be {', '.join(READINGS[:-1])} or {READINGS[-1]}, got {reading!r}")
@@ -85,10 +85,10 @@ def says(reading: str) -> dict[str, Any]:
 
 
 def settle(value: Any, reading: str, key: str = "") -> Any:
-    """Values with what the reading says in place of the word `reading`.
+    """The values, with each `reading` among them replaced by the value of the reading.
 
     Raises:
-        ValueError: an unknown reading, or a key of which no reading says anything.
+        ValueError: an unknown reading, or `reading` as the value of a key that no reading covers.
     """
     if isinstance(value, dict):
         return {name: settle(part, reading, f"{key}.{name}" if key else name) for name, part in value.items()}
@@ -96,5 +96,5 @@ def settle(value: Any, reading: str, key: str = "") -> Any:
         return value
     said = says(reading)
     if key not in said:
-        raise ValueError(f"{key}: no reading says anything of it; `i2r readings` prints what they cover")
+        raise ValueError(f"{key}: no reading has a value for it; `i2r readings` lists the keys that have one")
     return said[key]

@@ -1,8 +1,8 @@
 """The schema of an experiment: every value, its default and what it means. docs/params.md is made from it.
 
-An experiment is a table of methods. What a method runs with are its sections (`RunParams`): those of the experiment,
-with the method's own values on top. Defaults are the paper's experiment; where paper, released code and BAM differ,
-the default is the word `reading` (config/readings.py).
+An experiment has methods. Each runs with the sections of `RunParams`: those of the experiment, overridden by the
+method's own values. Defaults are the paper's experiment; where paper, released code and BAM differ, the default is
+`reading`, which stands for the value of the chosen reading (config/readings.py).
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from i2r.config.networks import I2ROptions, NetworkOptions, network_options
 FROM_ONE_SHOT = "1shot"  # train.start
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
-NAME_SAID = (
-    "a name is of small letters, digits, dots, hyphens and underscores, and begins with a letter or digit"
-)
-# Folders of results/ that are no experiment's, stages of the pipeline, and forms that the report has for a target.
+NAME_SAID = "names are lower-case letters, digits, dots, hyphens and underscores, and begin with a letter or digit"
+# Folders of results/ that an experiment cannot have, stages of the pipeline, and forms in which a target is shown.
 RESERVED = ("store", "specs", "state", "logs", "benchmarks", "mlartifacts", "mlruns")
 STAGES = ("data", "backbone", "base_learner", "cam_head", "train", "evaluate", "ablate", "report")
 FORMS = ("table1", "table3", "table4")
@@ -34,18 +32,18 @@ Fold = Annotated[int, Field(ge=0, le=3)]
 class Shapes(Section):
     """The embedded data set (i2r/data/shapes)."""
 
-    train_images: Positive = Field(2000, description="generated training pictures")
-    val_images: Positive = Field(500, description="generated validation pictures")
-    seed: Count = Field(0, description="seed of the pictures")
+    train_images: Positive = Field(2000, description="number of training images")
+    val_images: Positive = Field(500, description="number of validation images")
+    seed: Count = Field(0, description="seed of the images")
 
 
 class Data(Section):
-    """The data set, its lists, and the side of a network's input."""
+    """The data set, its lists, and the size of a network's input."""
 
     source: str = Field("voc", description="shapes: generated; voc: a folder in VOC's layout")
     root: str | None = Field(None, description="folder with JPEGImages/ and SegmentationClassAug/ (voc)")
     digest: str | None = Field(
-        None, description="sha256 of the data set, as the data stage prints it; null: any"
+        None, description="sha256 of the data set, as the data step prints it; null: not checked"
     )
     size: Positive = said("S, side of a network's input in pixels; S - 1 is a multiple of 8")
     train_list: str = Field("lists/train.txt", description="training list, below root")
@@ -54,10 +52,10 @@ class Data(Section):
         "drop", description="training images with pixels of a test class: drop (BAM) or keep (PFENet, HSNet)"
     )
     min_area: Count = Field(
-        2048, description="pixels of a class in the stored image for the image to count for it"
+        2048, description="pixels of a class that an image must have to count for the class"
     )
     min_class_images: Positive = Field(
-        5, description="a test class with fewer images is named and left out; K shots need K + 1 at least"
+        5, description="test classes with fewer images are left out and named; K shots need at least K + 1"
     )
     shapes: Shapes = Field(default_factory=Shapes, description="the generated data set")
 
@@ -78,12 +76,12 @@ class Data(Section):
     @model_validator(mode="after")
     def _root(self) -> Self:
         if self.source != GENERATED and not self.root:
-            raise ValueError(f"root must name the folder of the data set when source is {self.source}")
+            raise ValueError(f"root must be the folder of the data set when source is {self.source}")
         return self
 
 
 GENERATED = "shapes"  # the source that needs no folder
-# name: the description of the source, an i2r.data.sources.Source
+# name: address of an i2r.data.sources.Source
 SOURCES: dict[str, str] = {
     "shapes": "i2r.data.shapes.generate:SOURCE",
     "voc": "i2r.data.voc:SOURCE",
@@ -91,16 +89,16 @@ SOURCES: dict[str, str] = {
 
 
 class Schedule(Section):
-    """SGD with momentum or AdamW, warm-up, and a polynomial decay by step."""
+    """SGD with momentum or AdamW, warm-up, and polynomial decay by step."""
 
     optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw")
-    warmup: Share = Field(0.0, description="share of the steps in which the learning rate rises")
+    warmup: Share = Field(0.0, description="share of the steps during which the learning rate rises")
     steps: int | str = Field(
         description="training steps, or passes over the training images such as `300 epochs`"
     )
-    batch: Positive = Field(description="images or episodes a step")
+    batch: Positive = Field(description="images or episodes per step")
     lr: Rate = Field(description="learning rate")
-    momentum: Share = Field(0.9, description="momentum; of adamw its first beta")
+    momentum: Share = Field(0.9, description="momentum; for adamw the first beta")
     weight_decay: NotNegative = Field(1e-4, description="weight decay")
     power: NotNegative = Field(0.9, description="lr * (1 - step / steps) ** power")
 
@@ -112,7 +110,7 @@ class Schedule(Section):
         return steps if found[2] else int(steps)
 
     def over(self, images: int) -> Self:
-        """The same with `steps` as a number, also where they are given as passes over so many images."""
+        """The same schedule with `steps` as a number; epochs are passes over this many images."""
         if isinstance(self.steps, int):
             return self
         steps = int(self.steps.split()[0]) * images // self.batch
@@ -123,20 +121,20 @@ class Pretrain(Schedule):
     """Training of the `small` backbone as a classifier of single objects."""
 
     steps: int | str = Field(1800, description=Schedule.model_fields["steps"].description)
-    batch: Positive = Field(64, description="object crops a step")
+    batch: Positive = Field(64, description="object crops per step")
     lr: Rate = Field(0.004, description="learning rate")
     optimiser: Literal["sgd", "adamw"] = Field("adamw", description="sgd or adamw")
-    warmup: Share = Field(0.1, description="share of the steps in which the learning rate rises")
+    warmup: Share = Field(0.1, description="share of the steps during which the learning rate rises")
     weight_decay: NotNegative = Field(0.05, description="weight decay")
     crop: Positive = Field(48, description="side of a crop in pixels")
-    margin: Count = Field(8, description="pictures are generated that much larger than a crop")
-    pictures: Positive = Field(16000, description="pictures generated before the training, at most")
-    held_out: Positive = Field(1000, description="pictures for its accuracy")
-    seed: Count = Field(0, description="seed of first weights, pictures and their order")
+    margin: Count = Field(8, description="images are generated larger than a crop by this many pixels")
+    pictures: Positive = Field(16000, description="images to generate before the training, at most")
+    held_out: Positive = Field(1000, description="images on which the accuracy is measured")
+    seed: Count = Field(0, description="seed of initial weights, images and their order")
 
 
 class Backbone(Section):
-    """The frozen network that makes features."""
+    """The frozen network that makes the features."""
 
     name: str = said(
         "resnet50, resnet101, squeezenet1_1, resnet50-bam, resnet101-bam, vgg16-bam, vit_small_14 or small"
@@ -144,9 +142,9 @@ class Backbone(Section):
     weights: str | None = Field(
         None, description="a .safetensors or .pth file; null: torchvision's ImageNet weights"
     )
-    digest: str | None = Field(None, description="sha256 of that file, which then stands for it in the key")
+    digest: str | None = Field(None, description="sha256 of that file; keys then hold it instead of the path")
     stride_at: Literal["3x3", "1x1"] = Field(
-        "3x3", description="of a bottleneck: 3x3 (torchvision) or 1x1 (He et al.)"
+        "3x3", description="convolution of a bottleneck with the stride: 3x3 (torchvision) or 1x1 (He et al.)"
     )
     pretrain: Pretrain = Field(
         default_factory=Pretrain, description="training of `small`; no other is trained here"
@@ -162,7 +160,7 @@ class Backbone(Section):
     @model_validator(mode="after")
     def _digest(self) -> Self:
         if self.digest and not self.weights:
-            raise ValueError("digest is that of the file weights, which names none")
+            raise ValueError("digest is given, but weights does not name a file")
         return self
 
 
@@ -170,7 +168,7 @@ class BackboneEntry(NamedTuple):
     """A backbone of the registry."""
 
     build: str  # "package.module:function", called with this section and the number of classes
-    classifier: bool = True  # whether its published weights have one that a CAM can be made of
+    classifier: bool = True  # whether its published weights have a classifier, which CAMs need
 
 
 BACKBONES: dict[str, BackboneEntry] = {
@@ -186,57 +184,62 @@ BACKBONES: dict[str, BackboneEntry] = {
 
 
 class Augment(Section):
-    """Random changes of a training image (docs/method.md 8.1)."""
+    """Random augmentation of a training image (docs/method.md 8.1)."""
 
     views: Count = Field(
-        0, description="fixed views of an image, whose features are kept; 0: a new one each time"
+        0, description="number of fixed views of each image, whose features are kept; 0: a new view each time"
     )
     scale: tuple[Rate, Rate] = Field((0.9, 1.1), description="range of the random scale")
     fit: bool = Field(
-        False, description="scale 1 is: true: the longer side at S, as in the test; false: the image's own"
+        False,
+        description="scale relative to the longer side at S, as at test (true), or to the image (false)",
     )
     rotate: NotNegative = Field(10.0, description="largest rotation, degrees")
-    rotate_p: Share = Field(0.5, description="how often an image is rotated")
-    blur_p: Share = Field(0.5, description="how often it is blurred")
-    flip_p: Share = Field(0.5, description="how often it is mirrored")
+    rotate_p: Share = Field(0.5, description="probability of a rotation")
+    blur_p: Share = Field(0.5, description="probability of a blur")
+    flip_p: Share = Field(0.5, description="probability of a horizontal flip")
 
 
 class BaseAugment(Augment):
-    """Augmentation of the base learner's images where the backbone learns too; otherwise features are kept."""
+    """Augmentation of the base learner's images; used only if the backbone is trained as well."""
 
     scale: tuple[Rate, Rate] = said("range of the random scale")
-    rotate_p: Share = said("how often an image is rotated")
-    blur_p: Share = said("how often it is blurred")
-    flip_p: Share = said("how often it is mirrored")
+    rotate_p: Share = said("probability of a rotation")
+    blur_p: Share = said("probability of a blur")
+    flip_p: Share = said("probability of a horizontal flip")
 
 
 class BaseLearner(Schedule):
     """PSPNet on the fold's training classes (docs/method.md 2.1)."""
 
-    trains: Literal["head", "all"] = said("the head on frozen features, or the backbone as well (BAM)")
+    trains: Literal["head", "all"] = said(
+        "head: the head on frozen features; all: the backbone as well (BAM)"
+    )
     optimiser: Literal["sgd", "adamw"] = said("sgd or adamw")
-    warmup: Share = said("share of the steps in which the learning rate rises")
+    warmup: Share = said("share of the steps during which the learning rate rises")
     steps: int | str = said("training steps, or passes over the training images such as `100 epochs`")
-    batch: Positive = said("images a step")
+    batch: Positive = said("images per step")
     lr: Rate = said("learning rate of pyramid and classifier")
     backbone_rate: NotNegative = said("the backbone's learning rate, relative to lr")
-    width: Positive = Field(512, description="channels before the classifier, at most those of layer4")
+    width: Positive = Field(512, description="channels before the classifier; at most as many as layer4 has")
     dropout: Share = Field(0.1, description="dropout before the classifier")
-    augment: BaseAugment = Field(default_factory=BaseAugment, description="with trains: all")
-    seed: Count = Field(0, description="seed of first weights, order and views")
-    weights: str | None = Field(None, description="trained elsewhere: a file; {fold} in its name is the fold")
+    augment: BaseAugment = Field(default_factory=BaseAugment, description="augmentation with trains: all")
+    seed: Count = Field(0, description="seed of initial weights, order and views")
+    weights: str | None = Field(
+        None, description="file of a base learner trained elsewhere; may contain {fold}; null: train one"
+    )
 
 
 class CamHead(Schedule):
     """The classifier that CAMs are made of (docs/method.md 2.2)."""
 
     mode: Literal["pretrained", "untouched", "retrained", "none"] = said(
-        "pretrained: the frozen backbone's own; untouched: the ImageNet classifier on the backbone that the base "
-        "learner has changed; retrained: made to imitate the ImageNet network; none"
+        "pretrained: that of the frozen backbone; untouched: the ImageNet classifier on a backbone that the base "
+        "learner has changed; retrained: trained to imitate the ImageNet network; none: no CAMs"
     )
-    temperature: Rate = Field(3.0, description="of the imitation")
+    temperature: Rate = Field(3.0, description="temperature of the imitation loss")
     steps: int | str = Field("100 epochs", description=Schedule.model_fields["steps"].description)
-    batch: Positive = Field(16, description="objects a step")
+    batch: Positive = Field(16, description="objects per step")
     lr: Rate = Field(0.01, description="learning rate")
     seed: Count = Field(0, description="seed of the order")
 
@@ -245,58 +248,64 @@ class Train(Schedule):
     """Training of the meta learner on episodes (docs/method.md 8.1)."""
 
     steps: int | str = said("training steps, or passes over the training images such as `300 epochs`")
-    batch: Positive = said("episodes a step")
+    batch: Positive = said("episodes per step")
     lr: Rate = said("learning rate")
     sampling: Literal["image", "balanced"] = Field(
-        "image", description="image: each image once an epoch (BAM); balanced: classes equally often"
+        "image",
+        description="image: each image is a query once per epoch (BAM); balanced: classes equally often",
     )
     precision: Literal["fp32", "bf16"] = said("fp32 or bf16")
-    augment: Augment = Field(default_factory=Augment, description="of query and supports")
+    augment: Augment = Field(default_factory=Augment, description="augmentation of query and supports")
     start: str | None = Field(
         None,
-        description="first weights: a file ({fold}, {shot}, {seed} in its name), or 1shot: the 1-shot training's",
+        description="initial weights: a file (may contain {fold}, {shot}, {seed}), or 1shot: those of the 1-shot "
+        "training; null: random",
     )
     weights: str | None = Field(
-        None, description="evaluated as they are instead of a training: a file, as in start"
+        None, description="file (as in start) that is evaluated without a training; null: train"
     )
 
     @model_validator(mode="after")
     def _start(self) -> Self:
         if self.weights and self.start:
-            raise ValueError("weights and start: take one, for what has weights is not trained")
+            raise ValueError(
+                "weights and start: give only one of them, because weights are not trained further"
+            )
         return self
 
 
 class Evaluate(Section):
-    """Evaluation on the frozen test episodes; nothing of it changes a training."""
+    """Evaluation on the fixed test episodes; no value here changes a training."""
 
-    episodes: Positive = Field(1000, description="test episodes a fold")
-    seeds: list[Count] = Field([0], min_length=1, description="each draws its own episodes")
-    scoring: Literal["original", "bam", "released", "size"] = said("grid that is scored (docs/method.md 8.2)")
-    tta: Literal["none", "scales", "released"] = said("test-time augmentation at sides 1, 0.8, 1.25 of S")
+    episodes: Positive = Field(1000, description="test episodes per fold")
+    seeds: list[Count] = Field([0], min_length=1, description="seeds; each draws its own test episodes")
+    scoring: Literal["original", "bam", "released", "size"] = said(
+        "grid on which predictions are scored (docs/method.md 8.2)"
+    )
+    tta: Literal["none", "scales", "released"] = said("test-time augmentation at sides 1, 0.8 and 1.25 of S")
     mask: Literal["none", "cyctr"] = Field("none", description="attention mask at test (paper Table 3)")
     delta: Share | Literal["adaptive"] | None = Field(
         None, description="CAM threshold at test; null: as in training"
     )
-    pictures: Count = Field(12, description="episodes whose pictures are kept")
+    pictures: Count = Field(12, description="number of episodes whose images and predictions are kept")
 
 
 class Baselines(Section):
     """Baselines without training."""
 
     threshold_episodes: Positive = Field(
-        500, description="episodes of training classes that choose their thresholds"
+        500, description="number of episodes of training classes on which the thresholds are chosen"
     )
 
 
 class Sections(Section):
-    """What an experiment says for all its methods, and a method for itself."""
+    """The sections that an experiment has for all its methods, and in which a method can differ."""
 
     data: Data = Field(description="data set and lists")
     backbone: Backbone = Field(description="frozen features")
     base_learner: BaseLearner = Field(description="PSPNet on the training classes")
     cam_head: CamHead = Field(description="classifier that CAMs are made of")
-    network: SerializeAsAny[NetworkOptions] = Field(description="the network `name` and its options")
+    network: SerializeAsAny[NetworkOptions] = Field(description="the network and its options")
     train: Train = Field(description="training on episodes")
     evaluate: Evaluate = Field(description="test episodes and scores")
     baselines: Baselines = Field(description="baselines without training")
@@ -314,30 +323,30 @@ class RunParams(Sections):
     def _possible(self) -> Self:
         mode, trains = self.cam_head.mode, self.base_learner.trains
         if mode == "none" and self.network.uses_cam:
-            raise ValueError("cam_head.mode: none, but the network needs a CAM for its prior")
+            raise ValueError("cam_head.mode: none, but the network's prior needs a CAM")
         if mode == "pretrained" and not BACKBONES[self.backbone.name].classifier:
             raise ValueError(
-                f"cam_head.mode: pretrained, but {self.backbone.name} has no classifier; take none, and a prior "
+                f"cam_head.mode: pretrained, but {self.backbone.name} has no classifier; use none, and a prior "
                 "without a CAM (network.prior: mean or bam)"
             )
         if mode == "pretrained" and trains == "all":
             raise ValueError(
-                "cam_head.mode: pretrained is the classifier of a backbone that base_learner.trains: all changes; "
-                "take retrained, or untouched"
+                "cam_head.mode: pretrained does not fit a backbone that base_learner.trains: all changes; "
+                "use retrained or untouched"
             )
         if mode in ("untouched", "retrained") and trains == "head":
             raise ValueError(
                 f"cam_head.mode: {mode} is for a backbone that the base learner has changed, but "
-                "base_learner.trains is head; take pretrained"
+                "base_learner.trains is head; use pretrained"
             )
         if self.network.uses_cam and not BACKBONES[self.backbone.name].classifier:
             raise ValueError(
-                f"backbone.name: {self.backbone.name} has no classifier to make a CAM of; take a network.prior "
-                "without one (bam, mean)"
+                f"backbone.name: {self.backbone.name} has no classifier, which a CAM needs; use a network.prior "
+                "without a CAM (bam, mean)"
             )
         if mode == "retrained" and self.backbone.name == "squeezenet1_1":
             raise ValueError(
-                "cam_head.mode: retrained needs a classifier on averages, which squeezenet1_1 has not"
+                "cam_head.mode: retrained needs a linear classifier on averages, which squeezenet1_1 does not have"
             )
         if self.backbone.name == "small" and self.data.source != "shapes":
             raise ValueError(
@@ -351,75 +360,82 @@ class RunParams(Sections):
 
 
 class Target(Section):
-    """What a table or figure shows: which methods, where; `snakemake NAME` makes it alone."""
+    """What a table or figure shows: methods, folds, shots and seeds. `snakemake NAME` makes this target alone."""
 
     form: Literal[FORMS] | None = Field(
-        None, description="how the report shows it, as that table of the paper; null: the target's own name"
+        None, description="form in which the report shows it; null: the form with the target's name"
     )
     methods: list[str] = Field([], description="names from methods, in the order of the rows")
     folds: list[Fold] = Field([0, 1, 2, 3], min_length=1, description="test folds")
-    shots: list[Positive] = Field([1], min_length=1, description="support images an episode")
+    shots: list[Positive] = Field([1], min_length=1, description="support images per episode")
     seeds: list[Count] = Field([0], min_length=1, description="training seeds of the meta learner")
-    ablation: bool = Field(False, description="what no other target needs belongs to the stage ablate")
+    ablation: bool = Field(
+        False,
+        description="put the trainings and evaluations that only this target needs into the stage ablate",
+    )
     baselines: str | None = Field(
         None, description="method on whose frozen networks the baselines run; null: no baselines"
     )
 
 
 class Report(Section):
-    """The report; nothing of it is in another result's key."""
+    """The report; no value here is part of another result's key."""
 
-    pictures: Count = Field(6, description="episodes a fold that are shown, at most evaluate.pictures")
+    pictures: Count = Field(6, description="episodes per fold to show, at most evaluate.pictures")
     bootstrap: Positive = Field(1000, description="bootstrap samples of the episodes for an interval")
-    margin: NotNegative = Field(
-        10.0, description="points of mIoU that I2R should stand above the best baseline"
-    )
+    margin: NotNegative = Field(10.0, description="points of mIoU that I2R should be above the best baseline")
 
 
 class Runtime(Section):
-    """How to run. Nothing here changes a number."""
+    """How to run; no value here changes a number."""
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     workers: Count = Field(0, description="processes that load images")
     save_every: Rate = Field(60, description="seconds between saved states")
-    cache_gb: NotNegative = Field(4, description="memory for kept features, GB")
+    cache_gb: NotNegative = Field(4, description="memory for cached features, GB")
 
 
 class MethodParams(Section):
-    """A method: a label, a reading of its own, and values of any section that differ from the experiment's."""
+    """A method: a label, its own reading if any, and values that differ from the experiment's sections."""
 
-    label: str | None = Field(None, description="how tables call it; null: its name")
-    reading: Literal["paper", "released", "bam"] | None = Field(None, description="null: the experiment's")
-    data: dict[str, Any] = Field(default_factory=dict, description="differs from data")
-    backbone: dict[str, Any] = Field(default_factory=dict, description="differs from backbone")
-    base_learner: dict[str, Any] = Field(default_factory=dict, description="differs from base_learner")
-    cam_head: dict[str, Any] = Field(default_factory=dict, description="differs from cam_head")
+    label: str | None = Field(None, description="name in tables; null: the method's name")
+    reading: Literal["paper", "released", "bam"] | None = Field(
+        None, description="reading of its sections; null: the experiment's"
+    )
+    data: dict[str, Any] = Field(default_factory=dict, description="values that differ from data")
+    backbone: dict[str, Any] = Field(default_factory=dict, description="values that differ from backbone")
+    base_learner: dict[str, Any] = Field(
+        default_factory=dict, description="values that differ from base_learner"
+    )
+    cam_head: dict[str, Any] = Field(default_factory=dict, description="values that differ from cam_head")
     network: dict[str, Any] | str = Field(
         default_factory=dict,
-        description="differs from network; another name starts from that network's defaults",
+        description="values that differ from network; with another name, from that network's defaults",
     )
-    train: dict[str, Any] = Field(default_factory=dict, description="differs from train")
-    evaluate: dict[str, Any] = Field(default_factory=dict, description="differs from evaluate")
-    baselines: dict[str, Any] = Field(default_factory=dict, description="differs from baselines")
+    train: dict[str, Any] = Field(default_factory=dict, description="values that differ from train")
+    evaluate: dict[str, Any] = Field(default_factory=dict, description="values that differ from evaluate")
+    baselines: dict[str, Any] = Field(default_factory=dict, description="values that differ from baselines")
 
 
 class Experiment(Sections):
-    """A params file as a whole."""
+    """A complete params file."""
 
-    experiment: str = Field(description="results/<experiment>/ holds what people open")
+    experiment: str = Field(description="name of the experiment; results/<experiment>/ has its results")
     reading: Literal["paper", "released", "bam"] = Field(
-        "paper", description="what the word `reading` stands for in the sections"
+        "paper", description="source of every value written as `reading`"
     )
     threads: Positive = Field(
         1,
-        description="CPU threads of a job; sums round differently with more, so trained results' keys hold it",
+        description="CPU threads of a job; part of the keys, because more threads round sums differently",
     )
     methods: dict[str, MethodParams] = Field(
-        default_factory=lambda: {"i2r": MethodParams()}, description="name: what differs from the sections"
+        default_factory=lambda: {"i2r": MethodParams()},
+        description="name: values that differ from the sections",
     )
     targets: dict[str, Target] = Field(default_factory=dict, description="name: what a table or figure shows")
     make: list[str] = Field(
-        [], description="targets that plain snakemake, make run and dvc repro make; empty: all"
+        [],
+        description="targets that snakemake, make run and dvc repro make when called without one; empty: all",
     )
     report: Report = Field(default_factory=Report, description="the report")
     runtime: Runtime = Field(default_factory=Runtime, description="how to run")
@@ -430,14 +446,14 @@ class Experiment(Sections):
         for where, names in named.items():
             for name in names:
                 if not re.fullmatch(NAME, name):
-                    raise ValueError(f"{where}: {name!r} is no name: {NAME_SAID}")
+                    raise ValueError(f"{where}: {name!r} is not a valid name: {NAME_SAID}")
         if self.experiment in RESERVED:
             raise ValueError(
-                f"experiment: {self.experiment!r} is a folder that results/ needs; take another name"
+                f"experiment: {self.experiment!r} is reserved for a folder of results/; use another name"
             )
         for name in self.targets:
             if name in STAGES or name == "all":
-                raise ValueError(f"targets: {name!r} is the name of a stage; take another")
+                raise ValueError(f"targets: {name!r} is the name of a stage; use another name")
         return self
 
     @model_validator(mode="after")
@@ -451,9 +467,7 @@ class Experiment(Sections):
             if not target.methods and not target.baselines:
                 raise ValueError(f"targets.{name}: has neither methods nor baselines, so it shows nothing")
             if target.form is None and name not in FORMS:
-                raise ValueError(
-                    f"targets.{name}.form: missing; the report shows targets as {', '.join(FORMS)}"
-                )
+                raise ValueError(f"targets.{name}.form: missing; the forms are {', '.join(FORMS)}")
         for name in self.make:
             if name not in self.targets:
                 raise ValueError(f"make: {name!r} is not among targets ({', '.join(self.targets)})")

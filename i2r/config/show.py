@@ -1,4 +1,4 @@
-"""Params for people: a table of every value and where it comes from, docs/params.md, and a JSON schema."""
+"""Params for readers: a table of every value and its origin, docs/params.md, and a JSON schema."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from i2r.config.networks import NETWORKS
 from i2r.config.readings import OPTIONS, READINGS, says
 from i2r.config.schema import Experiment, MethodParams, RunParams, Target
 
-WIDTH = 150  # of a table that is not printed to a terminal
+WIDTH = 150  # columns of a table that is not printed to a terminal
 
 
 def print_params(params: Params, method: str | None = None, as_json: bool = False) -> None:
-    """Print every value and its origin; as JSON the resolved sections alone.
+    """Print every value and its origin; as JSON only the resolved sections.
 
     Args:
-        method: the sections that this method runs with; None: those of the experiment.
+        method: print the sections of this method; None: those of the experiment.
 
     Raises:
         ParamsError: there is no such method.
@@ -54,7 +54,7 @@ def print_params(params: Params, method: str | None = None, as_json: bool = Fals
 
 
 def _kind(annotation: Any) -> str:
-    """A type as people write it."""
+    """A type in words."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is None:
         names = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
@@ -103,14 +103,14 @@ def _table(rows: list[tuple[str, str, str, str]]) -> str:
 def params_page() -> str:
     """docs/params.md."""
     parts = [
-        "# Params\n\nMade from the schema (`i2r/config`) by `i2r dev write-docs`. A params file says what differs from "
-        "these defaults; `i2r params` prints every value and where it comes from. The default `reading` stands for "
-        "what the paper, its released code or BAM's code says, by `reading: paper | released | bam` of the experiment "
-        "or of a method; `i2r readings` prints what each says. A file that begins with `extends: OTHER.yaml` is laid "
-        "over that file; every other file stands for itself.\n",
+        "# Params\n\nMade from the schema (`i2r/config`) by `i2r dev write-docs`. A params file holds the values that "
+        "differ from these defaults; `i2r params` prints every value and where it comes from. A value `reading` stands "
+        "for that of the paper, its released code or BAM's code, as `reading: paper | released | bam` of the "
+        "experiment or of a method chooses; `i2r readings` prints all of them. A file that begins with `extends: "
+        "OTHER.yaml` overrides values of that file; every other file is complete in itself.\n",
         "## The experiment\n\n"
         + _table([row for row in _rows(Experiment) if row[0].split(".")[0] not in SECTIONS]),
-        "## Sections: what a method runs with\n",
+        "## Sections\n\nThe values that a method runs with.\n",
     ]
     for name, field in RunParams.model_fields.items():
         if name == "network":
@@ -121,14 +121,14 @@ def params_page() -> str:
         doc = (options.__doc__ or "").strip().splitlines()[0]
         parts.append(f"### network, name: {name}\n\n{doc}\n\n" + _table(_rows(options, "network.")))
     parts += [
-        "## A method\n\n`methods` maps a name to what differs from the sections. "
+        "## A method\n\n`methods` maps a name to the values that differ from the sections. "
         + (MethodParams.__doc__ or "")
         + "\n\n"
         + _table(_rows(MethodParams)),
         "## A target\n\n" + (Target.__doc__ or "") + "\n\n" + _table(_rows(Target)),
         "## Readings\n\n| key | paper | released | BAM | where |\n| --- | --- | --- | --- | --- |\n"
         + "\n".join(_reading_row(option) for option in OPTIONS)
-        + "\n\nIn brackets: not said; BAM's value for the paper, the paper's for the others.\n",
+        + "\n\nIn brackets: the source does not say; BAM's value is used for the paper, the paper's for the others.\n",
     ]
     return "\n".join(parts)
 
@@ -142,7 +142,7 @@ def _reading_row(option: Any) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """A JSON schema of a params file, for editors; options of networks are those of every network together."""
+    """A JSON schema of a params file, for editors; `network` accepts the options of every network."""
     schema = Experiment.model_json_schema()
     networks = {name: options.model_json_schema() for name, options in NETWORKS.items()}
     properties: dict[str, Any] = {}
@@ -156,8 +156,8 @@ def json_schema() -> dict[str, Any]:
     }
     schema["properties"]["extends"] = {
         "type": "string",
-        "description": "the params file that this one is laid over",
+        "description": "the params file whose values this one overrides",
     }
     for part in (schema, *schema.get("$defs", {}).values()):
-        part.pop("required", None)  # a file says only what differs from what it extends
+        part.pop("required", None)  # a file may leave out what the file that it extends has
     return schema

@@ -1,1 +1,1 @@
-"""Data: the embedded set, VOC folders, fold lists, episodes and views."""
+"""Data: data sources, fold lists, episodes and views of images."""

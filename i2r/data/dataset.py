@@ -17,9 +17,9 @@ class Dataset:
     """Images by id.
 
     Attributes:
-        index: as voc.index_voc describes it, and `source`, the name of the data source.
-        root: the folder that the images lie in.
-        source: how they are read.
+        index: as voc.index_voc describes it, with the name of the data source as `source`.
+        root: folder of the images.
+        source: reads them.
     """
 
     index: dict[str, Any]
@@ -45,10 +45,10 @@ def open_dataset(data_dir: Path, root: Path | None = None) -> Dataset:
 
     Args:
         data_dir: the job's folder, with index.json (and VOC/, if it generated the images).
-        root: where the images lie; None: data_dir/VOC.
+        root: folder of the images; None: data_dir/VOC.
 
     Raises:
-        DataError: the folder is not there.
+        DataError: the folder does not exist.
     """
     root = root or data_dir / "VOC"
     if not root.is_dir():

@@ -1,4 +1,4 @@
-"""Episodes: a query, its supports and their class. Each depends on a seed and its number alone, on no state."""
+"""Episodes: a query, its supports and their class. Each depends only on a seed and its number, not on any state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from i2r.files import read_json, write_json
 
-# First word of the key of each random stream, so that no two are the same
+# First entry of the key of each random stream, which makes the streams different
 _TRAIN, _ORDER, _TEST = 1, 2, 3
 
 
@@ -26,7 +26,7 @@ class EpisodeList(NamedTuple):
 
     Attributes:
         classes: test classes that are scored.
-        excluded: the others, {"class", "name", "images"} each.
+        excluded: the other test classes, each {"class", "name", "images"}.
     """
 
     fold: int
@@ -36,7 +36,7 @@ class EpisodeList(NamedTuple):
 
 
 def _supports(rng: np.random.Generator, images: list[str], query: str, shots: int) -> tuple[str, ...]:
-    """`shots` different images of the class, none of them the query."""
+    """`shots` different images of the class, without the query."""
     others = [name for name in images if name != query]
     return tuple(others[i] for i in rng.choice(len(others), shots, replace=False))
 
@@ -47,13 +47,12 @@ def train_episode(
     """Training episode number `index` of a fold (docs/method.md 8.1).
 
     Args:
-        lists: of lists.fold_lists.
-        sampling: `image`: queries pass through a permutation of the training list, another in each epoch, the
+        lists: from lists.fold_lists.
+        sampling: `image`: queries follow a permutation of the training list, a new one in each epoch, and the
             class is drawn among those of the query (BAM); `balanced`: the class is drawn among all, then the
             query among its images.
 
-    Classes with no more than `shots` images have no episodes; an image with such classes only passes its turn to
-    the next.
+    Classes with no more than `shots` images have no episodes; an image that shows only such classes is skipped.
 
     Raises:
         ValueError: no class has more than `shots` training images, or an unknown sampling.
@@ -62,7 +61,8 @@ def train_episode(
     usable = {int(cls): images for cls, images in by_class.items() if len(images) > shots}
     if not usable:
         raise ValueError(
-            f"fold {fold}: no training class has more than {shots} images, {shots} shots need one more"
+            f"fold {fold}: no training class has more than {shots} images; episodes with {shots} shots need "
+            f"{shots + 1}"
         )
     rng = np.random.default_rng((_TRAIN, seed, fold, index))
     if sampling == "balanced":
@@ -85,11 +85,11 @@ def train_episode(
 def evaluation_episodes(
     lists: dict[str, Any], seed: int, episodes: int, shots: int, min_class_images: int = 1
 ) -> EpisodeList:
-    """The frozen test episodes of a fold (docs/method.md 8.2); none if no class is scored.
+    """The fixed test episodes of a fold (docs/method.md 8.2); none if no class is scored.
 
-    A class with fewer test images than `min_class_images`, or than K shots and a query need, is not scored. Queries
-    pass through the test list in order, as often as needed; the class is drawn among the query's scored classes, the
-    supports among the class's images. The first n episodes are the same for every n.
+    A class with fewer test images than `min_class_images`, or fewer than K shots and a query need, is not scored.
+    Queries follow the test list in order, repeatedly if needed; the class is drawn among the query's scored classes,
+    the supports among the images of that class. The first n episodes do not depend on the number of episodes.
     """
     least, names, by_class = max(min_class_images, shots + 1), lists["names"], lists["test_by_class"]
     scored = [cls for cls in lists["test_classes"] if len(by_class[str(cls)]) >= least]
@@ -112,7 +112,7 @@ def evaluation_episodes(
 
 
 def threshold_episodes(lists: dict[str, Any], seed: int, episodes: int, shots: int) -> list[Episode]:
-    """Episodes of training classes and images, class-balanced, for choices that must not see the test."""
+    """Class-balanced episodes of training classes and images, for choices that must not use test data."""
     fold = lists["fold"]
     return [train_episode(lists, seed, fold, index, shots, "balanced") for index in range(episodes)]
 
@@ -124,14 +124,14 @@ def save_episodes(path: Path, made: EpisodeList, **more: Any) -> None:
 
 
 def load_episodes(path: Path) -> EpisodeList:
-    """What save_episodes wrote."""
+    """Read a file that save_episodes wrote."""
     read = read_json(path)
     rows = [Episode(row["query"], tuple(row["supports"]), row["class"]) for row in read["episodes"]]
     return EpisodeList(read["fold"], read["classes"], read["excluded"], rows)
 
 
 def describe_excluded(made: EpisodeList) -> str:
-    """A sentence that names the test classes left out, or why the fold has no number; empty if all are scored."""
+    """A sentence that names the excluded test classes or says why the fold has no score; empty if all are scored."""
     if not made.excluded:
         return ""
     named = ", ".join(f"{item['name']} ({item['images']})" for item in made.excluded)

@@ -1,4 +1,4 @@
-"""Which images train and test a fold: the rule of BAM's published lists (its fold lists follow from it)."""
+"""Which images train and test a fold, by the rule that gives BAM's published lists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fold_classes(fold: int, classes: int = 20) -> tuple[list[int], list[int]]:
 def _select(
     images: dict[str, dict[str, int]], classes: list[int], min_area: int, only: bool
 ) -> dict[str, list[int]]:
-    """Images with at least `min_area` pixels of some of `classes`, and which; `only`: with no other class at all."""
+    """Image -> those of `classes` with at least `min_area` pixels; `only`: images without any other class."""
     wanted = {str(cls) for cls in classes}
     chosen = {}
     for name, pixels in images.items():
@@ -40,13 +40,14 @@ def _by_class(images: dict[str, list[int]], classes: list[int]) -> dict[str, lis
 def fold_lists(index: dict[str, Any], fold: int, *, novel: str = "drop", min_area: int) -> dict[str, Any]:
     """The lists of one fold (docs/method.md 9), in the order of the master lists.
 
-    Training keeps an image with `min_area` pixels or more of a training class; with `novel: drop` (BAM) only if
-    no pixel in it is of a test class, with `keep` (PFENet, HSNet) whatever else it shows. The test keeps an image
-    with `min_area` pixels of a test class. `min_area` counts pixels of the image as it is stored.
+    Training keeps an image with at least `min_area` pixels of a training class: with `novel: drop` (BAM) only if it
+    has no pixel of a test class, with `keep` (PFENet, HSNet) in any case. The test keeps an image with at least
+    `min_area` pixels of a test class. `min_area` counts pixels of the stored image.
 
     Returns:
         "train", "test": ids; "train_by_class", "test_by_class": {class: ids}; "train_of", "test_of": {id: classes
-        it counts for}; "train_classes", "test_classes": all of the fold; "names": of all classes, 1 first.
+        that the image counts for}; "train_classes", "test_classes": all classes of the fold; "names": names of all
+        classes, from class 1.
     """
     names = index["classes"]
     train_classes, test_classes = fold_classes(fold, len(names))

@@ -1,6 +1,6 @@
-"""Data sources: what `data.source` of params names. They are registered in config.schema.SOURCES.
+"""Data sources, which `data.source` of params chooses. They are registered in config.schema.SOURCES.
 
-To add one: write a module with a `Source`, and its line there (docs/extending.md).
+docs/extending.md describes how to add one.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from i2r.config.schema import SOURCES
 
 
 class DataError(ValueError):
-    """A data set that cannot be used; the message names the file and what is wrong with it."""
+    """A data set that cannot be used; the message names the file and the problem."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of data set. All functions are module-level, so that loading processes can be given them.
+    """A kind of data set. Its functions must be module-level, because they are sent to loading processes.
 
     Attributes:
-        classes: names of classes 1..C; C is a multiple of the four folds.
+        classes: names of classes 1..C; C is a multiple of the number of folds, four.
         index: (section `data` of params, folder of the data job, folder of the data set) -> index, as
-            voc.index_voc describes it. A source that generates its images writes them to VOC/ in the job's folder;
-            the others get the folder that data.root names, and check what is in it.
+            voc.index_voc describes it. A source that generates images writes them to VOC/ in the job's folder;
+            other sources get the folder data.root, and check its content.
         image: (folder of the data set, id) -> uint8 (H, W, 3) RGB.
-        mask: likewise -> uint8 (H, W), class ids and 255 for unknown.
-        imagenet: class -> the class of ImageNet's 1000 that stands for it; empty where there is none.
+        mask: (folder of the data set, id) -> uint8 (H, W), class ids and 255 for unknown.
+        imagenet: class name -> the corresponding class of ImageNet's 1000; empty if there is no such table.
     """
 
     classes: tuple[str, ...]
@@ -42,10 +42,10 @@ class Source:
 
 
 def open_source(name: str) -> Source:
-    """The source of that name.
+    """The source with this name.
 
     Raises:
-        DataError: there is none.
+        DataError: no source has this name.
     """
     if name not in SOURCES:
         raise DataError(f"data.source must be one of {', '.join(SOURCES)}, got {name!r}")

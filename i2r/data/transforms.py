@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from i2r.config import schema as params
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet's images, RGB, for values 0..1
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, for values in 0..1
 STD = (0.229, 0.224, 0.225)
 UNKNOWN = 255
 CROP_DRAWS = 30
@@ -22,7 +22,7 @@ _FILL = tuple(255 * value for value in MEAN)
 
 
 class Placement(NamedTuple):
-    """Where an image stands in its evaluation view: its own size, and the part of the square that it fills."""
+    """Placement of an image in its evaluation view: its original size, and the size of the part that it fills."""
 
     height: int
     width: int
@@ -31,7 +31,7 @@ class Placement(NamedTuple):
 
 
 def normalise(image: np.ndarray) -> Tensor:
-    """uint8 (H, W, 3) RGB to float32 (3, H, W) with ImageNet's mean and deviation."""
+    """uint8 (H, W, 3) RGB to float32 (3, H, W), normalised by ImageNet's mean and standard deviation."""
     tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)
     return tensor.sub_(torch.tensor(MEAN)[:, None, None]).div_(torch.tensor(STD)[:, None, None])
 
@@ -43,12 +43,12 @@ def to_image(view: Tensor) -> np.ndarray:
 
 
 def binary(mask: Tensor, cls: int) -> Tensor:
-    """A mask of class ids to that of one class: 1 the class, 0 all else, 255 where it is unknown."""
+    """A mask of class ids to that of one class: 1 the class, 0 everything else, 255 unknown."""
     return torch.where(mask == UNKNOWN, mask, (mask == cls).to(mask.dtype))
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    # Bilinear as published; below half the size it would skip pixels
+    # Bilinear, as published; but it skips pixels when an image shrinks to less than half
     shrinks = 2 * height < image.shape[0] or 2 * width < image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
@@ -76,16 +76,15 @@ def train_view(
 ) -> tuple[Tensor, Tensor]:
     """A random view for training (docs/method.md 8.1): scale, rotation, blur, flip, crop, in this order.
 
-    What the image does not cover is the mean colour, and unknown (255) in the mask. The scale is relative to the
-    image's own pixels, as published, or with `augment.fit` to the size at which its longer side is `size`, which
-    is what the evaluation view shows.
+    Padding is the mean colour, and unknown (255) in the mask. The scale is relative to the image's own size, as
+    published, or with `augment.fit` to the size of the evaluation view, in which its longer side is `size`.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         mask: uint8 (H, W), class ids and 255.
         size: S.
-        rng: decides everything; the same state gives the same view.
-        cls: the crop is drawn anew, up to 30 times, until it holds 85 % of this class; None: the first crop.
+        rng: only source of randomness; the same state gives the same view.
+        cls: the crop is redrawn, up to 30 times, until it holds 85 % of this class; None: the first crop is taken.
 
     Returns:
         float32 (3, S, S), normalised, and uint8 (S, S), class ids and 255.
@@ -121,7 +120,7 @@ def train_view(
 
 
 def placement(height: int, width: int, size: int) -> Placement:
-    """Where an image of this size stands: longer side to `size`, both sides rounded down to a multiple of 8."""
+    """Placement of an image of this size: longer side scaled to `size`, both sides rounded down to multiples of 8."""
     longer = max(height, width)
     inner = (max(8, side * size // longer // 8 * 8) for side in (height, width))
     return Placement(height, width, *inner)
@@ -130,7 +129,9 @@ def placement(height: int, width: int, size: int) -> Placement:
 def evaluation_view(
     image: np.ndarray, mask: np.ndarray | None, size: int
 ) -> tuple[Tensor, Tensor | None, Placement]:
-    """The view for evaluation (docs/method.md 8.2): the whole image, top left in a black square, unknown in the mask.
+    """The evaluation view (docs/method.md 8.2): the complete image in the top left corner of a square.
+
+    Padding is black, and unknown (255) in the mask.
 
     Args:
         image: uint8 (H, W, 3) RGB.
@@ -138,7 +139,7 @@ def evaluation_view(
         size: S.
 
     Returns:
-        float32 (3, S, S), normalised; uint8 (S, S) or None; where the image stands.
+        float32 (3, S, S), normalised; uint8 (S, S) or None; the image's placement.
     """
     _check(image, mask)
     place = placement(*image.shape[:2], size)
@@ -152,9 +153,9 @@ def evaluation_view(
 
 
 def to_original(maps: Tensor, place: Placement) -> Tensor:
-    """Maps (C, S, S) of an evaluation view -> (C, height, width) without padding, at the image's own size.
+    """Maps (C, S, S) of an evaluation view -> (C, height, width), without padding, at the image's original size.
 
-    Pixel centres on pixel centres, as the image was resized.
+    Corners are not aligned, because they were not when the image was resized.
     """
     inner = maps[None, :, : place.inner_h, : place.inner_w]
     return F.interpolate(inner, (place.height, place.width), mode="bilinear", align_corners=False)[0]

@@ -1,7 +1,7 @@
-"""Data sets in the layout of PASCAL VOC 2012, as users of BAM, PFENet and HSNet have them.
+"""Data sets in the layout of PASCAL VOC 2012 that BAM, PFENet and HSNet use.
 
 root/JPEGImages/ID.jpg, root/SegmentationClassAug/ID.png (palette or grey: 0 background, 1..20, 255 unknown) and
-lists, one image a line: an id, or "JPEGImages/ID.jpg SegmentationClassAug/ID.png" with any folders before these.
+lists with one image per line: an id, or "JPEGImages/ID.jpg SegmentationClassAug/ID.png", with any leading folders.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person"),
     *("pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-# The class of ImageNet's 1000 that stands for each, as in the authors' pretraining; person is military uniform.
+# The class of ImageNet's 1000 for each, as in the authors' pretraining; for person it is military uniform.
 IMAGENET_CLASSES = dict(
     zip(
         VOC_CLASSES,
@@ -40,12 +40,12 @@ IMAGES, MASKS = "JPEGImages", "SegmentationClassAug"
 
 
 def image_path(root: Path, name: str) -> Path:
-    """Where image `name` lies."""
+    """Path of image `name`."""
     return root / IMAGES / f"{name}.jpg"
 
 
 def mask_path(root: Path, name: str) -> Path:
-    """Where the mask of image `name` lies."""
+    """Path of the mask of image `name`."""
     return root / MASKS / f"{name}.png"
 
 
@@ -53,7 +53,7 @@ def read_list(path: Path) -> list[str]:
     """The ids of a list file, in its order.
 
     Raises:
-        DataError: no such file, an empty one, an id twice, a line in another form.
+        DataError: the file is missing or empty, an id is repeated, or a line has another form.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such list file")
@@ -74,7 +74,7 @@ def read_list(path: Path) -> list[str]:
         else:
             raise DataError(f"{path}:{number}: expected an id or an image and a mask, got {line!r}")
         if name in names:
-            raise DataError(f"{path}:{number}: {name} stands in the list twice")
+            raise DataError(f"{path}:{number}: {name} is in the list twice")
         names[name] = None
     if not names:
         raise DataError(f"{path}: the list is empty")
@@ -92,15 +92,15 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file, but a list names it") from None
+        raise DataError(f"{path}: no such file, but it is in a list") from None
 
 
 def _decode_mask(path: Path, data: bytes) -> np.ndarray:
-    # Pillow, for OpenCV turns palette indices into the luma of their colours
+    # Pillow, because OpenCV turns palette indices into grey values of their colours
     file = _open(path, data)
     if file.mode not in ("P", "L"):
         raise DataError(
-            f"{path}: a mask must be a palette or grey PNG of 8 bits, this one has mode {file.mode}"
+            f"{path}: a mask must be a palette or grey PNG with 8 bits; this file has mode {file.mode}"
         )
     try:
         return np.array(file)
@@ -112,9 +112,9 @@ def open_image(path: Path) -> np.ndarray:
     """An image file as uint8 (H, W, 3) RGB.
 
     Raises:
-        DataError: the file is missing or no image.
+        DataError: the file is missing or not an image.
     """
-    # Masks know nothing of the camera's orientation tag, so it is ignored here too
+    # The orientation tag is ignored, because masks have none
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(_read_bytes(path), np.uint8), flags)
     if image is None:
@@ -123,10 +123,10 @@ def open_image(path: Path) -> np.ndarray:
 
 
 def open_mask(path: Path) -> np.ndarray:
-    """A mask file as uint8 (H, W), its palette indices or grey values.
+    """A mask file as uint8 (H, W): its palette indices or grey values.
 
     Raises:
-        DataError: the file is missing or no mask.
+        DataError: the file is missing or not a mask.
     """
     return _decode_mask(path, _read_bytes(path))
 
@@ -142,19 +142,19 @@ def read_mask(root: Path, name: str) -> np.ndarray:
 
 
 def _inspect(root: Path, name: str, classes: int) -> tuple[dict[str, int], list[int], bytes]:
-    """Pixels a class, [height, width] and a digest of one checked image."""
+    """Pixels of each class, [height, width] and a digest of one image, which is checked."""
     image, mask = image_path(root, name), mask_path(root, name)
     image_bytes, mask_bytes = _read_bytes(image), _read_bytes(mask)
     width, height = _open(image, image_bytes).size
     labels = _decode_mask(mask, mask_bytes)
     if labels.shape != (height, width):
         raise DataError(
-            f"{mask}: the mask is {labels.shape[1]} x {labels.shape[0]}, its image {width} x {height} pixels"
+            f"{mask}: the mask has {labels.shape[1]} x {labels.shape[0]} pixels, its image {width} x {height}"
         )
     counts = np.bincount(labels.ravel(), minlength=256)
     strange = [int(value) for value in np.flatnonzero(counts) if classes < value < 255]
     if strange:
-        raise DataError(f"{mask}: values {strange} are neither classes 0..{classes} nor 255")
+        raise DataError(f"{mask}: values {strange} are neither 0..{classes} nor 255")
     pixels = {str(cls): int(counts[cls]) for cls in range(1, classes + 1) if counts[cls]}
     digest = hashlib.sha256(image_bytes).digest() + hashlib.sha256(mask_bytes).digest()
     return pixels, [height, width], digest
@@ -163,17 +163,17 @@ def _inspect(root: Path, name: str, classes: int) -> tuple[dict[str, int], list[
 def index_voc(
     root: Path, train_list: str, val_list: str, classes: tuple[str, ...] = VOC_CLASSES
 ) -> dict[str, Any]:
-    """Read and check a data set once, so that nothing later has to open its masks to know what is in them.
+    """Read and check all images and masks of a data set, and record the classes that each image shows.
 
     Args:
-        train_list, val_list: list files, below `root`.
+        train_list, val_list: list files, relative to `root`.
 
     Returns:
-        {"classes": names, "train": {id: {class: pixels}}, "val": the same, "sizes": {id: [H, W]}, "digest": sha256
-        of lists, images and masks}. Ids stand in the order of the lists; classes are strings "1".."20".
+        {"classes": names, "train": {id: {class: pixels}}, "val": likewise, "sizes": {id: [H, W]}, "digest": sha256
+        of lists, images and masks}. Ids are in the order of the lists; classes are strings "1".."20".
 
     Raises:
-        DataError: naming the file that is missing, or wrong in size, mode or values.
+        DataError: a file is missing, or has the wrong size, mode or values; the message names it.
     """
     if not root.is_dir():
         raise DataError(f"data.root: no such folder: {root}")
@@ -197,7 +197,7 @@ def index_voc(
 def _index(options: Mapping[str, Any], _out: Path, root: Path | None) -> dict[str, Any]:
     if root is None:
         raise DataError(
-            "data.root: missing; it must name the folder with JPEGImages/ and SegmentationClassAug/"
+            "data.root: missing; it must be the folder with JPEGImages/ and SegmentationClassAug/"
         )
     return index_voc(root, options["train_list"], options["val_list"])
 
