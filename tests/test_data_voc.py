@@ -83,7 +83,7 @@ def test_lists_of_bam_pfenet_and_hsnet_users(root):
     with pytest.raises(voc.DataError, match="expected an id or an image and a mask, got 'a b c'"):
         read(root)
     (root / "lists/train.txt").write_text("2007_000001\n2007_000001\n")
-    with pytest.raises(voc.DataError, match=r"train.txt:2: 2007_000001 stands in the list twice"):
+    with pytest.raises(voc.DataError, match=r"train.txt:2: 2007_000001 is in the list twice"):
         read(root)
     (root / "lists/train.txt").write_text("\n")
     with pytest.raises(voc.DataError, match="the list is empty"):
@@ -96,17 +96,17 @@ def test_lists_of_bam_pfenet_and_hsnet_users(root):
 @pytest.mark.parametrize("missing", ["JPEGImages/2007_000001.jpg", "SegmentationClassAug/2007_000001.png"])
 def test_a_missing_file_is_named(root, missing):
     (root / missing).unlink()
-    with pytest.raises(voc.DataError, match=f"{missing}: no such file, but a list names it"):
+    with pytest.raises(voc.DataError, match=f"{missing}: no such file, but it is in a list"):
         read(root)
 
 
 def test_wrong_files_are_named(root):
     path = root / "SegmentationClassAug/2007_000001.png"
     write(root, "2007_000001", np.zeros((20, 30), np.uint8), size=(20, 31))
-    with pytest.raises(voc.DataError, match=r"000001.png: the mask is 30 x 20, its image 31 x 20 pixels"):
+    with pytest.raises(voc.DataError, match=r"000001.png: the mask has 30 x 20 pixels, its image 31 x 20"):
         read(root)
     write(root, "2007_000001", np.full((20, 30), 21, np.uint8))
-    with pytest.raises(voc.DataError, match=r"000001.png: values \[21\] are neither classes 0..20 nor 255"):
+    with pytest.raises(voc.DataError, match=r"000001.png: values \[21\] are neither 0..20 nor 255"):
         read(root)
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(path)
     with pytest.raises(voc.DataError, match=r"000001.png: a mask must be a palette or grey PNG"):
@@ -145,7 +145,7 @@ def test_the_step_checks_the_digest_and_the_data_set_opens(root, tmp_path):
     mask = voc.read_mask(root, "2007_000001")
     mask[0, 0] = 3  # one pixel more is another data set
     write(root, "2007_000001", mask)
-    with pytest.raises(voc.DataError, match=r"data\.digest: .* is not the data set that the params name"):
+    with pytest.raises(voc.DataError, match=r"data\.digest: .* has lists, images and masks with the digest .*, but the params have"):
         data_step.run(job(tmp_path / "c", data | {"digest": metrics["digest"]}, root))
 
 

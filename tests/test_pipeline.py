@@ -229,10 +229,10 @@ def test_a_spec_is_read_as_it_was_written(tmp_path: Path):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda v: v["params"]["train"].update(lr=9), "does not fit the content"),
-        (lambda v: v.update(version=99), "which the code is not"),
-        (lambda v: v.pop("params"), "no readable spec"),
-        (lambda v: v.update(step="evaluate"), "is the spec of a job of step evaluate, not train"),
+        (lambda v: v["params"]["train"].update(lr=9), "does not match the content"),
+        (lambda v: v.update(version=99), "but the code has another version"),
+        (lambda v: v.pop("params"), "not a readable spec"),
+        (lambda v: v.update(step="evaluate"), "spec of a job of step evaluate, not train"),
     ],
 )
 def test_a_spec_that_was_changed_is_refused(tmp_path: Path, damage, sentence: str):
@@ -248,7 +248,7 @@ def test_a_spec_that_was_changed_is_refused(tmp_path: Path, damage, sentence: st
 def test_a_job_without_its_inputs_says_so(tmp_path: Path):
     spec = next(s for s in planned().jobs.values() if s.step == "lists")
     write_spec(spec, tmp_path)
-    with pytest.raises(JobError, match="its input data is missing"):
+    with pytest.raises(JobError, match="the input data is missing"):
         run_job(spec.path(tmp_path))
 
 
@@ -265,5 +265,5 @@ def test_the_umask_counts_for_files(tmp_path: Path):
 def test_a_missing_file_of_weights_is_named():
     with pytest.raises(ParamsError, match=r"methods\.i2r\.train\.start: no such file: nowhere\.pth"):
         planned(methods={"i2r": {"train": {"start": "nowhere.pth"}}})
-    with pytest.raises(ParamsError, match="may hold"):
+    with pytest.raises(ParamsError, match="may contain only"):
         planned(methods={"i2r": {"train": {"start": "{unknown}.pth"}}})

@@ -99,7 +99,7 @@ def test_missing_and_changed_files_are_named(folder: Path):
     with pytest.raises(ParamsError, match=r"methods\.on\.train\.start: no such file: .*b0\.safetensors"):
         plan_of(folder)
     for wrong, sentence in (
-        ({"start": "{backbone}.safetensors"}, r"may hold \{fold\}, \{shot\}, \{seed\} only"),
+        ({"start": "{backbone}.safetensors"}, r"may contain only \{fold\}, \{shot\}, \{seed\}"),
         ({"start": "a", "weights": "b"}, "weights and start: give only one"),
     ):
         with pytest.raises(ParamsError, match=sentence):
@@ -175,5 +175,5 @@ def test_a_base_learner_of_elsewhere_is_scored_and_brings_its_backbone(inputs, t
     cam_head.run(head)  # the file has a classifier that fits its backbone
     assert torch.equal(load_file(head.out / "weights.safetensors")["fc.weight"], backbone["fc.weight"])
     save_file(PSPNet(128, 3, 16).state_dict(), tmp_path / "base.safetensors")
-    with pytest.raises(JobError, match="is made for 3 classes, the fold has 15"):
+    with pytest.raises(JobError, match="is for 3 classes, but the fold has 15"):
         base_learner.run(job)

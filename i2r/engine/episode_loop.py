@@ -1,4 +1,4 @@
-"""The loop over test episodes, for every method: what is counted of each episode, and what follows from all."""
+"""The loop over test episodes that all methods share: pixel counts of each episode, and scores over all of them."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def walk(
     measure: Measure,
     label: str,
 ) -> Tally:
-    """Pass all episodes, CHUNK at a time, through `measure`, which adds to `tally`; goes on where it was killed.
+    """Call `measure` on all episodes, CHUNK at a time; it adds to `tally`. A killed walk continues where it stopped.
 
     Args:
-        passes: encoders that `measure` asks for inputs of each chunk; its argument has those of the first.
-        tally: empty at first; whatever a saved state can hold (tensors, numbers, words, lists and dicts of these).
-        label: its first word names the folder of the saved state.
+        passes: encoders, from which `measure` can request inputs; it is given those of the first.
+        tally: the initial values; tensors, numbers, strings, and lists and dicts of these.
+        label: its first word is the name of the saved state's folder.
 
     Returns:
         The tally, with `done` episodes and `seconds`.
@@ -61,7 +61,7 @@ def walk(
         with Progress(label, len(draws), "episode", start=tally["done"]) as progress:
             for part in chunks:
                 began = time.perf_counter()
-                torch.manual_seed(seed_of("evaluate", tally["done"]))  # for the mask that is drawn at random
+                torch.manual_seed(seed_of("evaluate", tally["done"]))  # for the random attention mask
                 measure(part, passes[0].inputs(part), tally)
                 tally["done"] += len(part)
                 tally["seconds"] += time.perf_counter() - began
@@ -75,7 +75,7 @@ def walk(
 
 
 def episode_row(index: int, draw: Draw) -> Row:
-    """What episodes.csv says of an episode beside its counts."""
+    """The columns of episodes.csv that are not counts."""
     supports = " ".join(view.id for view in draw.supports)
     return {"index": index, "class": draw.cls, "query": draw.query.id, "supports": supports}
 
@@ -83,7 +83,7 @@ def episode_row(index: int, draw: Draw) -> Row:
 def count(dataset: Dataset, draw: Draw, logits: Tensor, mask_s: Tensor, scoring: str) -> dict[str, int]:
     """Counts of an episode's logits (2, S, S) on the scoring grid, in pixels.
 
-    mask_s (S, S) 0 | 1 | 255 is the query's mask in the network's square.
+    mask_s (S, S) 0 | 1 | 255 is the query's mask in the evaluation view.
     """
     mask = binary(torch.from_numpy(dataset.mask(draw.query.id)).to(logits.device), draw.cls)
     place = placement(*mask.shape, mask_s.shape[-1])
@@ -98,12 +98,12 @@ def count(dataset: Dataset, draw: Draw, logits: Tensor, mask_s: Tensor, scoring:
 def summary(
     rows: Sequence[Row], names: Sequence[str], episodes: EpisodeList, seconds: float
 ) -> dict[str, Any]:
-    """Scores in percent, as scores.json holds them.
+    """The content of scores.json; scores in percent.
 
     Args:
         rows: of all episodes, with their class and counts.
-        names: of the data set's classes, 1 first.
-        seconds: that all took.
+        names: of the data set's classes, from class 1.
+        seconds: time of all episodes.
     """
     labels = [row["class"] for row in rows]
     counts = np.array([[row[name] for name in segmentation.Counts._fields] for row in rows], dtype=float)
@@ -126,15 +126,15 @@ def summary(
 
 
 def no_number(episodes: EpisodeList) -> dict[str, Any]:
-    """Scores of a fold in which no class is left to score: a reason instead of a number."""
+    """The content of scores.json for a fold in which no class is scored: the reason instead of scores."""
     why = describe_excluded(episodes) or f"fold {episodes.fold}: no episodes"
     return {"miou": None, "why": why, "excluded": episodes.excluded, "episodes": 0}
 
 
 def cam_classes(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """How often the classifier read each of its classes from the supports of each class.
+    """Number of times that the classifier predicted each of its classes for the supports of each class.
 
-    rows: with `class` and `cam_classes`, the classes read from the shots.
+    rows: with `class`, and `cam_classes`, the classes predicted for the shots.
     """
     read: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for row in rows:
@@ -149,7 +149,7 @@ def cam_classes(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def finite(value: Any) -> Any:
-    """The same with None where a number is not finite, as JSON wants it."""
+    """The same value with None for numbers that are not finite, which JSON cannot hold."""
     if isinstance(value, dict):
         return {name: finite(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -158,7 +158,7 @@ def finite(value: Any) -> Any:
 
 
 def write_rows(path: Path, rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> None:
-    """A CSV file of these columns."""
+    """Write a CSV file with these columns."""
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""Pictures of episodes for the report: arrays in pictures.npz, numbered in the order in which they are shown."""
+"""Arrays for the report's pictures of episodes, in pictures.npz, numbered in the order in which they are shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Predicted = Callable[[Draw, EpisodeInputs], tuple[Arrays, Mapping[str, Any]]]
 
 
 def in_turn(draws: Sequence[Draw], most: int) -> list[int]:
-    """Numbers of the first episode of each class, then of the second of each, `most` in all."""
+    """Indices of the first episode of each class, then of the second of each, and so on; at most `most`."""
     seen: dict[int, int] = defaultdict(int)
     ranked = []
     for index, draw in enumerate(draws):
@@ -43,9 +43,9 @@ def write_pictures(
     """Write the arrays of the first `most` episodes, classes in turn, as `NAME_NUMBER`.
 
     Args:
-        names: of the data set's classes, 1 first.
-        rows: of all episodes, as the loop has made them.
-        predicted: of an episode and its inputs, the method's arrays (S, S) and what `meta` says of it beside the row.
+        names: of the data set's classes, from class 1.
+        rows: of all episodes, from the episode loop.
+        predicted: function of an episode and its inputs; returns the method's arrays (S, S) and more values for `meta`.
     """
     arrays: Arrays = {}
     for number, index in enumerate(in_turn(draws, most)):
@@ -57,7 +57,7 @@ def write_pictures(
 
 
 def shown(cached: CachedEncoder, draw: Draw) -> Arrays:
-    """What an episode looks like to the network: uint8 (S, S, 3) and (S, S) of the query and its first support."""
+    """Images uint8 (S, S, 3) and masks (S, S) of the query and its first support, as the network sees them."""
     query, truth = cached.image(draw.query)
     support, mask = cached.image(draw.supports[0])
     return {
@@ -69,13 +69,13 @@ def shown(cached: CachedEncoder, draw: Draw) -> Arrays:
 
 
 def about(row: Mapping[str, Any], name: str, more: Mapping[str, Any]) -> np.ndarray:
-    """The words beside a picture, as JSON; iou in percent."""
+    """The description of an episode as JSON; iou in percent."""
     iou = 100 * row["inter_fg"] / row["union_fg"] if row["union_fg"] else None
     words = {key: row[key] for key in ("index", "class", "query", "supports")}
     return np.array(json.dumps({**words, "name": name, "iou": iou, **more}))
 
 
 def save_arrays(path: Path, arrays: Arrays) -> None:
-    """An .npz file."""
+    """Write an .npz file."""
     with replacing(path) as temporary:
         np.savez_compressed(temporary, **arrays)

@@ -1,8 +1,8 @@
-"""Features of images, kept in bounded memory for when the same image is needed again.
+"""A cache of image features with bounded memory.
 
-The encoder is frozen, so what it makes of one view of an image never changes: features, the masked support's layer4
-and class, and the CAM of a class are made once and stacked into episodes. Every image is encoded on its own, so
-numbers do not depend on what is kept or on how much memory there is.
+The encoder is frozen, so its output for a view of an image never changes: features, layer4 and class of the masked
+support, and the CAM of a class are computed once and stacked into episodes. Each image is encoded on its own, so
+numbers do not depend on what is cached or on the memory limit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from i2r.nets.encoder import Encoder, EpisodeInputs, Features, episode_class_ids
 
 
 class Draw(NamedTuple):
-    """An episode in views of images. `base_class`: position of `cls` among the fold's base classes."""
+    """An episode of views. `base_class`: position of `cls` among the fold's base classes."""
 
     cls: int
     query: View
@@ -32,24 +32,24 @@ class Draw(NamedTuple):
 
     @property
     def views(self) -> tuple[View, ...]:
-        """Of the query and the supports."""
+        """Views of the query and the supports."""
         return (self.query, *self.supports)
 
 
 def evaluation_draw(episode: Episode) -> Draw:
-    """A test episode; no base class is left out of the base map."""
+    """A test episode as a Draw; no base class is left out of the base map."""
     return Draw(episode.cls, View(episode.query), tuple(View(name) for name in episode.supports))
 
 
 class Memory:
-    """What was made last, up to `limit` bytes of tensors; the least recently used goes first."""
+    """A cache of up to `limit` bytes of tensors; the least recently used are removed first."""
 
     def __init__(self, limit: float):
         self.limit, self.size = limit, 0
         self.items: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The value of `key` (a tensor or a tuple of them), made if it is not kept."""
+        """The value of `key` (a tensor or a tuple of tensors); made by `make` if it is not cached."""
         if key in self.items:
             self.items.move_to_end(key)
             return self.items[key][0]
@@ -72,10 +72,10 @@ class CachedEncoder:
     """Makes a meta learner's inputs from views of images.
 
     Args:
-        encoder: frozen; what is kept stays on its device.
-        options: of the network: what it wants of the encoder, and how its CAM is made.
+        encoder: frozen; cached tensors stay on its device.
+        options: of the network; they say what it needs from the encoder, and how its CAM is made.
         read: a view -> normalised image (3, S, S) and mask (S, S) of class ids and 255.
-        gigabytes: memory for what is kept.
+        gigabytes: memory of the cache.
         workers: processes that read images ahead, see `expect`.
     """
 
@@ -91,10 +91,10 @@ class CachedEncoder:
         self.encoder, self.options, self.device = encoder, options, device
         self.read = ReadAhead(read, workers)
         self.memory = Memory(gigabytes * 2**30)
-        self.loading_s = 0.0  # seconds spent in waiting for images so far
+        self.loading_s = 0.0  # seconds spent waiting for images so far
 
     def expect(self, parts: Iterable[Sequence[Draw]]) -> None:
-        """Say which episodes the coming calls of `inputs` will be for, so that their images can be read ahead."""
+        """Announce the episodes of the coming calls of `inputs`, so that their images are read ahead."""
         self.read.expect([view for draw in part for view in draw.views] for part in parts)
 
     def image(self, view: View) -> tuple[Tensor, Tensor]:
@@ -105,7 +105,7 @@ class CachedEncoder:
         return image, mask
 
     def features(self, view: View) -> tuple[Features, Tensor]:
-        """Features (1, ...) of the whole image and its mask (S, S) uint8."""
+        """Features (1, ...) of the unmasked image, and its mask (S, S) uint8."""
 
         def make() -> tuple[Features, Tensor]:
             image, mask = self.image(view)
@@ -115,7 +115,7 @@ class CachedEncoder:
         return self.memory.get(("features", view), make)
 
     def support(self, view: View, cls: int) -> tuple[Tensor, Tensor]:
-        """Layer4 of the image masked by class `cls` (1, c4, h4, w4) and its class logits (1, classes)."""
+        """Layer4 (1, c4, h4, w4) of the image masked by class `cls`, and its class logits (1, classes)."""
 
         def make() -> tuple[Tensor, Tensor]:
             features, mask = self.features(view)
@@ -124,7 +124,7 @@ class CachedEncoder:
         return self.memory.get(("support", view, cls), make)
 
     def cam(self, view: View, class_id: int) -> Tensor:
-        """Rectified map (1, h, w) of the classifier's class `class_id` on the whole image."""
+        """Rectified map (1, h, w) of the classifier's class `class_id` on the unmasked image."""
 
         def make() -> Tensor:
             x3 = self.features(view)[0].x3

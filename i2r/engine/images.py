@@ -1,6 +1,6 @@
-"""Reading images for networks: one DataLoader for all, in the process itself or in loading processes.
+"""Reading images for networks, in the main process or in loading processes.
 
-What is read depends on its key alone, so the number of loading processes (runtime.workers) changes no number.
+An item depends only on its key, so the number of loading processes (runtime.workers) does not change results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from i2r.nets.resize import bilinear, nearest
 
 
 class View(NamedTuple):
-    """One of the fixed versions of an image; evaluation has version 0 only."""
+    """A fixed view of an image, by number; evaluation uses only number 0."""
 
     id: str
     number: int = 0
@@ -37,21 +37,21 @@ ReadView = Callable[
 ]  # image float (3, S, S), normalised; mask uint8 (S, S) of class ids
 
 
-# --- readers: what is read of a key; loading processes get them, so they are partials of module functions ----
+# --- readers: functions of a key; partials of module-level functions, so that loading processes can receive them ---
 
 
 def evaluation_reader(dataset: Dataset, size: int) -> ReadView:
-    """Whole images in a square of side `size`, see transforms.evaluation_view."""
+    """Reader of evaluation views of side `size`, see transforms.evaluation_view."""
     return partial(_read_evaluation, dataset, size)
 
 
 def training_reader(dataset: Dataset, size: int, augment: Augment, seed: int) -> ReadView:
-    """Random views of side `size` that depend on the seed, the id and the view's number alone."""
+    """Reader of random views of side `size`, which depend only on the seed, the id and the view's number."""
     return partial(_read_training, dataset, size, augment, seed)
 
 
 def resized_reader(read: ReadView, *sides: int) -> ReadView:
-    """The same views at other sides: the image resized to each side in turn, the mask to the last."""
+    """Reader of the same views at other sides: the image is resized to each side in turn, the mask to the last."""
     return partial(_read_resized, read, sides)
 
 
@@ -91,11 +91,11 @@ def load(
     batch: int | None = None,
     device: torch.device | None = None,
 ) -> Iterator[Any]:
-    """What `read` makes of each key, in their order, read ahead by `workers` processes.
+    """Items that `read` returns for the keys, in this order, read ahead by `workers` processes.
 
     Args:
-        batch: so many together, their tensors stacked; None: one by one.
-        device: that they will be copied to.
+        batch: number of items to stack; None: single items.
+        device: device to which they will be copied.
     """
     return iter(
         DataLoader(
@@ -106,7 +106,7 @@ def load(
             worker_init_fn=_start_worker,
             pin_memory=device is not None and device.type == "cuda",
             collate_fn=_as_it_is if batch is None else None,
-            generator=torch.Generator(),  # otherwise the loader would draw from the one that dropout uses
+            generator=torch.Generator(),  # otherwise the loader would use the global generator, as dropout does
         )
     )
 
@@ -116,7 +116,7 @@ def load_steps(
 ) -> Callable[[int], list[Tensor]]:
     """Step -> tensors of items step * batch ... (step + 1) * batch - 1, stacked, on the device.
 
-    Steps must follow one another from the first that is asked for.
+    Steps must be requested in order, without gaps.
     """
     loader: Iterator[list[Tensor]] | None = None
 
@@ -130,11 +130,11 @@ def load_steps(
 
 
 class ReadAhead:
-    """Reads views; those of the coming parts of the work in loading processes, each when it comes first.
+    """Reads views; announced ones are read ahead by loading processes, each at its first occurrence.
 
     Args:
-        read: of one view.
-        workers: loading processes; without any, each view is read when it is asked for.
+        read: reads one view.
+        workers: number of loading processes; with 0 each view is read when it is requested.
     """
 
     def __init__(self, read: ReadView, workers: int = 0):
@@ -143,13 +143,13 @@ class ReadAhead:
         self.ready: dict[View, tuple[Tensor, Tensor]] = {}
 
     def expect(self, parts: Iterable[Sequence[View]]) -> None:
-        """Say which views each coming part of the work needs; `advance` goes to the next part."""
+        """Announce the views that each coming part of the work needs; `advance` goes to the next part."""
         self.ready.clear()
         if self.workers:
             self.coming = load(partial(_read_all, self.read), _first_seen(parts), self.workers)
 
     def advance(self) -> None:
-        """Take what was read for the next part. A view that came before and was not kept is read anew when asked."""
+        """Take the views read for the next part. A view that an earlier part had is read again when requested."""
         self.ready.clear()
         views, samples = next(self.coming, ((), ()))
         self.ready.update(zip(views, samples, strict=True))
@@ -159,7 +159,7 @@ class ReadAhead:
 
 
 def _first_seen(parts: Iterable[Sequence[View]]) -> Iterator[tuple[View, ...]]:
-    """Of each part the views that no part before it has."""
+    """The views of each part that no earlier part has."""
     seen: set[View] = set()
     for part in parts:
         new = tuple(view for view in dict.fromkeys(part) if view not in seen)
@@ -176,7 +176,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    """A loading process leaves Ctrl-C to the job and ends when it is told to."""
+    """Make a loading process ignore Ctrl-C, which the job handles, and end on SIGTERM."""
     cv2.setNumThreads(0)
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)

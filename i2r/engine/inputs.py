@@ -1,4 +1,4 @@
-"""What a job finds made before it: the frozen networks, the data set and its lists."""
+"""What a job loads from earlier jobs: frozen networks, the data set and its lists."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from i2r.nets.io.weights import open_encoder
 from i2r.pipeline.jobs import Job, JobError
 
 WEIGHTS = "weights.safetensors"
-IMAGENET = 1000  # classes of its classifiers
+IMAGENET = 1000  # number of classes of ImageNet classifiers
 FROZEN = ("backbone", "base_learner", "cam_head")  # roles of the jobs that make the frozen networks
 
 
 def job_encoder(job: Job, device: torch.device, options: NetworkOptions | None = None) -> Encoder:
-    """The frozen networks of a job, on a device, for a network of these options; see frozen_networks."""
+    """The encoder of a job, on a device, for a network with these options; see frozen_networks."""
     return frozen_networks(job.inputs, job.params["backbone"], options, whole_network(job)).to(device)
 
 
 def whole_network(job: Job) -> Path | None:
-    """The file of a whole network that the job's network is, or starts from; None where there is none.
+    """The network file that the job evaluates or starts from; None if there is none.
 
-    Such a network's meta learner fits no other frozen part than its own.
+    Its meta learner fits only the frozen networks of the same file.
     """
     train = job.params.get("train", {})
     trained = job.inputs["train"] / WEIGHTS if "train" in job.inputs else None
@@ -49,19 +49,17 @@ def frozen_networks(
     options: NetworkOptions | None = None,
     network: Path | None = None,
 ) -> Encoder:
-    """Backbone, with the base learner and the CAM head if there are any.
-
-    Where nothing looks at the base learner's logits, it is left out.
+    """The encoder: backbone, with the CAM head if there is one, and the base learner if the network uses it.
 
     Args:
-        inputs: folders of finished jobs, "backbone" and so on.
-        backbone: that section of params.
-        options: of the network that will look at the features.
-        network: a whole network's file, whose frozen part is taken instead.
+        inputs: role -> folder of a finished job.
+        backbone: section backbone of params.
+        options: of the network that uses the features.
+        network: a network file, whose encoder is used instead.
 
     Raises:
-        JobError: if network.class_source is table, and the classifier's classes are neither ImageNet's nor the
-            data set's own.
+        JobError: network.class_source is table, but the classifier's classes are neither those of ImageNet nor those
+            of the data set.
     """
     if network is not None:
         encoder = open_network(network).encoder
@@ -80,26 +78,28 @@ def frozen_networks(
 
 
 def start_file(job: Job) -> str | Path | None:
-    """The weights that the job's training starts from: a file, those of its method with one shot, or none."""
+    """The weights from which the job's training starts: a file, those of the 1-shot training, or none."""
     start = job.params["train"].get("start")
     return job.inputs["start"] / WEIGHTS if start == FROM_ONE_SHOT else start
 
 
 def class_table(names: list[str], classes: int, imagenet: Mapping[str, int]) -> Tensor:
-    """The class of a classifier of so many classes that stands for each class of a data set, (C,) int64.
+    """The classifier's class for each class of a data set, (C,) int64.
 
-    A classifier with as many classes as the data set is one of them, in their order; for one of ImageNet's classes
-    `imagenet` says which stands for each name.
+    Args:
+        names: of the data set's classes, from class 1.
+        classes: number of classes of the classifier. If the data set has as many, the classes are the same.
+        imagenet: name -> class of an ImageNet classifier.
 
     Raises:
-        JobError: if there is no such table.
+        JobError: there is no table for these classes.
     """
     if classes == len(names):
         return torch.arange(classes)
     if classes != IMAGENET or not set(names) <= set(imagenet):
         raise JobError(
-            f"network.class_source: table: nothing says which of the classifier's {classes} classes stand for "
-            f"{', '.join(names[:3])} ...; take episode or majority"
+            f"network.class_source: table: there is no table from the data set's classes ({', '.join(names[:3])} ...) "
+            f"to the classifier's {classes} classes; use episode or majority"
         )
     return torch.tensor([imagenet[name] for name in names])
 
@@ -115,7 +115,7 @@ def job_lists(job: Job) -> dict[str, Any]:
 
 
 def base_labels(mask: Tensor, train_classes: list[int]) -> Tensor:
-    """Class ids to labels of the base learner: background and novel classes 0, base classes 1.. ascending, 255."""
+    """Class ids to labels of the base learner: 0 background and test classes, 1.. training classes ascending, 255."""
     table = torch.zeros(256, dtype=torch.long)
     table[torch.tensor(sorted(train_classes))] = torch.arange(1, len(train_classes) + 1)
     table[UNKNOWN] = UNKNOWN

@@ -1,4 +1,4 @@
-"""What all that learns or scores shares: the device, stateless seeds, saved states, the training loop."""
+"""Shared by trainings and evaluations: device, stateless seeds, saved states, and the training loop."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from i2r.files import replacing
 from i2r.pipeline.jobs import Job, JobError
 from i2r.progress import Progress
 
-LINES = 500  # of metrics.jsonl at most; longer trainings write means over several steps
+LINES = 500  # maximal number of lines of metrics.jsonl; longer trainings write means over several steps
 
 
 def set_up(runtime: Runtime, threads: int) -> torch.device:
-    """Set the CPU threads and determinism, and return the device.
+    """Set the number of CPU threads and determinism, and return the device.
 
-    On the CPU the same job gives the same numbers bit by bit; on a GPU some kernels add in any order.
+    On a CPU the same job gives bitwise equal numbers; on a GPU some kernels sum in varying order.
 
     Raises:
-        JobError: if runtime.device names a GPU that is not there.
+        JobError: runtime.device is a GPU, but there is none.
     """
     torch.set_num_threads(threads)
     name = runtime.device
@@ -41,15 +41,15 @@ def set_up(runtime: Runtime, threads: int) -> torch.device:
         raise JobError(f"runtime.device is {name!r}, but torch sees no GPU; use cpu or auto")
     device = torch.device(name)
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that fills every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it only serves debugging, and costs time
     return device
 
 
 def seed_of(*parts: object, seed: int = 0) -> int:
-    """A seed that depends on nothing but `parts` (numbers and words): the same in every process.
+    """A seed that depends only on `parts` (numbers and strings) and `seed`, and is the same in every process.
 
     Args:
-        seed: of params; its default 0 adds nothing to the parts.
+        seed: from params; 0, the default, does not change the seed made from the parts.
     """
     text = json.dumps([*parts, seed] if seed else parts, default=str)
     digest = hashlib.sha256(text.encode()).digest()
@@ -57,17 +57,17 @@ def seed_of(*parts: object, seed: int = 0) -> int:
 
 
 def synchronise(device: torch.device) -> float:
-    """Wait for the device and return the time in seconds, so that parts of a step can be told apart."""
+    """Wait for the device and return the time in seconds, to measure the parts of a step."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 class SavedState:
-    """State of a job to go on from after an interruption, in `folder`/state.pt, replaced atomically.
+    """State from which an interrupted job continues, in `folder`/state.pt, replaced atomically.
 
-    `tick` saves every `every` seconds, and at once after SIGINT or SIGTERM, which then end the job as
-    KeyboardInterrupt. After kill -9 the last saved state is there.
+    `tick` saves every `every` seconds, and at once after SIGINT or SIGTERM, which then end the job with a
+    KeyboardInterrupt. After kill -9 the last saved state remains.
     """
 
     def __init__(self, folder: Path, every: float):
@@ -80,7 +80,7 @@ class SavedState:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._previous[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread: signals go to another's handlers
+            except ValueError:  # only the main thread can handle signals
                 break
         return self
 
@@ -89,7 +89,7 @@ class SavedState:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: object) -> None:
-        if self.signal is not None:  # asked twice: don't wait for the end of the step
+        if self.signal is not None:  # the second signal does not wait for the end of the step
             raise KeyboardInterrupt
         self.signal = number
 
@@ -97,7 +97,7 @@ class SavedState:
         """The last saved state (tensors on the CPU), or None.
 
         Raises:
-            JobError: if the file cannot be read.
+            JobError: the file cannot be read.
         """
         if not self.path.exists():
             return None
@@ -105,18 +105,18 @@ class SavedState:
             return torch.load(self.path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise JobError(
-                f"{self.path}: unreadable state; delete the file to start anew ({error})"
+                f"{self.path}: unreadable state; delete the file to start again from the beginning ({error})"
             ) from None
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the saved state. It may hold tensors, numbers, words, lists and dicts of these."""
+        """Replace the saved state: tensors, numbers, strings, and lists and dicts of these."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as temporary:
             torch.save(dict(state), temporary)
         self.saved = time.monotonic()
 
     def tick(self, state: Callable[[], Mapping[str, Any]]) -> None:
-        """Save if it is time or a signal came; after a signal, stop.
+        """Save if it is time, or save and stop after a signal.
 
         Raises:
             KeyboardInterrupt: after SIGINT or SIGTERM.
@@ -128,7 +128,7 @@ class SavedState:
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
-    """lr * (1 - step / steps) ** power, rising from 0 during the first share `warmup` of the steps."""
+    """lr * (1 - step / steps) ** power, with a linear rise from 0 during the share `warmup` of the steps."""
     rise = min(1.0, (step + 1) / (schedule.warmup * schedule.steps)) if schedule.warmup else 1.0
     return schedule.lr * rise * (1 - step / schedule.steps) ** schedule.power
 
@@ -137,7 +137,7 @@ Groups = Iterable[tuple[float, Iterable[nn.Parameter]]]  # (factor of the learni
 
 
 def build_optimiser(groups: Groups, schedule: Schedule) -> torch.optim.Optimizer:
-    """The schedule's optimiser of those parameters that learn; its groups keep their `factor`."""
+    """The schedule's optimiser for the parameters with requires_grad; its groups keep their `factor`."""
     learning = [
         {"params": [p for p in group if p.requires_grad], "factor": factor} for factor, group in groups
     ]
@@ -148,14 +148,14 @@ def build_optimiser(groups: Groups, schedule: Schedule) -> torch.optim.Optimizer
 
 
 class _Log:
-    """metrics.jsonl: of each window of steps the means over it; at most LINES windows."""
+    """metrics.jsonl: means over windows of steps; at most LINES windows."""
 
     def __init__(self, path: Path, steps: int, state: Mapping[str, Any] | None):
         self.window, self.steps = max(1, math.ceil(steps / LINES)), steps
         self.rows: list[dict[str, float]] = list(state["rows"]) if state else []
         self.sums = defaultdict(float, state["sums"] if state else {})
         path.parent.mkdir(parents=True, exist_ok=True)
-        # lines after the saved state, which an interrupted run may have left, are written again
+        # an interrupted run may have left lines that are newer than the saved state
         self.file = path.open("w")
         self.file.writelines(json.dumps(row) + "\n" for row in self.rows)
         self.file.flush()
@@ -167,7 +167,7 @@ class _Log:
         self.file.close()
 
     def add(self, done: int, numbers: Mapping[str, float], rate: float) -> None:
-        """Count a step; `done`: steps up to this one. Writes a line at the end of a window."""
+        """Add a step, and write a line at the end of a window; `done`: number of steps, including this one."""
         for name, value in numbers.items():
             self.sums[name] += value
         if done % self.window == 0 or done == self.steps:
@@ -189,23 +189,23 @@ def fit(
     groups: Groups | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Train `model` and write metrics.jsonl: the one training loop of the pipeline.
+    """Train `model` and write metrics.jsonl; the training loop of all steps.
 
     Args:
-        job: its `out` gets metrics.jsonl, its `state` what is needed to go on after an interruption.
-        model: holds everything that changes in training, running statistics of norms included.
-        losses: step number from 0 -> values of that step, all of them logged; `loss` is differentiated, names
-            ending in `_s` are seconds. It must depend on the step number alone (and on torch's generator, which is
+        job: metrics.jsonl is written to its `out`, the saved state to its `state`.
+        model: holds everything that changes in training, including running statistics of norms.
+        losses: step number from 0 -> values of the step, which are logged; `loss` is differentiated, names
+            ending in `_s` are seconds. It must depend only on the step number (and on torch's generator, which is
             seeded in each step), so that a resumed training equals an uninterrupted one.
-        groups: of parameters with their learning rates; all parameters at factor 1 if missing.
-        seed: of the step's params, beside the job's own.
+        groups: of parameters with their learning rates; None: all parameters with factor 1.
+        seed: from the step's params, in addition to the job's own seed.
 
     Returns:
         The means over the last logged window, and `seconds_per_step` over all steps.
 
     Raises:
-        JobError: if a loss is not finite.
-        KeyboardInterrupt: when stopped by SIGINT or SIGTERM, after saving the state.
+        JobError: a loss is not finite.
+        KeyboardInterrupt: the training was stopped by SIGINT or SIGTERM; its state has been saved.
     """
     optimiser = build_optimiser(groups or [(1.0, model.parameters())], schedule)
     done, spent = 0, 0.0
@@ -235,7 +235,7 @@ def fit(
                 progress.update(loss=numbers["loss"])
                 if done < schedule.steps:
                     saved.tick(current)
-            # finished: what follows the loop need not train again if it is interrupted
+            # so that an interruption after the loop does not repeat the training
             saved.save(current())
             saved.tick(current)
     last = {name: value for name, value in log.rows[-1].items() if name not in ("step", "lr", "seconds")}
@@ -245,8 +245,8 @@ def fit(
 def _check(loss: float, step: int, schedule: Schedule, label: str) -> None:
     if not math.isfinite(loss):
         raise JobError(
-            f"{label}: the loss is {loss} at step {step}, nothing can be learned from there; "
-            f"a learning rate below the present {schedule.lr} may help"
+            f"{label}: the loss is {loss} at step {step}, so training cannot continue; "
+            f"a learning rate below {schedule.lr} may help"
         )
 
 
@@ -257,7 +257,7 @@ def _step(
     losses: Callable[[int], Mapping[str, Tensor | float]],
     step: int,
 ) -> dict[str, float]:
-    """Do one step and return its values, with the seconds that it and its backward pass took."""
+    """Run one step and return its values, with the seconds of the step and of its backward pass."""
     device = next(model.parameters()).device
     began = synchronise(device)
     rate = learning_rate(schedule, step)

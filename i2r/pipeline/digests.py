@@ -1,4 +1,4 @@
-"""Whether the code of a step changed: a digest of what its modules do, comments and docstrings left out."""
+"""Digests of the code of each step, without comments and docstrings, which tell whether the code has changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from i2r.config.schema import BACKBONES, SOURCES
 from i2r.pipeline.steps import STEPS
 
 PACKAGE = Path(__file__).parents[1]
-# What carries jobs and their params, or shows their progress, and makes none of their numbers.
+# Modules that plan and run jobs or show their progress, but do not influence their numbers.
 CARRIERS = ("i2r", "i2r.cli", "i2r.files", "i2r.progress", "i2r.config", "i2r.pipeline")
 
 
@@ -23,7 +23,8 @@ def modules(step: str, params: Mapping[str, Any] | None = None) -> list[str]:
     """The modules of this package that a job of a step uses, sorted.
 
     Args:
-        params: of the job: they name its network, backbone and data source. None, or where they name none: all.
+        params: of the job; they choose its network, backbone and data source. Where they are missing, all
+            registered ones count.
     """
     registered = [options.module for options in NETWORKS.values()] + [
         entry.build for entry in BACKBONES.values()
@@ -63,7 +64,7 @@ def record() -> dict[str, dict]:
 
 
 def path_of(module: str) -> Path | None:
-    """The file of a module of this package, None if it is no module."""
+    """The file of a module of this package; None if there is no such module."""
     base = PACKAGE.joinpath(*module.split(".")[1:])
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
@@ -83,7 +84,7 @@ def _content(module: str) -> str:
 
 @cache
 def _imports(module: str) -> list[str]:
-    """Modules of this package that a module imports, their packages included."""
+    """Modules of this package that a module imports, and the packages that contain these."""
     names = set()
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
@@ -96,7 +97,7 @@ def _imports(module: str) -> list[str]:
 
 
 def content(tree: ast.Module) -> str:
-    """What a module does, without docstrings (comments are no part of a tree)."""
+    """A module's syntax tree as text, without docstrings (a syntax tree has no comments)."""
     tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

@@ -1,7 +1,7 @@
-"""One job: from its spec (a file) to its products and their manifest.
+"""Running one job: from its spec file to its products and their manifest.
 
-A job reads no params.yaml, writes to a temporary folder, and its manifest, written last, says that the products are
-whole and what they were made from.
+A job does not read params.yaml and writes to a temporary folder. Its manifest is written last: it shows that the
+result is complete, and records what it was made from.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from i2r.pipeline.store import MANIFEST, manifest, problem, products_digest, siz
 
 @dataclass(frozen=True)
 class Job:
-    """What a step's function gets.
+    """The argument of a step's function.
 
     Attributes:
         label: a readable name, for messages.
-        args: fold, shot, seed, eval_seed: those that the step has.
+        args: those of fold, shot, seed and eval_seed that the step has.
         params: the sections that the step reads.
         inputs: role -> folder of a finished job.
-        out: folder for the products; temporary, moved into place when the function has returned.
-        state: folder for what the job needs to go on after it was killed; removed when the job is done.
-        threads: CPU threads to compute with.
-        data_root: the folder of the data set, with JPEGImages/ and SegmentationClassAug/.
+        out: folder for the products; temporary, moved into place after the function has returned.
+        state: folder for saved states, from which a killed job continues; removed when the job is done.
+        threads: number of CPU threads.
+        data_root: folder of the data set, with JPEGImages/ and SegmentationClassAug/.
     """
 
     step: str
@@ -63,10 +63,10 @@ class Job:
 
 @contextmanager
 def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
-    """Hold a lock file; the system frees it when its process ends, however it ends.
+    """Hold a lock file. The operating system releases it when the process ends, even if it is killed.
 
     Raises:
-        JobError: naming the holder, if it is taken and `wait` is False.
+        JobError: the lock is taken and `wait` is False; the message names the holder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(path), path.with_suffix(".owner")
@@ -76,7 +76,7 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
         holder = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "another process"
         if not wait:
             raise JobError(f"{what} is being worked on by {holder}") from None
-        print(f"{what} is being worked on by {holder}: waiting for it", file=sys.stderr, flush=True)
+        print(f"{what} is being worked on by {holder}; waiting", file=sys.stderr, flush=True)
         lock.acquire()
     try:
         write_text(owner, f"process {os.getpid()} on {platform.node()}\n")
@@ -87,13 +87,13 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
 
 
 def run_job(spec_path: str | Path, step: str | None = None, again: bool = False) -> dict[str, Any]:
-    """Do the job of a spec file (results/specs/<step>/<key>.json) and return its manifest.
+    """Run the job of a spec file (results/specs/<step>/<key>.json) and return its manifest.
 
     Args:
-        again: make it again, though its result is there and whole.
+        again: run it even if its result is complete.
 
     Raises:
-        JobError: if the spec or an input is not usable, or a product was not made.
+        JobError: the spec or an input is not usable, or a product was not made.
     """
     spec_path = Path(spec_path)
     spec = read_spec(spec_path, step)
@@ -114,12 +114,12 @@ def run_job(spec_path: str | Path, step: str | None = None, again: bool = False)
 
 
 def _digests(spec: Spec, inputs: dict[str, Path]) -> dict[str, str]:
-    """What each input's products are."""
+    """Role -> digest of the input's products."""
     found = {}
     for role, folder in inputs.items():
         values = manifest(folder)
         if values is None:
-            raise JobError(f"{spec.title}: its input {role} is missing ({folder}); run `snakemake`")
+            raise JobError(f"{spec.title}: the input {role} is missing ({folder}); run `snakemake`")
         found[role] = products_digest(values)
     return found
 
@@ -148,10 +148,10 @@ def _make(
     started, clock = datetime.now(UTC), time.monotonic()
     metrics = _function(job)(job)
     if "metrics.jsonl" in spec.products:
-        (out / "metrics.jsonl").touch()  # a step that had nothing to train leaves an empty log
+        (out / "metrics.jsonl").touch()  # not written by a step that had nothing to train
     for name in spec.products:
         if not (out / name).exists():
-            raise JobError(f"{spec.title}: {STEPS[spec.step].function} made no {name}")
+            raise JobError(f"{spec.title}: {STEPS[spec.step].function} did not write {name}")
     made = sorted(path for path in out.iterdir() if not path.name.startswith("."))
     values = {
         "spec": spec.values(),
@@ -173,10 +173,10 @@ def _make(
 
 
 def _sections(spec: Spec) -> dict[str, Any]:
-    """The sections that a job was planned with, paths of weights in place.
+    """The params of a spec, with the paths of weights files instead of their digests.
 
     Raises:
-        JobError: if a file of weights is no longer what it was when the job was planned.
+        JobError: a weights file is missing or has changed since the job was planned.
     """
     sections = {
         name: dict(value) if isinstance(value, dict) else value for name, value in spec.params.items()
@@ -184,13 +184,13 @@ def _sections(spec: Spec) -> dict[str, Any]:
     for where, path in spec.files.items():
         section, name = where.split(".")
         if not Path(path).is_file() or sha256(path) != sections[section][name]:
-            raise JobError(f"{path}: missing, or another file than when {spec.label} was planned with it")
+            raise JobError(f"{path}: missing, or changed since {spec.label} was planned")
         sections[section][name] = path
     return sections
 
 
 def _function(job: Job) -> Any:
-    """The step's function, with threads and random numbers set; torch only where the step itself imports it."""
+    """The step's function, after setting threads and seeds; torch is set up only if the step imports it."""
     threads = str(job.threads)
     os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads)
     module, name = STEPS[job.step].function.split(":")
@@ -207,7 +207,11 @@ def _function(job: Job) -> Any:
 
 
 def _install(values: dict[str, Any], out: Path, folder: Path) -> None:
-    """Put products in place: the former manifest goes first, the new one comes last, all flushed to disk before it."""
+    """Move the products into place.
+
+    The old manifest is removed first and the new one written last, when all products have been flushed to disk, so
+    that a result with a manifest is always complete.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     for name in values["products"]:
@@ -222,7 +226,7 @@ def _install(values: dict[str, Any], out: Path, folder: Path) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """What a job ran with: versions, machine, device and git commit (None where it is not known)."""
+    """The environment of a job: versions, machine, device and git commit (None if unknown)."""
     device = platform.processor() or platform.machine()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -246,7 +250,7 @@ def environment() -> dict[str, Any]:
 
 
 def _git(*command: str) -> str | None:
-    """Output of git in this package's repository; None outside of one, or where git fails."""
+    """Output of git in this package's repository; None if there is no repository or git fails."""
     home = Path(__file__).parents[2]
     if not (home / ".git").exists():
         return None

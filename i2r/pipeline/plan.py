@@ -1,8 +1,8 @@
-"""The plan: the jobs that an experiment's targets ask for, each once, each after its inputs.
+"""The plan: the jobs that an experiment's targets need, each once, after its inputs.
 
-Pure and fast: it runs each time the Snakefile is read, so it imports neither torch nor mlflow, and touches nothing.
-A job's key is a hash of its step, its arguments, the params it reads, the version of its code and the keys of its
-inputs. Methods' names, folders, devices and workers are in no key.
+Planning runs whenever the Snakefile is read, so it imports neither torch nor mlflow, and writes nothing. A job's key is
+a hash of its step, its arguments, the params that the step reads, the version of its code and the keys of its inputs.
+Names of methods, folders, devices and workers are not part of a key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from i2r.pipeline.spec import Input, Spec, make_spec
 from i2r.pipeline.steps import STEPS
 
 RESULTS = Path("results")
-REPORT = "report"  # name of the report on all targets that are made
+REPORT = "report"  # label of the report on all targets of `make`
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Plan:
     """All jobs of an experiment, by key, inputs first.
 
     Attributes:
-        labels: key -> its readable names; methods that share a job each give it one.
-        targets: target -> keys of all its jobs; REPORT: those of the targets that are made.
-        stages: key -> stage, of the jobs of the targets that are made.
+        labels: key -> readable names of the job; methods that share a job each give it one.
+        targets: target -> keys of all its jobs; REPORT -> keys of all jobs of the targets of `make`.
+        stages: key -> stage, for the jobs of the targets of `make`.
     """
 
     params: Params
@@ -54,7 +54,7 @@ class Plan:
         return [self.jobs[key] for key in self.targets[name]]
 
     def views(self, key: str) -> list[str]:
-        """Readable folders of a job, below results/; none for a job that only other targets need."""
+        """Readable folders of a job, relative to results/."""
         spec = self.jobs[key]
         if spec.step == "report":
             return [f"{self.experiment}/{label}" for label in self.labels[key]]
@@ -62,15 +62,15 @@ class Plan:
         return [f"{self.experiment}/{ablate}{spec.step}/{label}" for label in self.labels[key]]
 
     def named(self) -> dict[str, Spec]:
-        """Readable folder below results/ -> its job."""
+        """Readable folder, relative to results/ -> its job."""
         return {view: spec for key, spec in self.jobs.items() for view in self.views(key)}
 
 
 def make_plan(params: Params) -> Plan:
-    """The jobs that the targets ask for.
+    """Plan the jobs that the targets need.
 
     Raises:
-        ParamsError: a file of weights that the params name is missing.
+        ParamsError: a weights file in the params is missing.
     """
     planner = _Planner(params)
     targets: dict[str, list[str]] = {}
@@ -93,7 +93,7 @@ def make_plan(params: Params) -> Plan:
 
 
 def _stages(params: Params, planner: _Planner, targets: dict[str, list[str]]) -> dict[str, str]:
-    """Stage of every job that is made; what only ablations train and evaluate is the stage ablate's."""
+    """Stage of every job; trainings and evaluations that only ablation targets need are in the stage ablate."""
     main = {key for name in params.made if not params.values.targets[name].ablation for key in targets[name]}
     stages = {}
     for key in targets[REPORT]:
@@ -104,7 +104,7 @@ def _stages(params: Params, planner: _Planner, targets: dict[str, list[str]]) ->
 
 
 def _distinct(labels: dict[str, dict[str, str]], jobs: dict[str, Spec]) -> dict[str, list[str]]:
-    """Labels by key; where two jobs of a step have one label, the method and then the key tell them apart."""
+    """Labels by key, unique within a step: duplicates get the method's name and, if needed, part of the key."""
     for mark in (lambda key, method: f"-{method}", lambda key, _: f"-{key[:6]}"):
         used = Counter((jobs[key].step, label) for key, own in labels.items() for label in own)
         labels = {
@@ -119,7 +119,7 @@ def _distinct(labels: dict[str, dict[str, str]], jobs: dict[str, Spec]) -> dict[
 
 @dataclass
 class _Planner:
-    """Collects jobs; equal ones are one job."""
+    """Collects jobs by key, so that equal jobs are planned once."""
 
     params: Params
     jobs: dict[str, Spec] = field(default_factory=dict)
@@ -149,7 +149,7 @@ class _Planner:
         return self.jobs.setdefault(spec.key, spec)
 
     def closure(self, keys: Iterable[str]) -> Iterator[str]:
-        """The jobs with these keys and all that they need, in the order of the plan."""
+        """Keys of these jobs and of everything that they need, in the order of the plan."""
         needed, todo = set(), list(keys)
         while todo:
             key = todo.pop()
@@ -165,7 +165,7 @@ class _Planner:
                 {"source": data.source, "shapes": data.shapes.model_dump()},
                 ("index.json", "VOC"),
             )
-        else:  # the digest says which data it is; without one the folder has to
+        else:  # without a digest only the folder identifies the data
             uses = {"source": data.source, "train_list": data.train_list, "val_list": data.val_list}
             uses |= {"digest": data.digest} if data.digest else {"root": data.root}
             products = STEPS["data"].products
@@ -185,7 +185,7 @@ class _Planner:
         files = {}
         if values["name"] != "small":
             del values["pretrain"]
-        if digest := method.params.backbone.digest:  # stands for the file, so that the key holds no path
+        if digest := method.params.backbone.digest:  # replaces the path in the key
             files, values["weights"] = {"backbone.weights": values["weights"]}, digest
         return self.add("backbone", {}, {"backbone": values}, {}, values["name"], method.name, files=files)
 
@@ -198,7 +198,7 @@ class _Planner:
         return {"data": data, "lists": lists, "backbone": self.backbone(method)}
 
     def frozen(self, method: Method, fold: int, base_learner: bool, cam_head: bool) -> dict[str, Spec]:
-        """All frozen networks of a fold that are needed, with data and lists."""
+        """The frozen networks that are needed in a fold, with data and lists."""
         sections, needs, args = method.params, self.in_fold(method, fold), {"fold": fold}
         label, root = f"{dataset(method)}-{sections.backbone.name}-fold{fold}", sections.data.root
         changed = sections.base_learner.trains == "all"
@@ -216,7 +216,7 @@ class _Planner:
         return needs
 
     def train(self, method: Method, fold: int, shot: int, seed: int) -> Spec | None:
-        """The training of a run; None for a method whose weights are a file."""
+        """The training of a run; None for a method that evaluates a weights file."""
         sections, args = method.params, {"fold": fold, "shot": shot, "seed": seed}
         if sections.train.weights:
             return None
@@ -278,7 +278,7 @@ class _Planner:
     # --- targets ---------------------------------------------------------------------------------------------
 
     def runs(self, name: str, target: Target) -> list[dict[str, Any]]:
-        """A row for each evaluation of a target."""
+        """One row for each evaluation of a target."""
         rows = []
         grid = product(target.shots, target.methods, target.folds, target.seeds)
         for shot, method_name, fold, seed in grid:
@@ -345,12 +345,12 @@ def dataset(method: Method) -> str:
 
 
 def _role(spec: Spec) -> str:
-    """How the report calls a job."""
+    """The job's role as an input of the report."""
     return f"{spec.step}/{spec.key}"
 
 
 def _without_paths(method: Method) -> dict[str, Any]:
-    """A method's sections for the report, without what differs from machine to machine."""
+    """A method's sections for the report, without paths, which differ between machines."""
     sections = method.params.model_dump(mode="json")
     del sections["data"]["root"], sections["backbone"]["weights"]
     sections["data"]["name"] = dataset(method)
@@ -358,10 +358,10 @@ def _without_paths(method: Method) -> dict[str, Any]:
 
 
 def _by_content(uses: dict, section: str, names: tuple[str, ...], args: dict, where: str) -> dict[str, str]:
-    """Put the sha256 of each file of weights in the place of its path; return the paths: "section.name" -> path.
+    """Replace the path of each weights file in `uses` by its sha256; return "section.name" -> path.
 
     Raises:
-        ParamsError: there is no such file, or its name has a placeholder that the job knows nothing of.
+        ParamsError: the file does not exist, or its name has a placeholder that the job has no value for.
     """
     files = {}
     for name in names:
@@ -372,7 +372,7 @@ def _by_content(uses: dict, section: str, names: tuple[str, ...], args: dict, wh
             path = Path(pattern.format(**args))
         except (KeyError, IndexError, ValueError):
             known = ", ".join(f"{{{arg}}}" for arg in args if arg != "eval_seed")
-            raise ParamsError(f"{where}: {pattern!r} may hold {known} only") from None
+            raise ParamsError(f"{where}: {pattern!r} may contain only {known}") from None
         if not path.is_file():
             raise ParamsError(f"{where}: no such file: {path}")
         stat = path.stat()
@@ -383,5 +383,5 @@ def _by_content(uses: dict, section: str, names: tuple[str, ...], args: dict, wh
 
 @cache
 def _digest(path: Path, size: int, modified: int) -> str:
-    """sha256 of a file, once for many jobs."""
+    """sha256 of a file; cached, because many jobs use the same file."""
     return sha256(path)

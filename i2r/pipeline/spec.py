@@ -1,4 +1,4 @@
-"""The spec of a job: all that it is made with, and the key that names its result."""
+"""The spec of a job: everything that determines its result, and the key made from it."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ KEY_LENGTH = 12
 
 
 class JobError(RuntimeError):
-    """A job that cannot run or did not make what it should; the message says what to do."""
+    """A job that cannot run or did not write its products; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """The job that an input comes from."""
+    """The job that makes an input."""
 
     step: str
     key: str
 
     @property
     def folder(self) -> str:
-        """Below results/."""
+        """Folder of its result, relative to results/."""
         return f"store/{self.step}/{self.key}"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A job of the plan; made by `make_spec`, which computes its key.
+    """A job of the plan, made by `make_spec`, which computes its key.
 
     Attributes:
-        args: fold, shot, seed, eval_seed: those that the step has.
-        params: the sections that it reads; files of weights are named by their content.
-        inputs: role -> the job it comes from.
-        label: a readable name; no part of the key, like all that follows.
+        args: those of fold, shot, seed and eval_seed that the step has.
+        params: the sections that the step reads; weights files are given by their digests.
+        inputs: role -> the job that makes the input.
+        label: a readable name. This and the following fields are not part of the key.
         runtime: section runtime of the params.
         data_root: folder of the data set.
-        files: "section.name" -> path of a file of weights.
+        files: "section.name" -> path of a weights file.
     """
 
     step: str
@@ -60,20 +60,20 @@ class Spec:
 
     @property
     def folder(self) -> str:
-        """Of its result, below results/."""
+        """Folder of its result, relative to results/."""
         return Input(self.step, self.key).folder
 
     @property
     def title(self) -> str:
-        """For messages."""
+        """Step and label, for messages."""
         return f"{self.step} {self.label}"
 
     def path(self, results: Path) -> Path:
-        """Of its spec file."""
+        """Path of its spec file."""
         return spec_path(self.step, self.key, results)
 
     def values(self) -> dict[str, Any]:
-        """As its file holds it."""
+        """The content of its spec file."""
         return asdict(self) | {"products": list(self.products)}
 
 
@@ -82,7 +82,7 @@ def spec_path(step: str, key: str, results: Path) -> Path:
 
 
 def key_of(step: str, version: int, args: Mapping, params: Mapping, inputs: Mapping[str, Input]) -> str:
-    """Hash of all that decides a job's numbers, the keys of its inputs included."""
+    """Hash of everything that determines a job's numbers, including the keys of its inputs."""
     decides = {"step": step, "version": version, "args": args, "params": params}
     decides["inputs"] = {role: given.key for role, given in inputs.items()}
     return hashlib.sha256(canonical(decides).encode()).hexdigest()[:KEY_LENGTH]
@@ -91,7 +91,7 @@ def key_of(step: str, version: int, args: Mapping, params: Mapping, inputs: Mapp
 def make_spec(
     step: str, args: dict[str, Any], params: dict[str, Any], inputs: dict[str, Input], label: str, **more: Any
 ) -> Spec:
-    """A spec with its key. `more`: the fields that are no part of it."""
+    """A spec with its key. `more`: fields that are not part of the key."""
     kind = STEPS[step]
     key = key_of(step, kind.version, args, params, inputs)
     products = more.pop("products", kind.products)
@@ -99,7 +99,7 @@ def make_spec(
 
 
 def write_spec(spec: Spec, results: Path) -> None:
-    """Write the spec's file where it is not there as it should be."""
+    """Write the spec's file, unless it has this content already."""
     path, values = spec.path(results), spec.values()
     if not path.is_file() or _read(path) != values:
         write_json(path, values)
@@ -113,10 +113,10 @@ def _read(path: Path) -> Any:
 
 
 def read_spec(path: Path, step: str | None = None) -> Spec:
-    """A spec whose key fits its content and the present code.
+    """Read a spec and check it against its key and the present code.
 
     Raises:
-        JobError: the file is missing, unreadable, changed by hand, or made for another version of the code.
+        JobError: the file is missing, unreadable, edited by hand, or made for another version of the code.
     """
     if not path.is_file():
         raise JobError(f"{path}: no such spec; `i2r plan` writes the specs of all jobs")
@@ -125,14 +125,14 @@ def read_spec(path: Path, step: str | None = None) -> Spec:
         inputs = {role: Input(**given) for role, given in values["inputs"].items()}
         spec = Spec(**{**values, "inputs": inputs, "products": tuple(values["products"])})
     except (TypeError, KeyError, AttributeError):
-        raise JobError(f"{path}: no readable spec; `i2r plan` writes it anew") from None
+        raise JobError(f"{path}: not a readable spec; `i2r plan` writes it again") from None
     if step is not None and spec.step != step:
-        raise JobError(f"{path}: is the spec of a job of step {spec.step}, not {step}")
+        raise JobError(f"{path}: spec of a job of step {spec.step}, not {step}")
     if spec.step not in STEPS or spec.version != STEPS[spec.step].version:
         raise JobError(
-            f"{path}: made for version {spec.version} of step {spec.step}, which the code is not; "
+            f"{path}: made for version {spec.version} of step {spec.step}, but the code has another version; "
             "run `snakemake` or `i2r plan` again"
         )
     if key_of(spec.step, spec.version, spec.args, spec.params, spec.inputs) != spec.key:
-        raise JobError(f"{path}: the key {spec.key} does not fit the content; `i2r plan` writes it anew")
+        raise JobError(f"{path}: the key {spec.key} does not match the content; `i2r plan` writes it again")
     return spec

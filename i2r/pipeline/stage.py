@@ -1,4 +1,4 @@
-"""A stage on disk: fill the store, run Snakemake, check what was made, and show it in the experiment's view."""
+"""Running a stage: fill the store, run Snakemake, check the results, and update the experiment's view."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from i2r.pipeline.plan import RESULTS, Plan, make_plan
 from i2r.pipeline.spec import JobError, Spec, write_spec
 from i2r.pipeline.steps import steps_of
 
-ROUNDS = 12  # of Snakemake: a result made again may differ, and then what was made from it is made again, too
+ROUNDS = 12  # runs of Snakemake at most: a result made again may differ, so what was made from it follows next time
 
 
 def prepare(params: Params, results: Path = RESULTS) -> Plan:
-    """Plan the jobs of an experiment and write their specs; nothing else is touched."""
+    """Plan the jobs of an experiment and write their specs, and nothing else."""
     plan = make_plan(params)
     for spec in plan.jobs.values():
         write_spec(spec, results)
@@ -38,30 +38,30 @@ def prepare(params: Params, results: Path = RESULTS) -> Plan:
 
 
 def from_snakemake(configfiles: Sequence[Path], config: dict[str, Any] | None) -> Plan:
-    """The plan for a Snakemake that was called with these --configfile and --config.
+    """The plan for Snakemake's --configfile and --config.
 
     Raises:
-        ParamsError: naming what is wrong with the params, or several config files.
+        ParamsError: the params are wrong, or there are several config files.
     """
     return prepare(read_params(configfiles, config))
 
 
 def read_params(configfiles: Sequence[Path] = (), config: dict[str, Any] | None = None) -> Params:
-    """Params of params.yaml, or of another file in its place, with values of the command line on top.
+    """Params of params.yaml, or of the given file instead, overridden by values of the command line.
 
     Raises:
-        ParamsError: naming what is wrong with the params, or several config files.
+        ParamsError: the params are wrong, or there are several config files.
     """
     if len(configfiles) > 1:
         raise ParamsError(
-            "one --configfile at a time: it takes the place of params.yaml. A file that begins with "
-            "`extends: OTHER.yaml` is laid over OTHER.yaml"
+            "give only one --configfile: it replaces params.yaml. A file that begins with "
+            "`extends: OTHER.yaml` overrides values of OTHER.yaml"
         )
     return load(configfiles[0] if configfiles else PARAMS, config)
 
 
 def gpus(device: str) -> int:
-    """How many GPUs a job with this runtime.device takes, without importing torch."""
+    """Number of GPUs that a job with this runtime.device uses, found without importing torch."""
     present = any(Path("/dev").glob("nvidia[0-9]*"))
     return int(device.startswith("cuda") or (device == "auto" and present))
 
@@ -69,10 +69,10 @@ def gpus(device: str) -> int:
 def run_stage(
     stage: str, cores: str = "all", configfile: Path | None = None, results: Path = RESULTS
 ) -> None:
-    """Run one stage of dvc.yaml; `all` is everything.
+    """Run one stage of dvc.yaml, or `all`.
 
     Raises:
-        JobError: if Snakemake failed or a product is not what its manifest says.
+        JobError: Snakemake failed, or a result is missing or damaged.
     """
     with one_at_a_time(results):
         plan = prepare(read_params([configfile] if configfile else []), results)
@@ -90,7 +90,7 @@ def run_stage(
         store.show(plan, results)
     home = results / plan.experiment
     for step in steps_of(stage) if stage != "all" else []:
-        # DVC wants each folder to be there, also where the plan has nothing for it
+        # DVC needs each folder, even if the plan has no job for it
         name = "report" if stage == "report" else step.name
         (home / ("ablate" if stage == "ablate" else "") / name).mkdir(parents=True, exist_ok=True)
 
@@ -104,17 +104,17 @@ def _make(
         wrong = problems(plan, jobs, results)
         if not wrong:
             return
-    raise JobError(f"stage {stage} is not whole:\n" + "\n".join(wrong))
+    raise JobError(f"stage {stage} is not complete:\n" + "\n".join(wrong))
 
 
 def problems(plan: Plan, jobs: list[Spec], results: Path = RESULTS) -> list[str]:
-    """What is wrong with the results of these jobs, a sentence each."""
+    """One sentence for each of these jobs whose result is missing, damaged or outdated."""
     located = store.Located(plan, results)
     return [text for spec in jobs if (text := located.problem(spec))]
 
 
 def by_other_code(plan: Plan, jobs: list[Spec], results: Path = RESULTS) -> list[Spec]:
-    """Finished jobs whose code has changed since, though its version has not been raised."""
+    """Finished jobs whose code has changed since, without a new version."""
     located = store.Located(plan, results)
     found = []
     for spec in jobs:
@@ -125,7 +125,7 @@ def by_other_code(plan: Plan, jobs: list[Spec], results: Path = RESULTS) -> list
 
 
 def write_plan(plan: Plan, results: Path = RESULTS) -> None:
-    """One file a stage with its jobs and the digests of their code: what DVC's stages depend on."""
+    """Write one file for each stage, with its jobs and the digests of their code; DVC's stages depend on them."""
     for stage in STAGES:
         jobs = {
             f"{spec.step}/{label}": {"key": spec.key, "code": digest(spec.step, spec.params)}
@@ -136,16 +136,16 @@ def write_plan(plan: Plan, results: Path = RESULTS) -> None:
 
 
 def snakemake(*arguments: str) -> None:
-    """Run Snakemake as one would by hand, and wait for it also after Ctrl-C, while it ends its jobs.
+    """Run Snakemake as from the command line. After Ctrl-C, wait until it has stopped its jobs.
 
     Raises:
-        JobError: if it failed; it has said why.
-        KeyboardInterrupt: after SIGINT or SIGTERM, when it has ended.
+        JobError: Snakemake failed and has printed why.
+        KeyboardInterrupt: Snakemake has ended after SIGINT or SIGTERM.
     """
     print("i2r: snakemake", *arguments, file=sys.stderr, flush=True)
     folder = str(
         Path(sys.executable).parent
-    )  # rules call the same python where its environment is not active, too
+    )  # so that rules call this Python even if its environment is not activated
     environment = os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", "")}
     process = subprocess.Popen([sys.executable, "-m", "snakemake", *arguments], env=environment)
     stopped = False
@@ -153,7 +153,7 @@ def snakemake(*arguments: str) -> None:
     def stop(number: int, _: object) -> None:
         nonlocal stopped
         stopped = True
-        if number == signal.SIGTERM:  # Ctrl-C reaches it from the terminal
+        if number == signal.SIGTERM:  # Ctrl-C reaches the process from the terminal
             process.send_signal(signal.SIGINT)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -170,11 +170,11 @@ def snakemake(*arguments: str) -> None:
 
 @contextmanager
 def one_at_a_time(results: Path = RESULTS) -> Iterator[None]:
-    """One `i2r stage` at a time; clears the lock that a killed one left in Snakemake, and only that."""
+    """Allow one `i2r stage` at a time, and remove the Snakemake lock that a killed `i2r stage` left, but no other."""
     record = results / "state" / "owner.json"
     with locked(results / "state" / "stage.lock", "the workflow", wait=False):
         if record.is_file() and _gone(read_json(record)):
-            print("i2r: the run before was killed: unlocking Snakemake", file=sys.stderr, flush=True)
+            print("i2r: the previous run was killed; unlocking Snakemake", file=sys.stderr, flush=True)
             snakemake("--unlock")
         process = psutil.Process()
         write_json(record, {"host": platform.node(), "pid": process.pid, "since": process.create_time()})
@@ -184,7 +184,7 @@ def one_at_a_time(results: Path = RESULTS) -> Iterator[None]:
 
 
 def _gone(owner: dict[str, Any]) -> bool:
-    """Whether the process that left the record, and every Snakemake that it may have left, has ended."""
+    """Whether the process that wrote the record has ended, and no Snakemake still runs in this folder."""
     if owner["host"] != platform.node():
         return False
     for process in psutil.process_iter(["pid", "create_time", "cmdline", "cwd"]):

@@ -1,6 +1,6 @@
-"""The one registry of steps: what each runs, leaves behind, reads of the params, and belongs to.
+"""The registry of steps: the function, products, params, version and stage of each.
 
-The rules of the workflow, the plan, the runner and dvc.yaml follow from it or are tested against it.
+The rules of the workflow, the plan and the runner use it; dvc.yaml is tested against it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class Step:
     """A kind of job.
 
     Attributes:
-        stage: of dvc.yaml; what only ablations need belongs to `ablate` instead.
-        function: "module:function"; gets a Job, writes the products, returns metrics.
-        products: what it leaves beside its manifest.
-        version: part of its jobs' keys: raise it when the numbers that it makes change.
-        reads: section of params -> the values in it that decide what it makes.
+        stage: of dvc.yaml; trainings and evaluations that only ablations need belong to `ablate` instead.
+        function: "module:function"; takes a Job, writes the products, returns metrics.
+        products: files and folders that it writes.
+        version: part of its jobs' keys; raise it when its numbers change.
+        reads: section of params -> the values in it that the result depends on.
         folders: those of its products that are folders.
-        torch: whether it computes with torch, so that the number of threads is part of its key.
-        memory: MB for a job besides the kept features. minutes: time limit on a cluster.
+        torch: whether it computes with torch; the number of threads is then part of its keys.
+        memory: MB for a job, without the cached features. minutes: time limit on a cluster.
     """
 
     name: str
@@ -61,7 +61,7 @@ SCORED = ("scores.json", "episodes.csv", "pictures.npz")
 STEPS = {
     step.name: step
     for step in (
-        # what is read of `data` and `backbone` depends on their source and name (plan.py)
+        # for `data` and `backbone`, plan.py chooses the params: they depend on the source and the name
         Step("data", "data", "i2r.steps.data:run", ("index.json",), folders=("VOC",), minutes=120),
         Step("lists", "data", "i2r.steps.lists:run", ("lists.json",), 2, {"data": ("novel", "min_area")}, memory=2000),
         Step(
@@ -109,7 +109,7 @@ STEPS = {
 
 
 def steps_of(stage: str) -> list[Step]:
-    """The steps whose jobs can belong to a stage.
+    """The steps that can have jobs in a stage.
 
     Raises:
         KeyError: an unknown stage.

@@ -1,8 +1,8 @@
-"""Where results lie, whether they are whole, and the readable view of them.
+"""Where results are, whether they are complete, and the readable view of them.
 
-results/store/<step>/<key>/ is append-only: a finished result never moves and is never overwritten by another's.
-results/<experiment>/<step>/<label>/ is a view of hard links that people open and DVC tracks. A view that came by
-`dvc checkout` is as good as the store, which is filled from it before anything runs.
+results/store/<step>/<key>/ is append-only: a finished result is never moved, and never overwritten by another.
+results/<experiment>/<step>/<label>/ is a view of hard links for people and for DVC. Results that only a view has,
+after `dvc checkout`, are added to the store before anything runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MANIFEST = "manifest.json"
 
 
 def manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest in a folder; None where there is none that can be read."""
+    """The manifest in a folder; None if it is missing or unreadable."""
     try:
         values = read_json(folder / MANIFEST)
     except (OSError, ValueError):
@@ -35,15 +35,15 @@ def manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def products_digest(values: dict[str, Any]) -> str:
-    """Of the products that a manifest names: what the results made from them were made from."""
+    """Digest of the products in a manifest; the results made from them record it for their input."""
     return digest_of(canonical(values["products"]))
 
 
 def problem(folder: Path, key: str, content: bool = False) -> str | None:
-    """What is wrong with a result, in a sentence; None if it is whole.
+    """A sentence that says why a result is missing or damaged; None if it is complete.
 
     Args:
-        content: compare the products' hashes, not their sizes alone.
+        content: compare the products' hashes as well, not only their sizes.
     """
     if not folder.is_dir():
         return f"{folder}: missing"
@@ -58,14 +58,14 @@ def problem(folder: Path, key: str, content: bool = False) -> str | None:
         if not path.exists():
             return f"{path}: missing"
         if size_of(path) != values["sizes"][name]:
-            return f"{path}: has another size than when it was made"
+            return f"{path}: damaged, its size has changed"
         if content and sha256(path) != digest:
-            return f"{path}: is not what was made"
+            return f"{path}: damaged, its content has changed"
     return None
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; of a folder the number of files below it, for sizes of many files take long to read."""
+    """Size of a file in bytes; for a folder the number of files below it, which is faster to find."""
     if path.is_dir():
         return sum(1 for file in path.rglob("[!.]*") if file.is_file())
     return path.stat().st_size
@@ -75,7 +75,7 @@ def size_of(path: Path) -> int:
 
 
 class Located:
-    """Where each job of a plan has its result, and what is wrong with it."""
+    """Folder and state of the result of each job of a plan."""
 
     def __init__(self, plan: Plan, results: Path = RESULTS) -> None:
         self.plan, self.results = plan, results
@@ -83,7 +83,7 @@ class Located:
         self.folder = cache(self._find_folder)
 
     def _find_folder(self, key: str) -> Path:
-        """The store's folder, or a view where only that has the result."""
+        """The folder in the store, or in a view if only that has the result."""
         spec = self.plan.jobs[key]
         own = self.results / spec.folder
         if manifest(own) is None:
@@ -101,18 +101,18 @@ class Located:
         for role, given in spec.inputs.items():
             made = manifest(self.folder(given.key)) if given.key in self.plan.jobs else None
             if made is not None and role in recorded and recorded[role] != products_digest(made):
-                return f"{self.folder(key)}: its {given.step} has been made again since, with another outcome"
+                return f"{self.folder(key)}: outdated, its {given.step} has been made again and has changed"
         return None
 
     def problem(self, spec: Spec) -> str | None:
-        """What is wrong with a job's result, or with what it was made from; None if all is well."""
+        """A sentence that says why a job's result is missing, damaged or outdated; None if it is complete."""
         return self._problem(spec.key)
 
     def done(self, spec: Spec) -> bool:
         return spec.key in self.plan.jobs and self.problem(spec) is None
 
     def state(self, spec: Spec) -> str:
-        """done, again (it is there but not whole), started (goes on from its saved state) or to do."""
+        """done, again (damaged or outdated), started (continues from its saved state) or to do."""
         if self.problem(spec) is None:
             return "done"
         if (self.folder(spec.key) / MANIFEST).exists():
@@ -120,17 +120,17 @@ class Located:
         return "started" if (self.results / "state" / spec.key).is_dir() else "to do"
 
     def files(self, spec: Spec) -> list[str]:
-        """Manifest and products of a job, where they are or will be."""
+        """Paths of a job's manifest and products, existing or not."""
         return self.needed(Input(spec.step, spec.key))
 
     def needed(self, given: Input) -> list[str]:
-        """Manifest and products of an input, where they are or will be; it may be another plan's."""
+        """Paths of an input's manifest and products, existing or not; the input may belong to another plan."""
         known = given.key in self.plan.jobs
         folder = self.folder(given.key) if known else self.results / given.folder
         return [str(folder / name) for name in (MANIFEST, *STEPS[given.step].products)]
 
     def again(self, spec: Spec) -> list[str]:
-        """For a result that is there but not whole: a file newer than it, which makes Snakemake make it again."""
+        """For a damaged or outdated result: a file newer than it, which makes Snakemake run the job again."""
         if spec.key not in self.plan.jobs or self.state(spec) != "again":
             return []
         path = self.results / "specs" / "again" / f"{spec.key}.json"
@@ -145,7 +145,7 @@ class Located:
 
 
 def fill(experiment: str, results: Path = RESULTS) -> None:
-    """Take what only the view of an experiment has into the store."""
+    """Add the results that only the view of an experiment has to the store."""
     for folder in _results_below(results / experiment):
         values = manifest(folder)
         if values is None:
@@ -157,14 +157,14 @@ def fill(experiment: str, results: Path = RESULTS) -> None:
 
 
 def shown(plan: Plan, results: Path = RESULTS) -> bool:
-    """Whether the view of an experiment is what its plan says, as far as results are there."""
+    """Whether the view of an experiment shows the finished results of its plan, and nothing else."""
     return not _differences(plan, results)
 
 
 def show(plan: Plan, results: Path = RESULTS) -> None:
-    """Make the view of an experiment what its plan says: link what is done, remove what is not in the plan.
+    """Update the view of an experiment: link the finished results of its plan, and remove everything else.
 
-    Nothing is lost by that: what is removed is in the store.
+    What is removed remains in the store.
     """
     fill(plan.experiment, results)
     (results / "state" / "view").unlink(missing_ok=True)
@@ -177,7 +177,7 @@ def show(plan: Plan, results: Path = RESULTS) -> None:
 
 
 def _differences(plan: Plan, results: Path) -> dict[Path, str | None]:
-    """Folders of the view that are not what they should be, with the key of what belongs there (None: nothing)."""
+    """Folders of the view that must change -> key of the result that belongs there (None: no result)."""
     wanted = {results / view: spec.key for view, spec in plan.named().items()}
     found: dict[Path, str | None] = {}
     for folder in _results_below(results / plan.experiment):
@@ -193,14 +193,14 @@ def _differences(plan: Plan, results: Path) -> dict[Path, str | None]:
 
 
 def _results_below(home: Path) -> list[Path]:
-    """Folders with a manifest in the view of an experiment."""
+    """Folders in the view of an experiment that have a manifest."""
     return [
         path.parent for depth in ("*", "*/*", "*/*/*") for path in sorted(home.glob(f"{depth}/{MANIFEST}"))
     ]
 
 
 def link(source: Path, target: Path, values: dict[str, Any]) -> None:
-    """Hard links of a result in another folder, or copies where the system has none; the manifest last."""
+    """Hard-link a result into another folder, or copy it where links are not possible; the manifest comes last."""
     if target.exists():
         shutil.rmtree(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
@@ -218,7 +218,7 @@ def link(source: Path, target: Path, values: dict[str, Any]) -> None:
 
 
 def _link_file(source: str | Path, target: str | Path) -> None:
-    """A hard link of a file, of what a symbolic link points to."""
+    """Hard-link a file; for a symbolic link, the file that it points to."""
     real = os.path.realpath(source)
     try:
         os.link(real, target)

@@ -1,7 +1,7 @@
 """The backbone step: ImageNet weights, or the small backbone trained as a classifier of single objects.
 
-The small one is the generated data set's stand-in for a network trained on ImageNet: it learns all twenty kinds
-of objects, one an image, at the scale that they have in the episodes' images. It never sees the data set's images.
+For the generated data set the small backbone takes the place of a network trained on ImageNet. It learns all twenty
+classes from images with a single object each, at the scale of the episodes. It never sees the data set's images.
 
 Half of each batch is read as the episodes read their supports (see `Encoder.support`): layer3 times the object's
 mask. Trained on whole images alone, this small network gives every masked support one and the same class.
@@ -31,11 +31,11 @@ from i2r.nets.resize import bilinear
 from i2r.pipeline.jobs import Job
 from i2r.progress import Progress
 
-STREAMS = {"train": 1, "held out": 2}  # first words of the seeds of the images
+STREAMS = {"train": 1, "held out": 2}  # first entry of the images' seeds
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write weights.safetensors of the whole backbone with its classifier; the metrics say how good it is."""
+    """Write weights.safetensors of the backbone with its classifier; the metrics of `small` include its accuracy."""
     options = BackboneParams(**job.params["backbone"])
     device = set_up(job.runtime, job.threads)
     if options.name == "small" and not options.weights:
@@ -50,10 +50,10 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def pretrain(job: Job, options: BackboneParams, device: torch.device) -> dict[str, Any]:
-    """Train the small backbone; resumable like every training."""
+    """Train the small backbone; resumable, like every training."""
     schedule = options.pretrain.over(options.pretrain.pictures)
     torch.manual_seed(schedule.seed)
-    # strided as a classifier's layer4 is; the weights fit the dense form that episodes use
+    # trained with a strided layer4, as in a classifier; the weights fit the dense form that episodes use
     net = build_backbone(options, len(CLASSES), dense=False).to(device, memory_format=torch.channels_last)
     count = min(schedule.pictures, schedule.steps * schedule.batch)
     objects = object_images("train", count, schedule.crop + schedule.margin, schedule.seed)
@@ -87,7 +87,7 @@ Objects = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
 
 
 def object_images(split: str, count: int, side: int, seed: int = 0) -> Objects:
-    """`count` generated images of one object each, classes in turn; each depends on split, number and seed alone.
+    """`count` generated images of one object each, classes in turn; each depends only on split, number and seed.
 
     Returns:
         Images uint8 (side, side, 3), masks uint8 (side, side) of 0 and 1, and labels (count,) 0..19.
@@ -107,7 +107,7 @@ def object_images(split: str, count: int, side: int, seed: int = 0) -> Objects:
 def batch(
     images: list[np.ndarray], masks: list[np.ndarray], labels: np.ndarray, step: int, schedule: Pretrain
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch of a step: crops of side C, mirrored and their colours exchanged at random.
+    """Batch of a step: crops of side C, randomly mirrored and with colour channels randomly permuted.
 
     Returns:
         Normalised images (B, 3, C, C), masks (B, C, C) and labels (B,).
@@ -131,13 +131,13 @@ def batch(
 
 
 def masked_logits(net: Backbone, images: Tensor, masks: Tensor) -> Tensor:
-    """Class logits (N, 20) of images (N, 3, H, W), read as an episode's supports are: layer3 times masks (N, H, W)."""
+    """Class logits (N, 20) of images (N, 3, H, W) with masks (N, H, W) applied at layer3, as to supports."""
     x3 = net.to_layer3(images)[1]
     return net.logits(net.layer4(x3 * bilinear(masks, x3.shape[-2:])[:, None]))
 
 
 def normalise_all(images: np.ndarray) -> Tensor:
-    """As data.transforms.normalise, of uint8 (N, H, W, 3) at once."""
+    """data.transforms.normalise for a batch, uint8 (N, H, W, 3)."""
     values = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (values - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
@@ -146,7 +146,7 @@ def normalise_all(images: np.ndarray) -> Tensor:
 def accuracy(
     net: Backbone, images: list[np.ndarray], masks: list[np.ndarray], labels: np.ndarray, size: int = 100
 ) -> float:
-    """Share of images whose class the network names, seen through the masks."""
+    """Share of masked images that the network classifies correctly."""
     net.eval()
     hits = 0
     for start in range(0, len(images), size):

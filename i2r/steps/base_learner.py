@@ -1,4 +1,4 @@
-"""The base_learner step: PSPNet on the classes that the fold trains on (docs/method.md 2.1)."""
+"""The base_learner step: PSPNet on the fold's training classes (docs/method.md 2.1)."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Step = Callable[[int], tuple[Tensor, Tensor]]
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train it, with `trains: all` the backbone as well, and score it on the base classes of the val list.
+    """Train the base learner, with `trains: all` the backbone as well, and score it on the val list's base classes.
 
-    With `weights` nothing is trained: they are taken from that file.
+    With `weights` the file is used and nothing is trained.
     """
     device = set_up(job.runtime, job.threads)
     lists = job_lists(job)
@@ -76,10 +76,10 @@ def run(job: Job) -> dict[str, Any]:
 def trained_elsewhere(
     job: Job, options: BaseLearner, backbone: Backbone, classes: list[int], device: torch.device
 ) -> dict[str, Any]:
-    """Take the weights of a file, and score them.
+    """Use the weights of a file, and score them.
 
     Raises:
-        JobError: they are made for another number of classes, or bring a backbone of their own, which
+        JobError: they are for another number of classes, or include a backbone, which
             `trains: head` says is not changed.
     """
     path = options.weights
@@ -87,25 +87,25 @@ def trained_elsewhere(
     found = encoder.base_learner.cls[-1].out_channels - 1
     if found != len(classes):
         raise JobError(
-            f"base_learner.weights: {path} is made for {found} classes, the fold has {len(classes)}"
+            f"base_learner.weights: {path} is for {found} classes, but the fold has {len(classes)}"
         )
     tensors = read_tensors(path)
     if options.trains == "head" and any(not name.startswith(("ppm.", "cls.")) for name in tensors):
-        raise JobError(f"base_learner.weights: {path} brings a backbone; say so by base_learner.trains: all")
+        raise JobError(f"base_learner.weights: {path} includes a backbone; set base_learner.trains: all")
     scores = evaluate(job, encoder.backbone, encoder.base_learner, classes, device)
     save_file({name: t.clone() for name, t in tensors.items()}, job.out / WEIGHTS)
     return scores
 
 
 def name_of(names: list[str], fold: int, seed: int, index: int) -> str:
-    """Image number `index` of the training: each once an epoch, in another order each time."""
+    """Image number `index` of the training: each image once per epoch, in a new order each time."""
     epoch, place = divmod(index, len(names))
     order = np.random.default_rng(seed_of("base order", fold, epoch, seed=seed)).permutation(len(names))
     return names[order[place]]
 
 
 def fresh_views(job: Job, options: BaseLearner, names: list[str], device: torch.device) -> Step:
-    """Step -> images (B, 3, S, S) and masks (B, S, S), each in a view that no other step has."""
+    """Step -> images (B, 3, S, S) and masks (B, S, S), with a new view of each image."""
     size, fold = job.params["data"]["size"], job.args["fold"]
     read = partial(fresh_view, job_dataset(job), size, options.augment, names, fold, options.seed)
     of_step = load_steps(read, options.steps, options.batch, job.runtime.workers, device)
@@ -124,7 +124,7 @@ def fresh_view(
 def kept_features(
     job: Job, backbone: nn.Module, options: BaseLearner, names: list[str], device: torch.device
 ) -> Step:
-    """Step -> layer4 (B, c4, h4, w4) and masks (B, S, S) of whole images, made once for each and kept."""
+    """Step -> layer4 (B, c4, h4, w4) and masks (B, S, S) of complete images; the features are cached."""
     memory = Memory(job.runtime.cache_gb * 2**30)
     read = ReadAhead(evaluation_reader(job_dataset(job), job.params["data"]["size"]), job.runtime.workers)
     fold, batch = job.args["fold"], options.batch
@@ -156,9 +156,9 @@ def kept_features(
 def evaluate(
     job: Job, backbone: nn.Module, net: nn.Module, classes: list[int], device: torch.device
 ) -> dict[str, Any]:
-    """Write scores.json: IoU (percent) of each base class over the val images that show one, at S x S.
+    """Write scores.json: IoU (percent) of each base class over the val images that show a base class, at S x S.
 
-    The mean is over classes with a pixel in these images, as BAM counts it.
+    The mean is over the classes that occur in these images, as in BAM.
     """
     dataset = job_dataset(job)
     names = [n for n, pixels in dataset.index["val"].items() if any(str(c) in pixels for c in classes)]

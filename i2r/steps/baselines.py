@@ -1,4 +1,4 @@
-"""The baselines step, without training: everything foreground, priors at a threshold, the nearer prototype."""
+"""The baselines step, without training: everything foreground, priors at a threshold, prototype matching."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ FOREGROUND, PROTOTYPE = "foreground", "prototype"
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write scores.json, episodes.csv (a row a method and episode) and pictures.npz.
+    """Write scores.json, episodes.csv (a row for each method and episode) and pictures.npz.
 
-    Thresholds are chosen on episodes of the training classes and images, never on test episodes.
+    Thresholds are chosen on episodes of training classes and images, never on test episodes.
     """
     device = set_up(job.runtime, job.threads)
     episodes = load_episodes(job.inputs["episodes"] / "episodes.json")
@@ -88,14 +88,14 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def cam_options(job: Job) -> CamOptions:
-    """How CAMs are made; with a prior that needs one where there is a CAM head. All priors are made anyway."""
+    """Options of the CAMs. Their prior only says whether CAMs are made: they are if there is a CAM head."""
     has_cam = "cam_head" in job.inputs
     some = next(name for name, entry in PRIORS.items() if entry.uses_cam == has_cam)
     return CamOptions(**job.params["network"], prior=some)
 
 
 def prior_names(options: CamOptions) -> list[str]:
-    """All priors, without a CAM those that need none."""
+    """All priors; without CAMs only those that need none."""
     return [name for name, entry in PRIORS.items() if options.uses_cam or not entry.uses_cam]
 
 
@@ -118,7 +118,7 @@ def choose_thresholds(job: Job, cached: CachedEncoder, options: CamOptions) -> d
 def score(
     job: Job, cached: CachedEncoder, draws: Sequence[Draw], options: CamOptions, thresholds: dict[str, float]
 ) -> Tally:
-    """Of all episodes: `rows` of each method, `hists` of each prior, and what there is to say of the CAM, `cam`."""
+    """Score all episodes; returns `rows` of each method, `hists` of each prior, and `cam`, measures of CAM+."""
     dataset, scoring = job_dataset(job), job.params["evaluate"]["scoring"]
     known = prior_names(options)
 
@@ -147,7 +147,7 @@ def score(
 def results(
     tally: Tally, names: Sequence[str], episodes: EpisodeList, thresholds: dict[str, float]
 ) -> dict[str, Any]:
-    """What scores.json says, of what `score` has counted."""
+    """The content of scores.json, from the tally of `score`."""
     rows, seconds = tally["rows"], tally["seconds"]
     methods = {method: summary(own, names, episodes, seconds) for method, own in rows.items()}
     for name, threshold in thresholds.items():
@@ -161,7 +161,7 @@ def results(
 
 
 def all_priors(inputs: EpisodeInputs, options: CamOptions) -> dict[str, Tensor]:
-    """The priors of `prior_names`, of the queries at image size, (B, S, S) each; shots count alike."""
+    """The priors of `prior_names` for the queries at image size, (B, S, S) each; shots have equal weights."""
     regions = cam_regions(inputs, options) if options.uses_cam else None
     size = inputs.masks_s.shape[-2:]
     return {
@@ -177,12 +177,12 @@ def predictions(
     priors: dict[str, Tensor],
     thresholds: dict[str, float],
 ) -> dict[str, Tensor]:
-    """Each method's (B, 2, S, S), to be scored like logits: the larger of the two is the prediction."""
+    """Scores (B, 2, S, S) of each method; as with logits, the larger of the two is the prediction."""
     size = inputs.masks_s.shape[-2:]
     nothing = torch.zeros(len(draws), *size, device=inputs.x4_q.device)
     result = {FOREGROUND: torch.stack([nothing, nothing + 1], 1)}
     for name, maps in priors.items():
-        # just below, for a value at the threshold is foreground
+        # slightly lower, so that a value equal to the threshold is foreground
         result[f"prior-{name}"] = torch.stack([nothing + (thresholds[name] - 1e-6), maps.float()], 1)
     result[PROTOTYPE] = bilinear(nearer_prototype(cached, draws, inputs), size)
     return result
@@ -191,8 +191,8 @@ def predictions(
 def nearer_prototype(cached: CachedEncoder, draws: Sequence[Draw], inputs: EpisodeInputs) -> Tensor:
     """Cosines (B, 2, h4, w4) of the query's layer4 to the prototypes of background and foreground.
 
-    A prototype is the mean of the supports' layer4 of the whole image over the cells of all shots, weighed by the
-    mask at that grid; unknown pixels are in neither.
+    A prototype is the mean over the cells of all shots of the unmasked supports' layer4, weighted by the mask at
+    that grid; unknown pixels belong to neither prototype.
     """
     kept = [[cached.features(view) for view in draw.supports] for draw in draws]
     x4 = torch.stack([torch.cat([features.x4 for features, _ in shots]) for shots in kept])  # (B, K, C, h, w)

@@ -25,8 +25,8 @@ from i2r.nets.resize import nearest
 from i2r.pipeline.jobs import Job, JobError
 from i2r.progress import Progress
 
-IMAGES = 25  # of the val list and of each class, at which classes and agreement are looked at
-TOP = 5  # classes that are named
+IMAGES = 25  # of the val list for each class, on which predicted classes and agreement are measured
+TOP = 5  # most frequent predicted classes to report
 
 
 class Pair(NamedTuple):
@@ -37,9 +37,9 @@ class Pair(NamedTuple):
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write fc.weight and fc.bias, and in scores.json what the classifier makes of objects of the val list.
+    """Write fc.weight and fc.bias, and in scores.json the classes that the classifier predicts on the val list.
 
-    Where the base learner has changed the backbone, the agreement with the untouched network is reported.
+    If the base learner has changed the backbone, the agreement with the unchanged network is reported.
 
     Raises:
         JobError: the backbone has no classifier, or one that cannot be retrained.
@@ -69,7 +69,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def val_pairs(dataset: Dataset, classes: list[int]) -> list[Pair]:
-    """The first images of the val list for each class, IMAGES at most."""
+    """The first images of the val list for each class, at most IMAGES."""
     val = dataset.index["val"]
     return [
         Pair(name, c)
@@ -86,16 +86,18 @@ def untouched_network(job: Job) -> Encoder:
 def retrain(
     job: Job, options: CamHead, encoder: Encoder, teacher: Encoder, device: torch.device
 ) -> dict[str, Any]:
-    """Train the encoder's classifier on the changed features to answer as the untouched network does on its own.
+    """Train the encoder's classifier on the changed features to imitate the unchanged network.
 
-    Only that linear layer learns, so the masked averages of layer4 are all that is needed: made once a pair.
+    Only this linear layer learns, so the masked averages of layer4 are computed once for each pair.
 
     Raises:
         JobError: the classifier is not one of averages.
     """
     if not encoder.backbone.linear_classifier:
         name = job.params["backbone"]["name"]
-        raise JobError(f"cam_head.mode: retrained needs a classifier of averages, which {name} does not have")
+        raise JobError(
+            f"cam_head.mode: retrained needs a linear classifier on averages, which {name} does not have"
+        )
     fold, lists = job.args["fold"], job_lists(job)
     pairs = [Pair(name, c) for name, classes in lists["train_of"].items() for c in classes]
     rows = defaultdict(list)
@@ -110,7 +112,7 @@ def retrain(
 
     def losses(step: int) -> Mapping[str, Tensor]:
         rng = np.random.default_rng(seed_of("cam head", fold, step, seed=options.seed))
-        # an image, then one of its classes
+        # draw images, then a class of each
         chosen = [int(rng.choice(rows[names[i]])) for i in rng.integers(len(names), size=options.batch)]
         return imitation(learned(x[chosen]), logits[chosen], options.temperature)
 
@@ -135,8 +137,8 @@ def imitation(student: Tensor, teacher: Tensor, temperature: float) -> dict[str,
 
 @torch.no_grad()
 def agreement(job: Job, encoder: Encoder, teacher: Encoder, pairs: list[Pair], device: torch.device) -> float:
-    """Share (percent) of objects to which the classifier on the changed features and the untouched network give the
-    same class."""
+    """Share (percent) of objects for which the classifier on the changed features and the unchanged network predict
+    the same class."""
     x, logits = averages(job, encoder, teacher, pairs, device)
     return 100 * float((encoder.backbone.classifier(x).argmax(1) == logits.argmax(1)).float().mean())
 
@@ -145,7 +147,7 @@ def agreement(job: Job, encoder: Encoder, teacher: Encoder, pairs: list[Pair], d
 def averages(
     job: Job, encoder: Encoder, teacher: Encoder, pairs: list[Pair], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Masked averages of the encoder's layer4 (N, c4) and the teacher's logits on its own (N, classes)."""
+    """Masked averages of the encoder's layer4 (N, c4), and logits (N, classes) of the teacher on its own features."""
     means, logits = [], []
     for _, image, mask in objects(job, pairs, "cam head, features", device):
         maps = [e.images(image).x4 for e in (encoder, teacher)]
@@ -158,7 +160,7 @@ def averages(
 
 @torch.no_grad()
 def classes_read(job: Job, encoder: Encoder, pairs: list[Pair], device: torch.device) -> dict[str, Any]:
-    """Classes that the classifier reads from masked objects (docs/method.md 2.3), the most frequent of each class."""
+    """Classes predicted for masked objects (docs/method.md 2.3); the most frequent ones for each class."""
     read: dict[int, Counter] = defaultdict(Counter)
     names = job_dataset(job).classes
     for c, image, mask in objects(job, pairs, "cam head, classes", device):
@@ -178,7 +180,7 @@ def classes_read(job: Job, encoder: Encoder, pairs: list[Pair], device: torch.de
 def objects(
     job: Job, pairs: list[Pair], label: str, device: torch.device
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Class, image (1, 3, S, S) and mask of that class (1, S, S) of each pair, on the device."""
+    """Class, image (1, 3, S, S) and mask of the class (1, S, S) of each pair, on the device."""
     read = evaluation_reader(job_dataset(job), job.params["data"]["size"])
     views = [View(name) for name, _ in pairs]
     with Progress(label, len(pairs), "object") as progress:

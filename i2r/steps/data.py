@@ -11,18 +11,18 @@ from i2r.pipeline.jobs import Job
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write index.json, and VOC/ where the images are generated.
+    """Write index.json, and VOC/ if the images are generated.
 
     Raises:
-        DataError: a file is missing or wrong, or the data set is not the one that data.digest names.
+        DataError: a file is missing or wrong, or the data set does not have the digest data.digest.
     """
     data = job.params["data"]
     index = open_source(data["source"]).index(data, job.out, job.data_root)
     print(f"digest {index['digest']}")
     if data.get("digest") not in (None, index["digest"]):
         raise DataError(
-            f"data.digest: {job.data_root} is not the data set that the params name: they say {data['digest']}, "
-            f"its lists, images and masks have {index['digest']}"
+            f"data.digest: {job.data_root} has lists, images and masks with the digest {index['digest']}, "
+            f"but the params have {data['digest']}"
         )
     counts = {
         split: Counter(cls for pixels in index[split].values() for cls in pixels)

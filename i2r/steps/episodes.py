@@ -1,4 +1,4 @@
-"""The episodes step: the frozen test episodes of a fold, shot and evaluation seed."""
+"""The episodes step: the fixed test episodes of a fold, shot and evaluation seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from i2r.pipeline.jobs import Job
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write episodes.json, with the classes that are scored and those that are left out."""
+    """Write episodes.json, which also names the scored and the excluded classes."""
     lists = read_json(job.inputs["lists"] / "lists.json")
     seed, shots = job.args["eval_seed"], job.args["shot"]
     least = job.params["data"]["min_class_images"]

@@ -1,4 +1,4 @@
-"""The evaluate step: scores of a trained or imported network over the test episodes of a fold."""
+"""The evaluate step: scores of a trained or imported network on the test episodes of a fold."""
 
 from __future__ import annotations
 
@@ -93,16 +93,16 @@ def without_episodes(job: Job, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluation_options(job: Job) -> NetworkOptions:
-    """The network's options with the CAM threshold of the evaluation."""
+    """The network's options, with the CAM threshold of the evaluation if it has one."""
     options, delta = network_options(job.params["network"]), job.params["evaluate"]["delta"]
     return options if delta is None else options.model_copy(update={"delta": delta})
 
 
 def evaluated_network(job: Job, options: NetworkOptions, encoder: Encoder) -> nn.Module:
-    """The trained meta learner, or that of a file, with the attention mask of the evaluation.
+    """The trained meta learner, or that of a weights file, with the attention mask of the evaluation.
 
     Raises:
-        JobError: the network has no attention that could be masked.
+        JobError: a mask is set, but the network has no attention to mask.
     """
     meta_learner = build_meta_learner(options, encoder.layout, job.args["shot"])
     load_meta_learner(
@@ -119,7 +119,7 @@ def evaluated_network(job: Job, options: NetworkOptions, encoder: Encoder) -> nn
 def encoder_passes(
     job: Job, encoder: Encoder, options: NetworkOptions, device: torch.device
 ) -> list[CachedEncoder]:
-    """The encoder on images at side S, and for each further pass of test-time augmentation at its sides."""
+    """Cached encoders: one for images at side S, and one for each further pass of test-time augmentation."""
     size = job.params["data"]["size"]
     read = evaluation_reader(job_dataset(job), size)
     sides = tta_sides(job.params["evaluate"]["tta"], size)
@@ -129,10 +129,9 @@ def encoder_passes(
 
 
 def tta_sides(tta: str, size: int) -> list[tuple[int, ...]]:
-    """Sides that images of side S are resized to, one after another, in each pass after the first.
+    """For each pass after the first: the sides to which images of side S are resized, one after the other.
 
-    `scales` means 0.8 and 1.25 of S; in the `released` code the last enlarges what the one before has reduced. Sides
-    stay multiples of 8 plus 1.
+    `scales` uses 0.8 and 1.25 of S; `released` enlarges the images reduced to 0.8. Sides are multiples of 8 plus 1.
     """
 
     def scaled(side: int, scale: float) -> int:
@@ -149,7 +148,7 @@ def tta_sides(tta: str, size: int) -> list[tuple[int, ...]]:
 def augmented(
     meta_learner: nn.Module, others: Sequence[CachedEncoder], part: Sequence[Draw], inputs: EpisodeInputs
 ) -> Output:
-    """Output on the inputs of these draws, its final logits (B, 2, S, S) means over all passes."""
+    """Output for these draws, with final logits (B, 2, S, S) averaged over all passes."""
     output: Output = meta_learner(inputs)
     logits = [meta_learner(other.inputs(part)).final_logits for other in others]
     same = [bilinear(maps, output.final_logits.shape[-2:]) for maps in logits]
@@ -164,7 +163,7 @@ def beside_the_scores(
     options: NetworkOptions,
     hists: dict[int, Any],
 ) -> list[dict[str, Any]]:
-    """Of each episode measures of its prior, of its CAM, and of the attention mask, where the network has them."""
+    """Measures of prior, CAM and attention mask for each episode, as far as the network has them."""
     measured: list[dict[str, Any]] = [{} for _ in part]
     if output.prior_query is not None:
         prior = bilinear(output.prior_query, inputs.mask_q.shape[-2:])  # (B, S, S)
@@ -176,13 +175,13 @@ def beside_the_scores(
             measured[place] |= cam_measures(plus[place], inputs.mask_q[place])
             measured[place]["cam_classes"] = inputs.class_id[place].tolist()
     if output.mask_ratio:
-        ratio = [float(ratio) for ratio in output.mask_ratio]  # of the whole chunk
+        ratio = [float(ratio) for ratio in output.mask_ratio]  # of all episodes of the chunk
         measured = [row | {"mask_ratio": ratio} for row in measured]
     return measured
 
 
 def arrays_of(output: Output, inputs: EpisodeInputs, options: NetworkOptions) -> Arrays:
-    """Maps (S, S) of one episode for its picture."""
+    """Maps (S, S) of one episode, for its picture."""
     size = inputs.mask_q.shape[-2:]
     arrays = {"prediction": output.final_logits[0].argmax(0).byte().cpu().numpy()}
     if output.prior_query is not None:

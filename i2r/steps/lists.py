@@ -14,7 +14,7 @@ def run(job: Job) -> dict[str, Any]:
     """Write lists.json of one fold.
 
     Raises:
-        DataError: no image is left for training.
+        DataError: no training image is left.
     """
     rule = job.params["data"]
     index = read_json(job.inputs["data"] / "index.json")

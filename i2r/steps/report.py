@@ -1,4 +1,4 @@
-"""The report step: everything that people open of an experiment, from the files of finished jobs."""
+"""The report step: page, tables and figures of an experiment, from the files of finished jobs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from i2r.report.forms.shown import Shown
 from i2r.report.results import METRICS, PER_CLASS, Results
 from i2r.report.target import Target, labels
 
-FILES = ("table", "ablation", "priors")  # always there, also where no target has such a form
+FILES = ("table", "ablation", "priors")  # always written, even if no target has this form
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write metrics, tables, figures and report.html to `job.out`; returns mean mIoU by method (percent).
 
-    What is missing is named in the report, with a reason.
+    The report names missing results, with the reason.
     """
     results, out = Results(job.params, job.inputs), job.out
     results.evaluations[METRICS].to_csv(out / "metrics.csv", index=False, float_format="%.4f")
@@ -61,7 +61,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def write_tables(folder: Path, name: str, shown: Sequence[tuple[Target, Shown]]) -> None:
-    """NAME.md and NAME.csv of all targets of a form."""
+    """Write NAME.md and NAME.csv for all targets of a form."""
     several = len(shown) > 1
     parts = [f"<!-- {target.name} -->\n" * several + made.markdown() for target, made in shown]
     text = "\n".join(parts) if parts else "No target of this experiment has this form.\n"
@@ -75,7 +75,7 @@ def write_tables(folder: Path, name: str, shown: Sequence[tuple[Target, Shown]])
 def nested(results: Results) -> dict[str, Any]:
     """Numbers for `dvc metrics show`: {"i2r": {"1-shot": {"miou": {"fold0": ..., "mean": ...}, "fb_iou": ...}}}.
 
-    A baseline goes by its name where baselines run on one method's networks only, else by `baseline@method`.
+    Baselines are listed by name if they run on the networks of one method only, else as `baseline@method`.
     """
     table = results.evaluations
     plain = table["on"].nunique() <= 1

@@ -1,4 +1,4 @@
-"""The track step: import all finished runs into MLflow, where it is installed. It never fails a run."""
+"""The track step: import all finished runs into MLflow, if it is installed. Errors of MLflow do not fail the job."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from i2r.files import write_json
 from i2r.pipeline.jobs import Job
 
-AGAIN = "the runs stay files, and `i2r track` imports them later"
+AGAIN = "the results are complete without it, and `i2r track` can import them later"
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write tracked.json: imported (number of runs, None where it failed), uri, and why (None where all is well)."""
+    """Write tracked.json: imported (number of runs, None if the import failed), uri, and why (None if it did not)."""
     results = next(folder.parent for folder in job.out.resolve().parents if folder.name == "state")
     found = import_runs(results)
     write_json(job.out / "tracked.json", found)
@@ -21,7 +21,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def import_runs(results: Path) -> dict[str, Any]:
-    """Import all finished runs below `results`; returns what tracked.json holds, and prints `why` to stderr."""
+    """Import all finished runs below `results`; returns the content of tracked.json and prints `why` to stderr."""
     found = _import(results)
     if found["why"]:
         print(f"i2r: {found['why']}", file=sys.stderr)
@@ -39,7 +39,7 @@ def _import(results: Path) -> dict[str, Any]:
         return {"imported": track(results), "uri": uri, "why": None}
     except (
         Exception
-    ) as error:  # whatever MLflow, its database or a server has: the numbers are made without it
+    ) as error:  # the results do not depend on MLflow, its database or its server
         return {"imported": None, "uri": uri, "why": f"MLflow failed at {uri} ({one_line(error)}): {AGAIN}"}
 
 

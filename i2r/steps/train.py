@@ -1,4 +1,4 @@
-"""The train step: the learned part of a network, on episodes of the fold's training classes; one loop for all."""
+"""The train step: the meta learner of a network, trained on episodes of the fold's training classes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from i2r.pipeline.jobs import Job
 
 
 class Batch(NamedTuple):
-    """Inputs of a step's episodes, and the seconds that they took to load and to encode."""
+    """Inputs of a step's episodes, and the seconds spent on loading and encoding them."""
 
     inputs: EpisodeInputs
     load_s: float
@@ -38,8 +38,8 @@ class Batch(NamedTuple):
 def run(job: Job) -> dict[str, Any]:
     """Train and write weights.safetensors of the meta learner.
 
-    A training that starts from a whole network's file writes a whole network again, for its meta learner fits no other
-    frozen part.
+    A training that starts from a network file writes a network file again, because the meta learner fits only the
+    frozen networks of that file.
     """
     device = set_up(job.runtime, job.threads)
     options = network_options(job.params["network"])
@@ -75,7 +75,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def save_trained(job: Job, options: NetworkOptions, encoder: Encoder, meta_learner: nn.Module) -> None:
-    """Write the meta learner, or the whole network where the training started from one."""
+    """Write the meta learner, or a network file if the training started from one."""
     start = whole_network(job)
     if start is None:
         state = {name: tensor.contiguous().cpu() for name, tensor in meta_learner.state_dict().items()}
@@ -90,9 +90,9 @@ def save_trained(job: Job, options: NetworkOptions, encoder: Encoder, meta_learn
 def kept_batches(
     job: Job, encoder: Encoder, options: NetworkOptions, train: Train, device: torch.device
 ) -> Callable[[int], Batch]:
-    """Step -> batch, from a fixed number of views of each image, whose features are kept.
+    """Step -> batch, from a fixed number of views of each image, whose features are cached.
 
-    Steps must follow one another from the first that is asked for.
+    Steps must be requested in order, without gaps.
     """
     lists, size = job_lists(job), job.params["data"]["size"]
     fold, seed, shots = job.args["fold"], job.args["seed"], job.args["shot"]
@@ -130,7 +130,7 @@ def kept_batches(
 def fresh_batches(
     job: Job, encoder: Encoder, options: NetworkOptions, train: Train, device: torch.device
 ) -> Callable[[int], Batch]:
-    """Step -> batch of new views, encoded together. Steps must follow one another from the first asked for."""
+    """Step -> batch of new views, encoded together. Steps must be requested in order, without gaps."""
     lists = job_lists(job)
     read = partial(fresh_episode, job_dataset(job), lists, job.args, job.params["data"]["size"], train)
     of_step = load_steps(read, train.steps, train.batch, job.runtime.workers, device)
@@ -150,7 +150,7 @@ def fresh_batches(
 def fresh_episode(
     dataset: Dataset, lists: dict[str, Any], args: dict[str, Any], size: int, train: Train, index: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-    """Training episode number `index`, each image in a view of its own that holds most of the object.
+    """Training episode number `index`, with a new view of each image that holds most of the object.
 
     Returns:
         Query (3, S, S), supports (K, 3, S, S), their masks (K, S, S), the query's (S, S) and its base class.

@@ -1,12 +1,12 @@
 """The embedded data set: generated images of twenty kinds of objects, in the layout of PASCAL VOC.
 
-Each image holds one or two objects of one class, one to three of other classes and clutter. Class says nothing
-about colour or texture: these are drawn apart from it, and up to one object in four copies them, changed a little,
-from the background or from another object. So what tells the classes is form alone.
+Each image has one or two objects of one class, one to three of other classes, and clutter. Only shape tells the
+classes apart: colour and texture do not depend on the class, and up to one object in four copies them, slightly
+changed, from the background or from another object.
 
-Classes of an image are drawn uniformly, without regard to folds. An image shows 2 to 4 of the 20 classes, 2.7 on
-average, so a share of about 0.45 shows none of five given classes: that much of the training list is left to
-every fold after BAM's rule has dropped the images with test classes.
+Classes of an image are drawn uniformly, regardless of folds. An image shows 2 to 4 of the 20 classes, 2.7 on
+average, so about 45 % of the images show none of five given classes: this part of the training list remains in each
+fold after BAM's rule has dropped the images with test classes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from i2r.data.sources import Source
 from i2r.data.voc import index_voc, read_image, read_mask
 from i2r.progress import Progress
 
-SIDE = 96  # longer side of an image: what a network with S = 97 sees without resampling (transforms.evaluation_view)
-SHORT_SIDE = (80, 96)  # the shorter one
+SIDE = 96  # longer side of an image; with S = 97 transforms.evaluation_view does not resample it
+SHORT_SIDE = (80, 96)  # range of the shorter side
 EXTENT = (32.0, 62.0)  # longer side of an object, pixels
-OTHERS = (0.5, 0.35, 0.15)  # how often one, two, three objects of other classes stand in an image
-COPIED = (0.1, 0.15)  # how often an object's look is that of the background, that of another object
+OTHERS = (0.5, 0.35, 0.15)  # probability of one, two, three objects of other classes in an image
+COPIED = (0.1, 0.15)  # probability that an object copies the look of the background, of another object
 SUPERSAMPLE = 3
 JPEG_QUALITY = 92
 SPLITS = ("train", "val")
@@ -59,7 +59,7 @@ def _random_look(rng: Rng) -> Look:
 
 
 def _similar_look(rng: Rng, look: Look) -> Look:
-    """The same pattern, turned, with both colours moved together: alike, yet not the same image."""
+    """The same pattern, rotated, with both colours shifted together."""
     shift = rng.choice([-1, 1]) * rng.uniform(22, 50) + rng.normal(0, 8, 3)
     period = look.period * rng.uniform(0.7, 1.4)
     return Look(look.kind, rng.uniform(0, np.pi), period, np.clip(look.colours + shift, 0, 255))
@@ -90,14 +90,14 @@ def _texture(rng: Rng, look: Look, height: int, width: int) -> np.ndarray:
 
 
 class Canvas:
-    """An image being painted: image float32 (3, H, W) RGB 0..255, labels uint8 (H, W)."""
+    """An image under construction: image float32 (3, H, W) RGB 0..255, labels uint8 (H, W)."""
 
     def __init__(self, rng: Rng, height: int, width: int) -> None:
         self.rng = rng
         self.look = _random_look(rng)
         self.image = _texture(rng, self.look, height, width)
         self.labels = np.zeros((height, width), np.uint8)
-        if rng.random() < 0.5:  # a second region behind everything: ground and sky, floor and wall
+        if rng.random() < 0.5:  # divide the background into two regions
             other = _similar_look(rng, self.look) if rng.random() < 0.5 else _random_look(rng)
             angle, reach = rng.uniform(-0.5, 0.5), rng.uniform(0.3, 0.7)
             rise = np.float32(np.tan(angle)) * (_COLUMN[:height, :width] - width / 2)
@@ -105,7 +105,7 @@ class Canvas:
             np.copyto(self.image, _texture(rng, other, height, width), where=below)
 
     def paint(self, shape: Outline, centre: tuple[float, float], extent: float, look: Look, cls: int) -> None:
-        """Paint one outline over what is there; class 0 leaves labels of the background as they are.
+        """Paint an outline over the image; with class 0 the labels of the background stay as they are.
 
         Args:
             centre: x, y in pixels.
@@ -127,7 +127,7 @@ class Canvas:
         rng = self.rng
         colour = _texture(rng, look, side, side)
         light = np.float32(rng.uniform(-0.2, 0.2) / side) * _DIAGONAL[:side, :side] + np.float32(1)
-        light += np.float32(rng.uniform(-0.5, -0.1)) * rim  # an edge in shade
+        light += np.float32(rng.uniform(-0.5, -0.1)) * rim  # shaded edge
         colour *= light
 
         y0, y1, x0, x1 = max(top, 0), min(top + side, height), max(left, 0), min(left + side, width)
@@ -141,7 +141,7 @@ class Canvas:
         np.copyto(labels, cls, where=inside[crop].astype(bool))
 
     def clutter(self, count: int, extent: tuple[float, float]) -> None:
-        """Shapes of no class, half of them in the colours of the background."""
+        """Paint shapes that belong to no class, half of them in the look of the background."""
         height, width = self.labels.shape
         rng = self.rng
         for _ in range(count):
@@ -150,7 +150,7 @@ class Canvas:
             self.paint(outline(rng, 0), centre, rng.uniform(*extent), look, 0)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 (H, W, 3) RGB with a film's grain, labels uint8 (H, W) 0..20 and 255."""
+        """Image uint8 (H, W, 3) RGB with noise added, labels uint8 (H, W) 0..20 and 255."""
         rng = self.rng
         grain = rng.standard_normal(self.labels.shape, dtype=np.float32) * np.float32(rng.uniform(0.5, 4.5))
         image = np.clip(self.image + grain, 0, 255).astype(np.uint8)
@@ -171,7 +171,7 @@ def _object_looks(rng: Rng, background: Look, count: int) -> list[Look]:
 
 
 def _place(rng: Rng, height: int, width: int, extents: np.ndarray) -> list[tuple[float, float]]:
-    """Centres that keep objects mostly in the image and apart: the best of a few draws for each."""
+    """Centres that keep objects mostly inside the image and apart: for each, the best of a few draws."""
     centres: list[tuple[float, float]] = []
     for i, extent in enumerate(extents):
         margin = 0.36 * extent
@@ -183,7 +183,7 @@ def _place(rng: Rng, height: int, width: int, extents: np.ndarray) -> list[tuple
             )
             if overlap < least:
                 best, least = (float(x), float(y)), overlap
-            if overlap < 0.1:  # near enough that they may still hide a part of one another
+            if overlap < 0.1:  # objects may still overlap a little
                 break
         centres.append(best)
     return centres
@@ -208,17 +208,17 @@ def scene(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     centres = _place(rng, height, width, extents)
     for cls, centre, extent, look in zip(classes, centres, extents, looks, strict=True):
         canvas.paint(outline(rng, int(cls)), centre, extent, look, int(cls))
-    canvas.clutter(int(rng.integers(0, 3)), (8, 20))  # in front: hides a part
+    canvas.clutter(int(rng.integers(0, 3)), (8, 20))  # in front of the objects
     return canvas.finish()
 
 
 def single_object(rng: Rng, cls: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """One object of class `cls` (1..20) on a textured, cluttered ground, of the sizes it has in the data set.
+    """One object of class `cls` (1..20), in a size that occurs in the data set, on a textured, cluttered background.
 
-    For the training of a classifier, the stand-in for ImageNet.
+    The small backbone is pretrained on these images, which replace ImageNet.
 
     Args:
-        side: of the square image, 32 to 128 pixels; objects larger than it are made to fit.
+        side: of the square image, 32 to 128 pixels; larger objects are scaled to fit.
 
     Returns:
         Image uint8 (side, side, 3) RGB, labels uint8 (side, side): 0, `cls`, 255.
@@ -238,7 +238,7 @@ def single_object(rng: Rng, cls: int, side: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _palette() -> list[int]:
-    """The colours of VOC's masks: bit by bit from the class id."""
+    """The colours of VOC's masks, computed from the bits of the class id."""
     ids = np.arange(256)
     colours = np.zeros((256, 3), np.int64)
     for bit in range(8):
@@ -250,7 +250,7 @@ def _palette() -> list[int]:
 def make_shapes(out: Path, shapes: params.Shapes) -> None:
     """Write the data set: JPEGImages/, SegmentationClassAug/ (palette PNG), lists/train.txt, lists/val.txt.
 
-    Every image depends on the seed, its list and its number in it alone.
+    Every image depends only on the seed, its list and its number in the list.
     """
     for folder in ("JPEGImages", "SegmentationClassAug", "lists"):
         (out / folder).mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ def _arc(
 
 
 def _smooth(points: np.ndarray, rounds: int = 2) -> np.ndarray:
-    """Corners of a closed polygon cut off (Chaikin)."""
+    """Smooth a closed polygon by cutting its corners (Chaikin)."""
     for _ in range(rounds):
         following = np.roll(points, -1, axis=0)
         points = np.stack([0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], 1).reshape(
@@ -348,7 +348,7 @@ def chair(rng: Rng) -> Outline:
 
 
 def clutter(rng: Rng) -> Outline:
-    """A shape of no class: a blob, a polygon, a bar or an arc."""
+    """A shape that belongs to no class: a blob, a polygon, a bar or an arc."""
     kind = rng.integers(4)
     if kind == 0:
         n = int(rng.integers(6, 10))
@@ -372,10 +372,10 @@ CLASSES = tuple(draw.__name__ for draw in DRAWN)
 
 
 def outline(rng: Rng, cls: int, rotate: float = np.pi / 6) -> Outline:
-    """A random outline of class `cls` (0: clutter), mirrored, stretched, sheared and turned at random.
+    """A random outline of class `cls` (0: clutter), randomly mirrored, stretched, sheared and rotated.
 
     Args:
-        rotate: largest turn to either side in radians; clutter turns freely.
+        rotate: largest rotation to either side in radians; clutter has any rotation.
 
     Returns:
         Parts centred on their bounding box, whose longer half side is 1.
