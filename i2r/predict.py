@@ -1,4 +1,4 @@
-"""Networks as a library: `model = i2r.load(FILE)`, then `model.predict(query, supports, masks)` on any images."""
+"""Networks as a library: `model = i2r.load(FILE)`, then `model.predict(query, supports, masks)`."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ Image = str | Path | np.ndarray | Tensor
 
 
 class Prediction(NamedTuple):
-    """What a network says of a query, at the query's own size H x W."""
+    """A network's prediction for a query, at the query's original size H x W."""
 
     mask: np.ndarray  # (H, W) uint8, 1 the object
     probability: np.ndarray  # (H, W) float32, softmax of the final scores: above 0.5 where the mask is 1
     prior: np.ndarray | None  # (H, W) float32 0..1; None for networks without a prior
-    cam: np.ndarray | None  # (K, H, W) float32 0..1, one a support; None for networks without CAM
+    cam: np.ndarray | None  # (K, H, W) float32 0..1, one for each support; None for networks without CAM
 
 
 @dataclass
 class Model:
-    """A network ready for images.
+    """A network that predicts on images of any size.
 
     Attributes:
-        network: the module, for work on tensors.
-        size: side of the square that images are brought to, as in the evaluation.
-        about: what a network file says of it, see network_file.describe.
+        network: the module, which takes tensors.
+        size: S, side of the square to which images are resized, as in the evaluation.
+        about: metadata of its network file, see network_file.describe.
     """
 
     network: Network
@@ -61,20 +61,20 @@ class Model:
 
     @torch.no_grad()
     def predict(self, query: Image, supports: Sequence[Image], masks: Sequence[Image]) -> Prediction:
-        """Segment in a query what the masks mark in the supports.
+        """Segment in the query the class that the masks mark in the supports.
 
         Args:
             query: a path; an array (H, W, 3) or a tensor (3, H, W), RGB, uint8 or floats in 0..1.
-            supports: K of these, each of its own size.
+            supports: K images in any of these forms; sizes may differ.
             masks: of the supports: paths of palette or grey images, or arrays or tensors (H, W); 1 the object,
                 0 background, 255 unknown.
 
         Raises:
-            ValueError: a file that is missing or unreadable, a mask of another size than its image, with other values
-                or without a pixel of the object, or a number of supports that the network was not made for.
+            ValueError: a file is missing or unreadable, a mask has another size than its image, other values or no
+                pixel of the object, or the network was made for another number of supports.
         """
         if isinstance(supports, str | Path) or isinstance(masks, str | Path):
-            raise DataError("supports and masks are lists, also where there is one support")
+            raise DataError("supports and masks must be lists, even for one support")
         if not len(supports) or len(supports) != len(masks):
             raise DataError(f"{len(supports)} supports and {len(masks)} masks: each support needs one mask")
         pairs = [read_pair(*pair, f"support {k}") for k, pair in enumerate(zip(supports, masks, strict=True))]
@@ -83,7 +83,7 @@ class Model:
         shrunk = [k for k, (_, mask, _) in enumerate(views) if not (mask == 1).any()]
         if shrunk:
             raise DataError(
-                f"the mask of support {shrunk[0]}: nothing is left of the object at side {self.size}"
+                f"the mask of support {shrunk[0]}: the object vanishes when resized to side {self.size}"
             )
         output = self.network(
             square[None].to(self.device),
@@ -103,20 +103,20 @@ class Model:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write all of the network as one file, which `load` and `weights:` in params read."""
+        """Write the complete network to a network file, which `load` and `train.weights` of params accept."""
         save_network(self.network.state_dict(), self.about, path)
 
 
 def load(path: str | Path, device: str = "auto") -> Model:
-    """The model of a file of weights.
+    """The model of a weights file.
 
     Args:
-        path: a network file (of `i2r import-checkpoint` or `Model.save`), or the weights.safetensors of a training in
-            results/: then what the training was made from has to lie in results/, too.
+        path: a network file (from `i2r import-checkpoint` or `Model.save`), or the weights.safetensors of a training in
+            results/, which must also have the training's backbone, base learner and CAM head.
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
 
     Raises:
-        ValueError: naming the file that is missing, unreadable, or none of these; or a device that is not there.
+        ValueError: the file is missing, unreadable or of another kind, or the device is not available.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -131,12 +131,12 @@ def load(path: str | Path, device: str = "auto") -> Model:
 
 
 def _of_training(path: Path) -> tuple[Network, dict[str, Any]]:
-    """The network of a training's weights.safetensors, put together from results/ by the manifest beside it."""
+    """The network of a training's weights.safetensors; its manifest names the frozen networks in results/."""
     manifest = path.parent / "manifest.json"
     spec = read_json(manifest)["spec"] if manifest.is_file() else {}
     if spec.get("step") != "train":
         raise WeightsError(
-            f"{path}: neither a network file nor the weights of a training (with its manifest.json beside it)"
+            f"{path}: neither a network file nor the weights of a training (which need its manifest.json)"
         )
     files = {
         role: _stored(path, role, job) / "weights.safetensors"
@@ -158,16 +158,16 @@ def _of_training(path: Path) -> tuple[Network, dict[str, Any]]:
 
 
 def _stored(path: Path, role: str, job: Mapping[str, str]) -> Path:
-    """Folder of a finished job that a training used: of the store in results/, where the training's weights lie too.
+    """Folder of a job that a training used, in the store of the same results/.
 
     Raises:
-        WeightsError: it is not there.
+        WeightsError: there is no such folder.
     """
     place = Path("store") / job["step"] / job["key"]
     for folder in path.resolve().parents:
         if (folder / place / "weights.safetensors").is_file():
             return folder / place
-    raise WeightsError(f"{path}: its {role} is missing: {place}; Model.save makes one file of all")
+    raise WeightsError(f"{path}: its {role} is missing: {place}; Model.save writes one file with everything")
 
 
 # --- images in, maps out -----------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def read_image(image: Image, what: str) -> np.ndarray:
     """uint8 (H, W, 3) RGB of a path, an array (H, W, 3) or a tensor (3, H, W).
 
     Raises:
-        DataError: a file that is missing or unreadable, or another shape or type.
+        DataError: the file is missing or unreadable, or the array has another shape or type.
     """
     if isinstance(image, str | Path):
         return open_image(_existing(image))
@@ -186,14 +186,14 @@ def read_image(image: Image, what: str) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise DataError(
-            f"{what}: an image is an array (H, W, 3) or a tensor (3, H, W), RGB; this one has shape {image.shape}"
+            f"{what}: an image must be an array (H, W, 3) or a tensor (3, H, W), RGB, got shape {image.shape}"
         )
     if np.issubdtype(image.dtype, np.floating):
         if not (image.min() >= 0 and image.max() <= 1):
-            raise DataError(f"{what}: an image of floats has values in 0..1; give uint8 for 0..255")
+            raise DataError(f"{what}: a float image must have values in 0..1; use uint8 for 0..255")
         image = np.round(255 * image).astype(np.uint8)
     if image.dtype != np.uint8:
-        raise DataError(f"{what}: an image is uint8 or float, not {image.dtype}")
+        raise DataError(f"{what}: an image must be uint8 or float, got {image.dtype}")
     return np.ascontiguousarray(image)
 
 
@@ -201,7 +201,7 @@ def read_pair(image: Image, mask: Image, what: str) -> tuple[np.ndarray, np.ndar
     """A support and its mask, uint8 (H, W, 3) and (H, W) of 0, 1, 255.
 
     Raises:
-        DataError: as read_image; a mask of another size than its image, with other values or without an object.
+        DataError: as read_image, or the mask has another size than its image, other values or no object.
     """
     found = read_image(image, what)
     name = f"{mask}" if isinstance(mask, str | Path) else f"the mask of {what}"
@@ -209,14 +209,14 @@ def read_pair(image: Image, mask: Image, what: str) -> tuple[np.ndarray, np.ndar
         mask = open_mask(_existing(mask))
     mask = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
     if mask.shape != found.shape[:2]:
-        raise DataError(f"{name} is {_size(mask)}, its image {_size(found)} (height x width)")
+        raise DataError(f"{name} is {_size(mask)}, but its image is {_size(found)} (height x width)")
     strange = [value for value in np.unique(mask).tolist() if value not in (0, 1, UNKNOWN)]
     if strange:
         raise DataError(
-            f"{name}: values {strange[:5]}; a mask has 1 on the object, 0 on background, 255 unknown"
+            f"{name}: values {strange[:5]}; a mask must be 1 on the object, 0 on background, 255 where unknown"
         )
     if not (mask == 1).any():
-        raise DataError(f"{name}: no pixel is 1, the object (0 is background, 255 is unknown)")
+        raise DataError(f"{name}: no pixel has the value 1, the object (0 is background, 255 unknown)")
     return found, np.ascontiguousarray(mask.astype(np.uint8))
 
 
@@ -233,7 +233,7 @@ def _size(array: np.ndarray) -> str:
 def write_prediction(
     found: Prediction, query: Path, supports: Sequence[Path], masks: Sequence[Path], out: Path
 ) -> None:
-    """Write mask.png (0 and 1), prediction.npz (all arrays) and picture.png, which shows them side by side."""
+    """Write mask.png (0 and 1), prediction.npz (all arrays) and picture.png, which shows everything side by side."""
     from i2r.report.pictures import prediction_figure  # not at the top: the library needs no matplotlib
 
     out.mkdir(parents=True, exist_ok=True)

@@ -208,7 +208,7 @@ def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch):
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    with pytest.raises(WeightsError, match=r"squeezenet1_1.*\.pth: could not be fetched.*backbone.weights"):
+    with pytest.raises(WeightsError, match=r"squeezenet1_1.*\.pth: download failed.*backbone.weights"):
         load_backbone_weights(net, backbone_params("squeezenet1_1"))
 
 

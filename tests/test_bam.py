@@ -99,7 +99,7 @@ def test_ensemble_off_gives_the_meta_learners_output():
 def test_errors_name_what_is_missing():
     inputs = random_inputs(2, 3)
     meta = build_meta_learner(options(**BAM), LAYOUT, 5)
-    with pytest.raises(ValueError, match="made for 5 shots, the episode has 3"):
+    with pytest.raises(ValueError, match="trained for 5 shots, but the episode has 3"):
         meta(inputs)
     inputs.base = None
     with pytest.raises(ValueError, match="base learner"):

@@ -59,7 +59,7 @@ def test_whole_networks(kind, shots, name, how, tmp_path):
     assert report["used"].keys() | report["ignored"].keys() == networks.checkpoint(kind, shots).keys()
     if kind == "i2r-released":
         assert "never used" in report["ignored"]["S_block_res2_meta.0.0.weight"]
-        assert report["ignored"]["learner_base.1.4.bias"] == "encoder.base_learner.cls.4.bias once more"
+        assert report["ignored"]["learner_base.1.4.bias"] == "copy of encoder.base_learner.cls.4.bias"
 
 
 @pytest.mark.parametrize("kind", ["iir-base", "bam-base", "bam-base-vgg16"])
@@ -103,7 +103,7 @@ def test_the_command(tmp_path, capsys):
     saved(tmp_path / "a.ckpt", networks.checkpoint("bam"), hyper_parameters=Path("x"))
     with pytest.raises(SystemExit):
         cli.main(["import-checkpoint", "--kind", "bam", str(tmp_path / "a.ckpt"), str(out)])
-    assert "holds a Python object (pathlib" in capsys.readouterr().err
+    assert "contains a Python object (pathlib" in capsys.readouterr().err
 
 
 def test_missing_counters_are_reported(tmp_path):
@@ -136,5 +136,5 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="must end in"):
         import_checkpoint("bam", tmp_path / "a.pth", tmp_path / "out.pth")
     saved(tmp_path / "a.ckpt", bam, hyper_parameters=Path("x"))
-    with pytest.raises(WeightsError, match=r"holds a Python object \(pathlib"):
+    with pytest.raises(WeightsError, match=r"contains a Python object \(pathlib"):
         import_checkpoint("bam", tmp_path / "a.ckpt", out)

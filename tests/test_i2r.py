@@ -165,7 +165,7 @@ def test_errors_name_what_is_missing():
     inputs.base = None
     with pytest.raises(ValueError, match="base learner"):
         meta_for(ensemble=True)(inputs)
-    with pytest.raises(ValueError, match="made for 5 shots, the episode has 1"):
+    with pytest.raises(ValueError, match="trained for 5 shots, but the episode has 1"):
         meta_for(5, shot_weights="gram")(inputs)
 
 

@@ -186,16 +186,16 @@ def test_what_is_wrong_with_pictures_is_said(trained, tmp_path):
     speck = np.zeros((900, 900), np.uint8)
     speck[1, 1] = 1
     for arguments, message in (
-        ((query, [support], [mask[1:]]), r"mask of support 0 is 79 x 97, its image 80 x 97"),
-        ((query, [support], [mask * 0]), r"no pixel is 1, the object"),
-        ((query, [support], [mask * 0 + 255]), r"no pixel is 1, the object"),
-        ((query, [support], [mask * 15]), r"values \[15.*a mask has 1 on the object"),
-        ((query, [np.zeros((900, 900, 3), np.uint8)], [speck]), r"nothing is left of the object at side 97"),
+        ((query, [support], [mask[1:]]), r"mask of support 0 is 79 x 97, but its image is 80 x 97"),
+        ((query, [support], [mask * 0]), r"no pixel has the value 1, the object"),
+        ((query, [support], [mask * 0 + 255]), r"no pixel has the value 1, the object"),
+        ((query, [support], [mask * 15]), r"values \[15.*a mask must be 1 on the object"),
+        ((query, [np.zeros((900, 900, 3), np.uint8)], [speck]), r"the object vanishes when resized to side 97"),
         ((query, [], []), "0 supports and 0 masks"),
         ((query, [support], [mask, mask]), "1 supports and 2 masks"),
         ((query, "support.png", "mask.png"), "are lists"),
-        ((query[..., 0], [support], [mask]), r"query: an image is an array \(H, W, 3\)"),
-        ((query * 1.0, [support], [mask]), r"query: an image of floats has values in 0\.\.1"),
+        ((query[..., 0], [support], [mask]), r"query: an image must be an array \(H, W, 3\)"),
+        ((query * 1.0, [support], [mask]), r"query: a float image must have values in 0\.\.1"),
         ((broken, [support], [mask]), r"broken.png: cannot be read as an image"),
         ((tmp_path / "none.png", [support], [mask]), r"none.png: no such file"),
         ((query, [support], [broken]), r"broken.png: not an image"),

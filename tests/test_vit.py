@@ -100,7 +100,7 @@ def test_supports_are_masked_at_the_output(net):
     masked, logits = encoder.support(features.x3, mask, features.x4)
     torch.testing.assert_close(masked[:, :, 3:], features.x4[:, :, 3:])
     assert not masked[:, :, 0].any() and logits.shape == (2, 1)
-    with pytest.raises(ValueError, match="x4 is missing"):
+    with pytest.raises(ValueError, match="x4 of the supports is missing"):
         encoder.support(features.x3, mask)
 
 

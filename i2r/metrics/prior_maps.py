@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from i2r.metrics.segmentation import EPSILON, IGNORE
 
-BINS = 1024  # of a prior's histogram: thresholds and average precision are exact to 1 / BINS
+BINS = 1024  # of a prior's histogram; thresholds and average precision are exact to 1 / BINS
 
 
 def histogram(prior: Tensor, target: Tensor) -> Tensor:
     """Pixels of background and foreground by value of the prior: (2, BINS) int64.
 
-    prior (H, W) in 0..1, target (H, W) 0 | 1 | 255; 255 is left out. Bin k holds k/BINS <= value < (k+1)/BINS, the
-    last one 1 as well.
+    prior (H, W) in 0..1, target (H, W) 0 | 1 | 255; 255 is left out. Bin k counts k/BINS <= value < (k+1)/BINS; the
+    last bin includes 1.
     """
     keep = target != IGNORE
     index = (prior[keep].float() * BINS).long().clamp_(0, BINS - 1)
@@ -28,7 +28,7 @@ def histogram(prior: Tensor, target: Tensor) -> Tensor:
 
 
 def average_precision(hist: Tensor) -> float:
-    """Sum over thresholds of (recall gained) * precision, from a histogram (2, BINS); NaN without foreground.
+    """Sum over thresholds of (gain in recall) * precision, from a histogram (2, BINS); NaN without foreground.
 
     Values of one bin count as equal, so the result is exact for priors rounded down to 1 / BINS.
     """
@@ -46,10 +46,10 @@ def threshold_iou(hist: Tensor) -> Tensor:
 
 
 def best_threshold(hists: dict[int, Tensor]) -> tuple[float, float]:
-    """The threshold with the best mIoU over classes and that mIoU.
+    """The threshold with the best mIoU over classes, and this mIoU.
 
-    hists: for each class the sum of its episodes' histograms. The threshold is a multiple of 1 / BINS, the lowest of
-    equally good ones; a prediction is prior >= threshold.
+    hists: class -> sum of its episodes' histograms. The threshold is a multiple of 1 / BINS, and the lowest if several
+    are equally good; the prediction is prior >= threshold.
     """
     if not hists:
         return float("nan"), float("nan")
@@ -61,7 +61,7 @@ def best_threshold(hists: dict[int, Tensor]) -> tuple[float, float]:
 def prior_bce(prior: Tensor, target: Tensor, *, ignore: bool = True) -> float:
     """Binary cross-entropy between a prior (H, W) in 0..1 and the mask (H, W), mean over pixels (Table 4).
 
-    255 is left out, or counts as background as in the released code (`ignore=False`). Logarithms end at -100.
+    255 is left out, or counts as background as in the released code (`ignore=False`). Logarithms are clamped at -100.
     """
     keep = target != IGNORE if ignore else torch.ones_like(target, dtype=torch.bool)
     if not keep.any():
@@ -89,10 +89,10 @@ def prior_measures(hists: dict[int, Tensor], cls: int, prior: Tensor, mask_s: Te
 
 
 def cam_measures(plus: Tensor, mask_s: Tensor) -> dict[str, float]:
-    """Share of the query that CAM+ marks, its precision and its recall of the object, means over the shots.
+    """Share of the query that is CAM+, and precision and recall of CAM+ for the object, means over the shots.
 
-    plus (K, S, S) bool, mask_s (S, S) 0 | 1 | 255; unknown pixels, padding too, are left out. Precision is NaN where
-    nothing is marked.
+    plus (K, S, S) bool, mask_s (S, S) 0 | 1 | 255; unknown pixels, including padding, are left out. Precision is NaN
+    if CAM+ is empty.
     """
     known, truth = mask_s != IGNORE, mask_s == 1
     marked = (plus & known).flatten(1).sum(1).double()  # (K,)
@@ -108,9 +108,9 @@ CAM_MEASURES = ("share_cam", "precision_cam", "recall_cam")
 
 
 def prior_summary(rows: Sequence[Mapping[str, Any]], hists: dict[int, Tensor]) -> dict[str, float]:
-    """Means over episodes and the IoU at the best threshold; percent but for cross-entropy and threshold.
+    """Means over episodes, and the IoU at the best threshold; in percent, except cross-entropy and threshold.
 
-    rows: of `prior_measures` and, where there is a CAM, `cam_measures`; hists: as `prior_measures` left them.
+    rows: of `prior_measures` and, if there is a CAM, `cam_measures`; hists: filled by `prior_measures`.
     """
     result = {"bce": mean(rows, "bce"), "bce_background": mean(rows, "bce_background")}
     result["ap"] = 100 * mean(rows, "ap")
@@ -123,6 +123,6 @@ def prior_summary(rows: Sequence[Mapping[str, Any]], hists: dict[int, Tensor]) -
 
 
 def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
-    """Mean over the rows that have a number there, NaN where none has."""
+    """Mean over the rows that have a number under this name; NaN if none has."""
     values = [row[name] for row in rows if name in row and not math.isnan(row[name])]
     return float(np.mean(values)) if values else float("nan")

@@ -1,8 +1,8 @@
-"""Scores of segmentation (docs/method.md 8.2).
+"""Segmentation scores (docs/method.md 8.2).
 
-One rule of counting for every method: per episode the pixels of intersection and union of foreground and of
-background on a scoring grid, unknown pixels (255) left out; sums per class give an IoU per class, their mean is
-mIoU; sums over all episodes give FB-IoU. Values are fractions here; files hold percent.
+For each episode, the pixels of intersection and union of foreground and of background are counted on a scoring grid,
+without unknown pixels (255). Sums over the episodes of a class give its IoU, whose mean over classes is mIoU; sums over
+all episodes give FB-IoU. Values here are fractions; files hold percent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from i2r.data.transforms import Placement, to_original
 
 IGNORE = 255
-EPSILON = 1e-10  # in the denominator of an IoU, as published
+EPSILON = 1e-10  # added to the denominator of an IoU, as published
 
 
 class Counts(NamedTuple):
@@ -35,24 +35,24 @@ class Counts(NamedTuple):
 
 
 def pad_square(mask: Tensor) -> Tensor:
-    """(H, W) -> (L, L), L the longer side, 255 below or to the right."""
+    """(H, W) -> (L, L), where L is the longer side, padded with 255 below or to the right."""
     height, width = mask.shape
     side = max(height, width)
     return F.pad(mask, (0, side - width, 0, side - height), value=IGNORE)
 
 
 def squeeze(mask: Tensor, height: int, width: int) -> Tensor:
-    """(S, S) -> (height, width) by nearest: the released code's target, which distorts what is not square."""
+    """(S, S) -> (height, width) by nearest: the released code's target, which distorts images that are not square."""
     return F.interpolate(mask[None, None].float(), (height, width), mode="nearest")[0, 0].to(mask.dtype)
 
 
 def target_on_grid(scoring: str, mask: Tensor, mask_s: Tensor, place: Placement) -> Tensor:
     """The target on the scoring grid.
 
-    mask (H, W) at the original size, mask_s (S, S) as the network's square holds it, both 0 | 1 | 255.
+    mask (H, W) at the original size, mask_s (S, S) in the evaluation view, both 0 | 1 | 255.
 
     Raises:
-        ValueError: for a grid that is not `original`, `bam`, `released` or `size`.
+        ValueError: the grid is not `original`, `bam`, `released` or `size`.
     """
     match scoring:
         case "original":
@@ -67,10 +67,10 @@ def target_on_grid(scoring: str, mask: Tensor, mask_s: Tensor, place: Placement)
 
 
 def predict_on_grid(scoring: str, logits: Tensor, place: Placement) -> Tensor:
-    """Class of every cell of the scoring grid.
+    """Class of each cell of the scoring grid.
 
-    logits (C, S', S') of the network's square (S' = S as a rule) -> (H', W') int64. `original` cuts the padding
-    off and resizes what is left to the true size; the published grids stretch the whole square, corners aligned.
+    logits (C, S', S') of the evaluation view (usually S' = S) -> (H', W') int64. `original` cuts off the padding and
+    resizes the rest to the original size; the published grids stretch the complete square, corners aligned.
     """
     if scoring == "size":
         return logits.argmax(0)
@@ -87,7 +87,7 @@ def predict_on_grid(scoring: str, logits: Tensor, place: Placement) -> Tensor:
 def class_counts(prediction: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Intersection, union and target pixels of each of `classes` classes, (classes,) int64 each.
 
-    prediction and target: integer tensors of one shape; pixels whose target is 255 count nowhere.
+    prediction and target: integer tensors of the same shape; pixels with target 255 are not counted.
     """
     keep = target != IGNORE
     prediction, target = prediction[keep].long(), target[keep].long()
@@ -108,7 +108,7 @@ def binary_counts(prediction: Tensor, target: Tensor) -> Counts:
 
 @dataclass(frozen=True)
 class Scores:
-    """Fractions. `iou` holds a class only if it had an episode; `miou` is their mean, NaN where there is none."""
+    """Scores as fractions. `iou` has the classes that have an episode; `miou` is their mean, NaN if there is none."""
 
     iou: dict[int, float]
     queries: dict[int, int]
@@ -117,15 +117,15 @@ class Scores:
 
 
 def class_sums(classes: Sequence[int], labels: Sequence[int], counts: np.ndarray) -> np.ndarray:
-    """Sums over each class's episodes: labels (E,), counts (E, 4) -> (len(classes), 4)."""
+    """Sums over the episodes of each class: labels (E,), counts (E, 4) -> (len(classes), 4)."""
     labels = np.asarray(labels)
     return np.stack([counts[labels == c].sum(0) for c in classes]) if len(classes) else np.zeros((0, 4))
 
 
 def score(classes: Sequence[int], labels: Sequence[int], counts: np.ndarray) -> Scores:
-    """Scores of episodes.
+    """Scores over episodes.
 
-    classes: those that the mean is over; labels (E,) the class of each episode; counts (E, 4) as `Counts`.
+    classes: over which the mean is taken; labels (E,): class of each episode; counts (E, 4): as `Counts`.
     A class without an episode is left out of the mean (the published code counts it as 0).
     """
     counts = np.asarray(counts, dtype=np.float64).reshape(-1, 4)

@@ -1,1 +1,1 @@
-"""Networks: the frozen part (backbones, base learner, CAM) and the learned part (decoders)."""
+"""Networks: the encoder (backbones, base learner, CAM), the meta learners, and their files."""

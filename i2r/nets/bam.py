@@ -1,6 +1,6 @@
 """BAM, the baseline: meta learner with ASPP, Gram adjustment and ensemble (docs/method.md 7).
 
-Parameter names are the published ones (the ensemble's below `ensemble.`).
+Parameters have the published names (those of the ensemble with the prefix `ensemble.`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ASPP(nn.Module):
 
 
 class BAM(nn.Module):
-    """The learned part of BAM."""
+    """The meta learner of BAM."""
 
     def __init__(self, options: BAMOptions, layout: Layout, shots: int):
         super().__init__()
@@ -59,9 +59,9 @@ class BAM(nn.Module):
         self.kshot_rw = shot_layers(shots) if shots > 1 and options.shot_weights == "gram" else None
 
     def forward(self, inputs: EpisodeInputs) -> Output:
-        """Segment B queries with the help of K shots each.
+        """Segment B queries, given K shots each.
 
-        The third loss (aux2), the base learner's own, has no gradient, for the base learner is frozen; without
+        The third loss (aux2), that of the base learner, has no gradient because the base learner is frozen; without
         base labels it is 0.
 
         Raises:
@@ -105,7 +105,7 @@ class BAM(nn.Module):
         return output
 
     def prototype(self, inputs: EpisodeInputs, weights: torch.Tensor) -> torch.Tensor:
-        """(B, d): the supports' reduced features averaged over the object, combined by weights (B, K)."""
+        """(B, d): the supports' reduced features averaged over the object, and over the shots with weights (B, K)."""
         f_s = reduced(self.down_supp, inputs.x2_s.flatten(0, 1), inputs.x3_s.flatten(0, 1))
         area = bilinear(inputs.masks_s == 1, inputs.x3_s.shape[-2:]).unsqueeze(2)  # (B, K, 1, h, w)
         each = region_means(f_s.unflatten(0, weights.shape), area, GAP_EPS).squeeze(2)  # (B, K, d)

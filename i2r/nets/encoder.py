@@ -1,4 +1,4 @@
-"""The frozen part of a network: all that a decoder needs of an episode, without training anything."""
+"""The frozen part of a network, which computes everything that a meta learner needs of an episode."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from i2r.nets.pspnet import PSPNet
 
 
 class Features(NamedTuple):
-    """Of N images. Heights and widths need not be equal."""
+    """Features of N images. Height and width may differ."""
 
     x2: Tensor  # (N, c2, h2, w2)
     x3: Tensor  # (N, c3, h, w)
     x4: Tensor  # (N, c4, h4, w4)
     base: Tensor | None  # (N, base classes + 1, h4, w4) logits; None without a base learner
-    pyramid: tuple[Tensor, ...] | None = None  # (N, c, h, w) of every block of layers 2 to 4, if asked for
+    pyramid: tuple[Tensor, ...] | None = None  # (N, c, h, w) of every block of layers 2 to 4, if requested
 
 
 class Fused(NamedTuple):
-    """What an Encoder computes with."""
+    """The networks with fused norms that an Encoder computes with."""
 
     backbone: Backbone
     base_learner: PSPNet | None
-    stamp: tuple[tuple[int, int], ...]  # of the weights that it was made of
+    stamp: tuple[tuple[int, int], ...]  # of the weights from which they were made
 
 
 @dataclass
 class EpisodeInputs:
-    """All that a meta learner needs of B episodes with K shots, at image size H x W.
+    """The inputs of a meta learner: B episodes with K shots, at image size H x W.
 
-    The class (and so the CAM) of each shot is its own; the query has one CAM a shot, of that shot's class.
-    CAM maps are rectified, not normalised, at the grid of the CAM's layer. What a network does not use is None:
-    CAMs and class ids without `options.uses_cam`, the pyramids without `options.uses_pyramid`.
+    Each shot has its own class, and so its own CAM; the query has one CAM for each shot, of the shot's class.
+    CAMs are rectified, not normalised, on the grid of the CAM's layer. CAMs and class ids are None without
+    `options.uses_cam`, the pyramids without `options.uses_pyramid`.
     """
 
     x2_q: Tensor  # (B, c2, h2, w2)
@@ -51,14 +51,14 @@ class EpisodeInputs:
     x4_s: Tensor  # (B, K, c4, h4, w4), layer4 of the MASKED support (docs/method.md 2.3)
     cam_q: Tensor | None  # (B, K, hc, wc)
     cam_s: Tensor | None  # (B, K, hc, wc)
-    class_id: Tensor | None  # (B, K) int64, class that the classifier reads from the masked support
+    class_id: Tensor | None  # (B, K) int64, class that the CAM is made for
     masks_s: Tensor  # (B, K, H, W) 0, 1, 255
     mask_q: Tensor | None = None  # (B, H, W) 0, 1, 255
-    # (B,) int64, base class from 0 that the base map leaves out (training)
+    # (B,) int64, base class, from 0, that the base map leaves out in training
     episode_class: Tensor | None = None
-    # (B, H, W) of the query: 0 background, 1.. base classes, 255 unknown; for BAM's loss of the base learner
+    # (B, H, W) of the query: 0 background, 1.. base classes, 255 unknown; for BAM's third loss
     base_labels: Tensor | None = None
-    # outputs of every block of layers 2 to 4 on WHOLE images
+    # outputs of every block of layers 2 to 4 on UNMASKED images
     pyramid_q: tuple[Tensor, ...] | None = None  # (B, c, h, w) each
     pyramid_s: tuple[Tensor, ...] | None = None  # (B, K, c, h, w) each
 
@@ -66,12 +66,12 @@ class EpisodeInputs:
 class Encoder(nn.Module):
     """Backbone with classifier and, optionally, the base learner; frozen and always in eval mode.
 
-    Both compute in a fused form (nets/fuse.py), made at first use and again after their weights were loaded, moved
-    or written to; torch keeps no count of writes through `.data`. The classifier is shared, not copied.
+    Both compute with fused norms (nets/fuse.py), in copies that are made at first use and again after weights were
+    loaded, moved or written to; torch does not notice writes through `.data`. The classifier is shared, not copied.
 
     Attributes:
-        class_table: (C,) int64, the classifier's class that stands for each of a data set's classes 1..C; None
-            unless network.class_source is table.
+        class_table: (C,) int64, the classifier's class for each of a data set's classes 1..C; None unless
+            network.class_source is table.
     """
 
     class_table: Tensor | None
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Encoder:
-        """Stays in eval mode, also as a part of a network in training."""
+        """Stay in eval mode, even as part of a network in training mode."""
         return super().train(False)
 
     @property
@@ -95,7 +95,7 @@ class Encoder(nn.Module):
         return self.backbone.layout
 
     def fused(self) -> Fused:
-        """What computes in place of the backbone and the base learner, with their present weights."""
+        """Backbone and base learner with fused norms, made from their current weights."""
         now = stamp(self)
         if self._fused is None or self._fused.stamp != now:
             backbone = fuse(self.backbone)
@@ -105,7 +105,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def images(self, images: Tensor, pyramid: bool = False) -> Features:
-        """Features of normalised images (N, 3, H, W), with the outputs of all blocks if `pyramid` is asked for."""
+        """Features of normalised images (N, 3, H, W), with the outputs of all blocks if `pyramid` is True."""
         x2, x3, x4, outputs = self.fused().backbone.maps(images, pyramid)
         return Features(x2, x3, x4, self.base(x4), outputs)
 
@@ -117,26 +117,26 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def support(self, x3: Tensor, masks: Tensor, x4: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Masked layer4 features and the class logits read from them (docs/method.md 2.3).
+        """Layer4 features of masked supports, and their class logits (docs/method.md 2.3).
 
         Args:
-            x3: (N, c3, h, w) of whole support images.
-            masks: (N, H, W) with 1 on the object; every other value, 255 too, is background here.
-            x4: (N, c4, h4, w4) of whole support images; needed where `backbone.masks_output` (ViT).
+            x3: (N, c3, h, w) of unmasked support images.
+            masks: (N, H, W) with 1 on the object; every other value, including 255, counts as background.
+            x4: (N, c4, h4, w4) of unmasked support images; needed with `backbone.masks_output` (ViT).
 
         Returns:
-            Masked x4 (N, c4, h4, w4), and logits (N, classes); zeros (N, 1) for a backbone without classifier.
+            Masked x4 (N, c4, h4, w4), and logits (N, classes), or zeros (N, 1) for a backbone without classifier.
         """
         backbone = self.fused().backbone
         masked = backbone.masked(x3, x4, (masks == 1)[:, None])
         return masked, masked.new_zeros(len(masked), 1) if backbone.fc is None else backbone.logits(masked)
 
     def cams(self, x3: Tensor, class_ids: Tensor, method: str, layer: str, backend: str = "native") -> Tensor:
-        """Rectified maps (N, hc, wc) of classes (N,) on whole images, see `cam.cam_maps`."""
+        """Rectified maps (N, hc, wc) of classes (N,) on unmasked images, see `cam.cam_maps`."""
         return cam_maps(method, layer, self.fused().backbone, x3, class_ids, backend)
 
     def listed(self, classes: Tensor) -> Tensor | None:
-        """The classifier's class (B,) of data set classes (B,), counted from 1; None without a table."""
+        """The classifier's classes (B,) for data set classes (B,), counted from 1; None without a table."""
         return None if self.class_table is None else self.class_table[classes - 1]
 
 
@@ -144,9 +144,9 @@ def episode_class_ids(logits: Tensor, source: str, listed: Tensor | None = None)
     """Class of each shot (B, K) from the logits (B, K, classes) of the masked supports (docs/method.md 2.3).
 
     Args:
-        source: "episode": each shot has its own; "majority": all have the one that most shots have, of
-            equally frequent ones that with the larger logit on average; "table": all have the listed one.
-        listed: (B,) classes by a table.
+        source: "episode": each shot has its own class; "majority": all have that of most shots, with ties broken by
+            the larger mean logit; "table": all have that of `listed`.
+        listed: (B,) classes from Encoder.class_table.
 
     Raises:
         ValueError: "table" without `listed`.
@@ -176,17 +176,17 @@ def encode_episode(
     base_labels: Tensor | None = None,
     classes: Tensor | None = None,
 ) -> EpisodeInputs:
-    """Run the frozen part on B episodes, in float32.
+    """Run the encoder on B episodes, in float32.
 
     Args:
         query: normalised images (B, 3, H, W).
         supports: (B, K, 3, H, W).
         masks: of the supports, (B, K, H, W) with 0, 1, 255.
-        options: of the network; they say whether CAMs (and which) and the pyramid are made.
-        mask_q: (B, H, W) with 0, 1, 255, in training or to measure.
-        base_class: (B,) base class from 0 of each episode, in training.
-        base_labels: (B, H, W) of the query with 0, 1.. base classes, 255: for BAM's third loss.
-        classes: (B,) of the data set, from 1; what class_source: table looks up.
+        options: of the network; they say whether CAMs and the pyramid are needed, and how CAMs are made.
+        mask_q: (B, H, W) with 0, 1, 255, for losses and mask ratios.
+        base_class: (B,) base class of each episode, from 0, in training.
+        base_labels: (B, H, W) of the query with 0, 1.. base classes, 255; for BAM's third loss.
+        classes: (B,) of the data set, from 1; needed with class_source: table.
     """
     batch, shots = supports.shape[:2]
     x4 = pyramid = class_id = cam_q = cam_s = None
@@ -232,9 +232,9 @@ def encode_episode(
 def _episode_cams(
     encoder: Encoder, x3_q: Tensor, x3_s: Tensor, class_id: Tensor, options: CamOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x4 of the query (B, ...) and the maps of query and supports (B, K, hc, wc), by one gradient.
+    """x4 of the query (B, ...) and the CAMs of query and supports (B, K, hc, wc), from one gradient.
 
-    A query whose shots have several classes stands in the batch once for each of them.
+    A query whose shots have different classes is in the batch once for each class.
     """
     batch, shots = class_id.shape
     pairs = [(row, cls) for row, classes in enumerate(class_id.tolist()) for cls in classes]

@@ -1,4 +1,4 @@
-"""Gram distance of query and supports, shot weights, ensemble with the base learner (docs/method.md 7.2, 7.3)."""
+"""Gram distance of query and supports, shot weights, and the ensemble with the base learner (docs/method.md 7.2, 7.3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from i2r.nets.precision import full
 from i2r.nets.resize import bilinear
 
 EPS = 1e-7
-HIDDEN = 2  # of the two layers that weigh the shots
+HIDDEN = 2  # channels between the two layers that weight the shots
 
 
 def gram(features: torch.Tensor) -> torch.Tensor:
@@ -21,7 +21,7 @@ def gram(features: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def gram_distance(x2_query: torch.Tensor, x2_support: torch.Tensor) -> torch.Tensor:
-    """(B, C, h, w), (B, K, C, h, w) of whole images -> (B, K): Frobenius norm of the difference over that of ones."""
+    """(B, C, h, w), (B, K, C, h, w) of unmasked images -> (B, K): Frobenius norm of the Gram difference, over C."""
     with torch.autocast(x2_query.device.type, enabled=False):
         difference = gram(full(x2_query)).unsqueeze(1) - gram(full(x2_support))  # (B, K, C, C)
         return difference.flatten(-2).norm(dim=-1) / difference.shape[-1]
@@ -36,7 +36,7 @@ def gram_weights(layers: nn.Module, distance: torch.Tensor) -> torch.Tensor:
     """(B, K) Gram distances -> (B, K) shot weights with sum 1."""
     ascending, order = distance.sort(1)
     scores = full(layers(ascending[:, :, None, None])[:, :, 0, 0])
-    return scores.gather(1, order.argsort(1)).softmax(1)  # back in the shots' own order
+    return scores.gather(1, order.argsort(1)).softmax(1)  # in the original order of the shots
 
 
 def base_foreground(base_logits: torch.Tensor, left_out: torch.Tensor | None) -> torch.Tensor:
@@ -44,7 +44,7 @@ def base_foreground(base_logits: torch.Tensor, left_out: torch.Tensor | None) ->
 
     Args:
         base_logits: (B, base classes + 1, h, w), background first.
-        left_out: (B,) base class from 0 that does not count: the class of a training episode; None: all count.
+        left_out: (B,) base class, from 0, that is not counted: the class of a training episode; None: all count.
 
     Returns:
         (B, 1, h, w).
@@ -58,7 +58,7 @@ def base_foreground(base_logits: torch.Tensor, left_out: torch.Tensor | None) ->
 
 
 class Ensemble(nn.Module):
-    """Lets the base learner take back foreground that belongs to a base class; starts as the meta learner alone."""
+    """Removes foreground that belongs to a base class; initially it returns the meta learner's probabilities."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ class Ensemble(nn.Module):
         psi: torch.Tensor,
         left_out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Fused scores (B, 2, h, w): near probabilities, though the loss takes them as logits.
+        """Fused scores (B, 2, h, w), close to probabilities, although the loss takes them as logits.
 
         Args:
             meta_logits: (B, 2, h, w). base_logits: (B, base classes + 1, h4, w4).

@@ -1,4 +1,4 @@
-"""The form in which a frozen network computes: norms fused into convolutions, channels last in memory."""
+"""A faster form of a frozen network: norms fused into convolutions, channels last in memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def fuse(module: M) -> M:
-    """A copy that gives what the module gives in eval mode, up to rounding, in about four fifths of a CPU's time.
+    """A copy with the module's output in eval mode, up to rounding, in about four fifths of the time on a CPU.
 
-    A norm that stands next behind a convolution among a module's parts is taken to follow it in `forward`, too, which
-    holds for all networks here.
+    A norm registered right after a convolution is assumed to follow it in `forward`, which is true of all networks of
+    this package.
     """
     module = copy.deepcopy(module).eval()
     for part in list(module.modules()):
@@ -29,5 +29,5 @@ def fuse(module: M) -> M:
 
 
 def stamp(module: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Changes whenever a parameter or buffer of the module is replaced, moved or written to."""
+    """A value that changes whenever a parameter or buffer of the module is replaced, moved or written to."""
     return tuple((t.data_ptr(), t._version) for t in (*module.parameters(), *module.buffers()))

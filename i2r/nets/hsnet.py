@@ -1,8 +1,8 @@
 """HSNet (Min, Kang, Cho: Hypercorrelation Squeeze for Few-Shot Segmentation, ICCV 2021), written from the paper.
 
-The features of every block of layers 2 to 4 of the query are correlated with those of a support, the object's alone;
-4D convolutions squeeze the support's dimensions of these hypercorrelations, level by level, and a 2D decoder makes
-the mask. Each shot gives a prediction of its own; several are averaged in training and vote at test.
+Features of every block of layers 2 to 4 of the query are correlated with masked features of the same block of a
+support. 4D convolutions squeeze the support's dimensions of these hypercorrelations, level by level, and a 2D decoder
+predicts the mask. Each shot gives a prediction; several predictions are averaged in training and vote at test.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from i2r.nets.resize import bilinear
 
 EPS = 1e-5  # of the features' norms
 GROUPS = 4  # of the group norms
-# Side of the kernels, and stride in the support's dimensions, of the squeezing convolutions of layers 2, 3 and 4.
+# (side of the kernel, stride in the support's dimensions) of the squeezing convolutions of layers 2, 3 and 4
 SQUEEZE = (((5, 4), (5, 4), (3, 2)), ((5, 4), (3, 2), (3, 2)), ((3, 2), (3, 2), (3, 2)))
 MIX = ((3, 1), (3, 1), (3, 1))
-TIE = 1e-3  # half of the largest vote is foreground
+TIE = 1e-3  # makes exactly half of the largest vote foreground
 
 
 class CenterPivotConv4d(nn.Module):
-    """A 4D convolution whose kernel is zero but where the query's or the support's offset is zero (paper 4.2).
+    """A 4D convolution whose kernel is zero except where the query's or the support's offset is zero (paper 4.2).
 
-    It is the sum of a 2D convolution over the query's dimensions and one over the support's.
+    This is the sum of a 2D convolution over the query's dimensions and one over the support's.
 
     Args:
         side: of the kernel, odd. stride: in the support's dimensions.
@@ -53,7 +53,7 @@ class CenterPivotConv4d(nn.Module):
 
 
 class HSNet(nn.Module):
-    """The learned part of HSNet."""
+    """The meta learner of HSNet."""
 
     def __init__(self, options: HSNetOptions, layout: Layout, shots: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class HSNet(nn.Module):
         self.decoder2 = nn.Sequential(_conv3x3(middle, middle), nn.ReLU(), _conv3x3(middle, 2))
 
     def forward(self, inputs: EpisodeInputs) -> Output:
-        """Segment B queries with the help of K shots each; there is one loss, `main`."""
+        """Segment B queries, given K shots each; there is one loss, `main`."""
         shots, size = inputs.masks_s.shape[1], inputs.masks_s.shape[-2:]
         each = torch.stack([self.shot(inputs, k) for k in range(shots)], 1)  # (B, K, 2, h, w)
         logits = each.mean(1)
@@ -84,7 +84,7 @@ class HSNet(nn.Module):
         return output
 
     def shot(self, inputs: EpisodeInputs, k: int) -> Tensor:
-        """Logits (B, 2, h, w) by support k alone, at twice the grid of layer2."""
+        """Logits (B, 2, h, w) from support k alone, on twice the grid of layer2."""
         supports = [features[:, k] for features in inputs.pyramid_s]
         levels = hypercorrelations(inputs.pyramid_q, supports, inputs.masks_s[:, k], self.blocks)
         coarse = None
@@ -99,22 +99,22 @@ class HSNet(nn.Module):
 def hypercorrelations(
     query: Sequence[Tensor], support: Sequence[Tensor], masks: Tensor, blocks: Sequence[int]
 ) -> list[Tensor]:
-    """Rectified cosines between all cells, a channel for each block, of layers 2, 3 and 4.
+    """Rectified cosines between all cells of query and support, with a channel for each block.
 
     Args:
-        query, support: outputs of the blocks (B, C, h, w), those of layer2 first.
+        query, support: outputs of the blocks (B, C, h, w), from layer2 to layer4.
         masks: of the supports (B, S, S), 1 on the object.
-        blocks: how many of them each layer has.
+        blocks: number of blocks of each layer.
 
     Returns:
-        Three times (B, blocks, h, w, h, w): the query's dimensions, then the support's.
+        For each layer (B, blocks, h, w, h, w): the query's dimensions, then the support's.
     """
     target = (masks == 1)[:, None]
     levels, start = [], 0
     for count in blocks:
         size = query[start + count - 1].shape[
             -2:
-        ]  # VGG's blocks are on a finer grid than the layer's pooled end
+        ]  # in VGG the grid of a layer's last block differs from that of the others
         maps = []
         for own, other in zip(query[start : start + count], support[start : start + count], strict=True):
             own, other = bilinear(own, size), bilinear(other, size)
@@ -127,9 +127,9 @@ def hypercorrelations(
 
 
 def vote(logits: Tensor) -> Tensor:
-    """The shots' predictions (B, K, 2, H, W) -> scores (B, 2, H, W) of their votes.
+    """Logits of the shots (B, K, 2, H, W) -> scores (B, 2, H, W) from their votes.
 
-    A pixel is foreground with half as many votes as the pixel that has most (paper 4.4).
+    A pixel is foreground if it has at least half as many votes as the pixel with most votes (paper 4.4).
     """
     votes = logits.argmax(2).sum(1)  # (B, H, W)
     share = (votes / votes.amax((-2, -1), keepdim=True).clamp(min=1)).to(logits.dtype)
@@ -137,13 +137,13 @@ def vote(logits: Tensor) -> Tensor:
 
 
 def _unit(maps: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, C, h * w) of norm 1, or 0 where there is nothing."""
+    """(B, C, h, w) -> (B, C, h * w), cells of norm 1, or 0 where all features are 0."""
     cells = maps.flatten(2)
     return cells / (cells.norm(dim=1, keepdim=True) + EPS)
 
 
 def _conv2d(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 2D convolution over the last two of (N, a, b, C, h, w) -> (N, a, b, C', h', w')."""
+    """A 2D convolution over the last two dimensions: (N, a, b, C, h, w) -> (N, a, b, C', h', w')."""
     return layer(x.flatten(0, 2)).unflatten(0, x.shape[:3])
 
 
@@ -160,9 +160,9 @@ def _conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _like(coarse: Tensor, fine: Tensor) -> Tensor:
-    """(N, C, hq, wq, hs, ws) on the grids of `fine`: the query's enlarged, the support's averaged if they differ.
+    """(N, C, hq, wq, hs, ws) resized to the grids of `fine`: the query's bilinearly, the support's by averaging.
 
-    At the paper's 400 pixels all levels end in 2 x 2 support cells; at other sizes they may not.
+    At the paper's 400 pixels all levels end with 2 x 2 support cells; at other sizes they may differ.
     """
     x = coarse.permute(0, 4, 5, 1, 2, 3)  # (N, hs, ws, C, hq, wq)
     x = bilinear(x, fine.shape[2:4]).permute(0, 4, 5, 3, 1, 2)  # (N, hq, wq, C, hs, ws)

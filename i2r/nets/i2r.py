@@ -22,7 +22,7 @@ from i2r.nets.resize import bilinear, nearest
 
 
 class Merged(NamedTuple):
-    """What the decoder starts from."""
+    """Inputs of the decoder, and the priors."""
 
     query: torch.Tensor  # (B, d, h, w)
     support: torch.Tensor | None  # (B, K, d, h, w)
@@ -31,13 +31,13 @@ class Merged(NamedTuple):
 
 
 class I2R(nn.Module):
-    """The learned part of I2R; parameter names are the published ones below `decoder.` and `ensemble.`.
+    """The meta learner of I2R; parameters have the published names, some with the prefix `decoder.` or `ensemble.`.
 
-    Where no prior needs a CAM the network goes without PMGM as a whole: its merge takes the features, the prototype
-    of the whole object and the prior, as BAM's does.
+    If no prior needs a CAM, the network has no PMGM: its merge takes the features, the prototype of the complete
+    object and the prior, as in BAM.
 
     Attributes:
-        test_mask: attention mask in eval mode; an evaluation sets it.
+        test_mask: attention mask in eval mode, set by the evaluation.
     """
 
     def __init__(self, options: I2ROptions, layout: Layout, shots: int):
@@ -59,15 +59,15 @@ class I2R(nn.Module):
             nn.init.normal_(self.cam_mask_init.weight, std=0.01).requires_grad_(False)
 
     def forward(self, inputs: EpisodeInputs) -> Output:
-        """Segment B queries with the help of K shots each.
+        """Segment B queries, given K shots each.
 
-        Losses, mask ratios and the support's logits come with a query mask only. In training the attention is
-        masked by `options.mask`; else by `test_mask`, and the ratio of `options.mask` is measured
-        without applying it.
+        Losses, mask ratios and the support's logits need a query mask. In training mode the attention is masked by
+        `options.mask`. In eval mode it is masked by `test_mask`, and the ratio of `options.mask` is measured without
+        applying it.
 
         Raises:
-            ValueError: if the number of shots is not the one that the shot weights were made for, or the inputs
-                lack the CAM or the base learner's logits that the options need.
+            ValueError: the shot weights are for another number of shots, or the inputs lack the CAM or the base
+                learner's logits that the options need.
         """
         options = self.options
         supervise = inputs.mask_q is not None
@@ -110,10 +110,10 @@ class I2R(nn.Module):
     def merge(
         self, inputs: EpisodeInputs, regions: Regions | None, weights: torch.Tensor, needs_support: bool
     ) -> Merged:
-        """[F, p, p1 c + p2 (1 - c), P] through one convolution that query and supports share.
+        """[F, p, p1 c + p2 (1 - c), P] through one convolution, which query and supports share.
 
-        The query's prototypes and prior are combined over the shots by `weights` (B, K); each support has its own.
-        Its c is the CAM+ of all shots combined alike, or of the last shot only (`shot_cam`).
+        The query's prototypes and prior are combined over the shots with `weights` (B, K); each support has its own.
+        The query's c is CAM+ combined in the same way, or that of the last shot (`shot_cam`).
         """
         embedding = self.cam_mask_init.weight if self.cam_mask_init is not None else None
         prior_q, prior_s = stacked_priors(inputs, self.options, weights, regions, embedding, needs_support)
@@ -156,9 +156,9 @@ class I2R(nn.Module):
         return self.init_merge(stacked.detach() if self.options.detach_merge_input else stacked)
 
     def losses(self, final: torch.Tensor, decoded: Decoded, inputs: EpisodeInputs) -> dict[str, torch.Tensor]:
-        """main, aux1 and aux2 of docs/method.md 6.
+        """The losses main, aux1 and aux2 of docs/method.md 6.
 
-        Without the support branch its terms are left out and the query's keep their weight of one half.
+        Without the support branch its terms are left out; those of the query still have the weight one half.
         """
         target = query_target(inputs.mask_q, self.options.ignore)  # (B, S, S)
         own = (inputs.masks_s == 1).long()  # (B, K, S, S)
@@ -175,7 +175,7 @@ class I2R(nn.Module):
 
 
 def attention_labels(inputs: EpisodeInputs, size: tuple[int, int], ignore: str) -> Labels:
-    """Masks of supports and, where it is known, query on the attention's grid."""
+    """Masks of the supports and, if known, of the query on the attention's grid."""
     support = nearest(inputs.masks_s, size).flatten(-2) == 1  # (B, K, n)
     if inputs.mask_q is None:
         return Labels(support, None, None)

@@ -1,4 +1,4 @@
-"""The meta learner, the learned part of a network, by its options."""
+"""Building the meta learner, the trained part of a network, from its options."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def build_meta_learner(options: NetworkOptions, layout: Layout, shots: int = 1) 
     Args:
         options: of the network; `options.module` names its class.
         layout: of the backbone (Encoder.layout).
-        shots: K that layers which weigh the shots are made for; without such layers forward takes any K.
+        shots: K of the layers that weight the shots; without such layers forward takes any K.
     """
     return find(options.module)(options, layout, shots)

@@ -1,4 +1,4 @@
-"""The precision of parts that autocast must not touch."""
+"""The precision of computations that autocast must not lower."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import torch
 
 
 def full(x: torch.Tensor) -> torch.Tensor:
-    """In float32, or as it is in float64; any shape."""
+    """x as float32, or unchanged if it is float64; any shape."""
     return x if x.dtype == torch.float64 else x.float()

@@ -10,7 +10,7 @@ BINS = (1, 2, 3, 6)
 
 
 class PyramidPooling(nn.Module):
-    """x4 (N, c4, h, w) -> (N, 2 c4, h, w): x4 beside its averages over 1, 4, 9 and 36 bins."""
+    """x4 (N, c4, h, w) -> (N, 2 c4, h, w): x4 and its averages over 1, 4, 9 and 36 bins."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -37,8 +37,8 @@ class PSPNet(nn.Module):
 
     Args:
         channels: c4 of the backbone, a multiple of 4.
-        classes: number of base classes, background not counted.
-        width: of the 3x3 convolution; published: 512.
+        classes: number of base classes, without background.
+        width: output channels of the 3x3 convolution; published: 512.
         dropout: before the classifier; published: 0.1.
     """
 

@@ -1,4 +1,4 @@
-"""What I2R and BAM share before their decoders: reduced features, shot weights, stacked priors."""
+"""Shared by I2R and BAM, before their decoders: reduced features, shot weights, stacked priors."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def reduced(layers: nn.Module, x2: torch.Tensor, x3: torch.Tensor) -> torch.Tens
 def weigh_shots(
     inputs: EpisodeInputs, layers: nn.Module | None, needs_distance: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weights of the shots (B, K), and the Gram distance combined by them (B,).
+    """Weights of the shots (B, K), and the Gram distance averaged with them (B,).
 
     Args:
-        layers: those of gram_weights; None: every shot weighs the same.
-        needs_distance: whether the distance itself is wanted; else None may be returned for it.
+        layers: of gram_weights; None: shots have equal weights.
+        needs_distance: whether the distance is needed; otherwise None may be returned for it.
 
     Raises:
-        ValueError: if the layers were made for another number of shots.
+        ValueError: the layers are for another number of shots.
     """
     batch, shots = inputs.masks_s.shape[:2]
     if layers is not None and layers[0].in_channels != shots:
         raise ValueError(
-            f"shot_weights gram: made for {layers[0].in_channels} shots, the episode has {shots}"
+            f"shot_weights: gram: trained for {layers[0].in_channels} shots, but the episode has {shots}"
         )
     distance = None
     if layers is not None or needs_distance:
@@ -59,7 +59,7 @@ def stacked_priors(
     embedding: torch.Tensor | None = None,
     support: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The priors that options.prior names as channels: (B, P, h, w) and (B, K, P, h, w) or None."""
+    """The priors in options.prior as channels: (B, P, h, w) and (B, K, P, h, w) or None."""
     maps = [
         prior(name, inputs, options, weights, regions, embedding, support)
         for name in options.prior.split("+")

@@ -1,4 +1,4 @@
-"""Functions and classes by the addresses that the registries of config/ hold, such as "package.module:name"."""
+"""Finds functions and classes by the addresses in the registries of config/, such as "package.module:name"."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from typing import Any
 
 @cache
 def find(address: str) -> Any:
-    """What stands at "package.module:name"; the module is imported when it is first asked for."""
+    """The object at "package.module:name"; the module is imported on first use."""
     module, name = address.split(":")
     return getattr(import_module(module), name)

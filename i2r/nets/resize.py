@@ -1,4 +1,4 @@
-"""Resizing of maps with any leading dimensions; the two kinds that the method uses (docs/method.md 3.3)."""
+"""Bilinear and nearest resizing of maps with any leading dimensions (docs/method.md 3.3)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 
 def bilinear(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(..., h, w) -> (..., *size) float, corners aligned; returned as it is where the size is right already."""
+    """(..., h, w) -> (..., *size) float, corners aligned; unchanged if the size is right already."""
     maps = maps if maps.is_floating_point() else maps.float()
     if maps.shape[-2:] == tuple(size):
         return maps

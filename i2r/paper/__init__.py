@@ -1,1 +1,1 @@
-"""The paper's published numbers as data, and the functions that say which of our methods they are about."""
+"""The paper's published numbers as data, and functions that match our methods to them."""

@@ -1,6 +1,6 @@
-"""Published numbers (published.yaml), found by what a method is and never by what a number is.
+"""Published numbers (published.yaml), looked up by a method's network, backbone and components.
 
-A method is given by its sections of params as plain values, as the report's spec holds them.
+A method is given by its sections of params as plain values, as in the report's spec.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAMES = {"i2r": "I2R", "bam": "BAM"}  # network: its row of Table 1
 
 
 class Components(NamedTuple):
-    """What a row of Table 3 switches on; the fields of published.yaml."""
+    """The components in a row of Table 3, as in published.yaml."""
 
     pmgm: bool
     support: bool
@@ -31,14 +31,14 @@ class Components(NamedTuple):
 
 @cache
 def published() -> dict[str, Any]:
-    """The file as it is: table1, table3, claims, table4."""
+    """The content of published.yaml: table1, table3, claims, table4."""
     return yaml.safe_load(files("i2r.paper").joinpath("published.yaml").read_text(encoding="utf-8"))
 
 
 def components(sections: Sections, reading: str) -> Components | None:
-    """The components of a method; None for a network without them, and for a prior that Table 3 has not.
+    """The components of a method; None for a network without them, or with a prior that Table 3 does not have.
 
-    The mask that a reading has for DICM counts as DICM.
+    The mask that the reading uses for DICM counts as DICM.
     """
     network = sections["network"]
     if not {"prior", "mask", "support_branch"} <= network.keys() or network["prior"] not in ("pmgm", "bam"):
@@ -62,13 +62,13 @@ def table3(row: str) -> float:
 
 
 def table1_backbone(sections: Sections) -> str | None:
-    """The backbone of Table 1 that a method has; None if it has another."""
+    """The backbone of a method, if Table 1 has it; else None."""
     name = sections["backbone"]["name"].removesuffix("-bam")
     return name if name in BACKBONES else None
 
 
 def table1_name(sections: Sections, reading: str) -> str | None:
-    """The row of Table 1 that a method is: its network as published, with all components."""
+    """The row of Table 1 for a method: its network, if it has all published components; else None."""
     name = NAMES.get(sections["network"]["name"])
     if "support_branch" in sections["network"] and table3_row(components(sections, reading)) != "full":
         return None
@@ -76,7 +76,7 @@ def table1_name(sections: Sections, reading: str) -> str | None:
 
 
 def table1(backbone: str, name: str, shot: int) -> list[float] | None:
-    """mIoU (percent) of folds 0 to 3 and their mean; None where the paper has none."""
+    """mIoU (percent) of folds 0 to 3 and their mean; None if the paper does not have them."""
     return published()["table1"].get(backbone, {}).get(name, {}).get(shot)
 
 

@@ -49,7 +49,7 @@ def run(job: Job) -> dict[str, Any]:
     encoder = job_encoder(job, device)
     dataset = job_dataset(job)
     if encoder.backbone.fc is None:
-        raise JobError("cam_head: the backbone's weights have no classifier (fc), and a CAM needs one")
+        raise JobError("cam_head: the backbone's weights have no classifier (fc), which a CAM needs")
     metrics: dict[str, Any] = {}
     held_out = val_pairs(dataset, job_lists(job)["train_classes"])
     if options.mode in ("untouched", "retrained"):

@@ -6,7 +6,7 @@ Grids at an image of side S (rounded as convolutions do), and channels of layer2
 | ------------- | -------- | --------------- | ------------------------------------------------------------- |
 | resnet50, 101 | 8 16 32  | 512 1024 2048   | torchvision's                                                 |
 | resnet50-bam  | 8 8 8    | 512 1024 2048   | BAM's: stem of three 3x3 convolutions, layer3, layer4 dilated |
-| vgg16-bam     | 16 16 16 | 256 512 512     | VGG-16 with BN in BAM's blocks; layer2 is resized to layer3   |
+| vgg16-bam     | 16 16 16 | 256 512 512     | VGG-16 with BN in BAM's blocks; x2 is resized to x3's grid    |
 | squeezenet1_1 | 8 16 16  | 256 384 512     | features 6-7, 8-10, 11-12                                     |
 | small         | 4 8 8    | 32 64 128       | for the generated data set                                    |
 | vit_small_14  | 14 14 14 | 384 384 384     | DINOv2's ViT-S/14, blocks 1-6, 7-9, 10-12; no classifier      |
@@ -25,30 +25,30 @@ from i2r.nets.registry import find
 
 
 class Layout(NamedTuple):
-    """What a meta learner has to know of a backbone before it is built."""
+    """Properties of a backbone that are needed to build a meta learner."""
 
     channels: tuple[int, int, int]  # of layer2, layer3, layer4
-    blocks: tuple[int, int, int]  # how many blocks of each of them are in the pyramid
+    blocks: tuple[int, int, int]  # number of blocks of each layer in the pyramid
 
 
 class Maps(NamedTuple):
-    """Features of N whole images."""
+    """Features of N unmasked images."""
 
     x2: Tensor  # (N, c2, h2, w2)
     x3: Tensor  # (N, c3, h, w)
     x4: Tensor  # (N, c4, h4, w4)
-    pyramid: tuple[Tensor, ...] | None  # outputs (N, c, h, w) of the blocks of layers 2 to 4, if asked for
+    pyramid: tuple[Tensor, ...] | None  # outputs (N, c, h, w) of the blocks of layers 2 to 4, if requested
 
 
 class Backbone(nn.Module):
     """Five feature layers and a classifier.
 
     Attributes:
-        layer0 ... layer4: the layers; layer4 takes x3 and gives x4.
-        fc: linear classifier, channels[2] -> classes; None where the weights came without one.
+        layer0 ... layer4: the layers; layer4 takes x3 and returns x4.
+        fc: linear classifier, channels[2] -> classes; None if the weights have none.
         channels: of layer2, layer3, layer4.
         linear_classifier: logits are linear in x4 (fc of the global average pool). Otherwise (SqueezeNet) fc and
-            a ReLU are applied in every cell and averaged afterwards.
+            a ReLU are applied in every cell, and the results averaged.
         masks_output: supports are masked at x4; otherwise x3 is masked and layer4 computed from it.
     """
 
@@ -65,7 +65,7 @@ class Backbone(nn.Module):
     ) -> None:
         """
         Args:
-            block: parts of layers 2 to 4 whose outputs are in the pyramid; None: those with a residual branch.
+            block: class of the modules of layers 2 to 4 whose outputs are in the pyramid; None: residual blocks.
         """
         super().__init__()
         self.layer0, self.layer1, self.layer2, self.layer3, self.layer4 = layers
@@ -89,7 +89,7 @@ class Backbone(nn.Module):
             ValueError: there is none.
         """
         if self.fc is None:
-            raise ValueError("the backbone's weights have no classifier (fc.*), and a CAM needs one")
+            raise ValueError("the backbone's weights have no classifier (fc.*), which a CAM needs")
         return self.fc
 
     def is_block(self, part: nn.Module) -> bool:
@@ -115,10 +115,10 @@ class Backbone(nn.Module):
         return Maps(self._resized(x2, x3), x3, x4, tuple(outputs))
 
     def masked(self, x3: Tensor, x4: Tensor | None, mask: Tensor) -> Tensor:
-        """Layer4 features (N, c4, h4, w4) of what a mask shows of images.
+        """Layer4 features (N, c4, h4, w4) of masked images.
 
         Args:
-            x3, x4: of the whole images; x4 is needed with `masks_output` only.
+            x3, x4: of the unmasked images; x4 is needed only with `masks_output`.
             mask: (N, 1, H, W) in 0..1.
         """
         small = F.interpolate(mask.to(x3.dtype), x3.shape[-2:], mode="bilinear", align_corners=True)
@@ -147,7 +147,7 @@ class Backbone(nn.Module):
         return F.interpolate(x2, x3.shape[-2:], mode="bilinear", align_corners=True)
 
     def _collect(self, layer: nn.Sequential, x: Tensor, outputs: list[Tensor]) -> Tensor:
-        """Output of a layer; those of its blocks, of residual ones before their last ReLU, go to `outputs`."""
+        """Output of a layer; appends the outputs of its blocks (residual ones before the last ReLU) to `outputs`."""
         for part in layer:
             if hasattr(part, "downsample"):
                 outputs.append(before_relu(part, x))
@@ -160,7 +160,7 @@ class Backbone(nn.Module):
 
 
 def before_relu(block: nn.Module, x: Tensor) -> Tensor:
-    """What a residual block (conv1, bn1, conv2 ... and downsample) gives before its last ReLU."""
+    """Output of a residual block (conv1, bn1, conv2 ... and downsample) before its last ReLU."""
     last = 3 if hasattr(block, "conv3") else 2
     y = x
     for number in range(1, last + 1):
@@ -174,7 +174,7 @@ def build_backbone(options: schema.Backbone, classes: int = 1000, dense: bool = 
 
     Args:
         classes: of the classifier.
-        dense: False gives `small` its strided layer4, for pretraining on crops. The weights fit both.
+        dense: False gives `small` a strided layer4, for pretraining on crops. The weights fit both forms.
     """
     build = find(schema.BACKBONES[options.name].build)
     return build(options, classes) if dense else build(options, classes, dense=False)

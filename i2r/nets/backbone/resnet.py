@@ -13,8 +13,8 @@ CHANNELS = (512, 1024, 2048)
 def resnet(options: schema.Backbone, classes: int) -> Backbone:
     """torchvision's `resnet50` or `resnet101`, undilated.
 
-    `options.stride_at` says where the stride of a bottleneck stands: "3x3" (torchvision) or "1x1" (He et al., the
-    first convolution).
+    `options.stride_at` says which convolution of a bottleneck has the stride: "3x3" (torchvision) or the first "1x1"
+    (He et al.).
     """
     from i2r.nets.backbone.torchvision_ops import torchvision  # not at the top: it takes seconds
 
@@ -27,10 +27,10 @@ def resnet(options: schema.Backbone, classes: int) -> Backbone:
 
 
 def resnet_bam(options: schema.Backbone, classes: int) -> Backbone:
-    """BAM's `resnet50-bam` or `resnet101-bam`: deep stem, no stride in layer3 and layer4 but dilation 2 and 4.
+    """BAM's `resnet50-bam` or `resnet101-bam`: deep stem, layer3 and layer4 with dilation 2 and 4 and no stride.
 
-    Every block of a dilated layer, the first included, has the new dilation (torchvision's own
-    `replace_stride_with_dilation` leaves the first block the old one).
+    All blocks of a dilated layer have the new dilation, including the first (with torchvision's
+    `replace_stride_with_dilation` the first block keeps the old one).
     """
     from i2r.nets.backbone.torchvision_ops import torchvision
 

@@ -1,4 +1,4 @@
-"""The small backbone that is trained here, for the generated data set."""
+"""The small backbone for the generated data set, which the pipeline pretrains."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def small(options: schema.Backbone, classes: int, dense: bool = True) -> Backbon
     """A residual network of 0.5 M weights that one CPU core can train in a minute or two.
 
     Args:
-        dense: layer4 at stride 8, dilated, for episodes; False: at stride 16, for pretraining on crops. The
-            dense form gives, in every second cell, what the strided one gives there (but for the border).
+        dense: layer4 at stride 8, dilated, for episodes; False: at stride 16, for pretraining on crops. Except at the
+            border, every second cell of the dense form equals a cell of the strided one.
     """
     stem = nn.Sequential(
         GradientChannels(), nn.Conv2d(6, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)
@@ -36,10 +36,10 @@ def small(options: schema.Backbone, classes: int, dense: bool = True) -> Backbon
 
 
 class GradientChannels(nn.Module):
-    """Images (N, 3, H, W) -> (N, 6, H, W): beside each colour its gradient magnitude, by central differences.
+    """Images (N, 3, H, W) -> (N, 6, H, W): the colours and their gradient magnitudes, by central differences.
 
-    Fixed, not learned: the generated objects differ in shape alone, and from the colours alone the small network
-    does not learn to tell them apart within minutes.
+    The generated objects differ only in shape, which so small a network does not learn within minutes from colours
+    alone.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class GradientChannels(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with norms, added to the input (projected where shape differs)."""
+    """Two 3x3 convolutions with norms, added to the input (projected if shapes differ)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, dilation: int = 1) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from i2r.nets.backbone.base import Backbone
 
 
 def squeezenet(options: schema.Backbone, classes: int) -> Backbone:
-    """torchvision's SqueezeNet 1.1, cut where its grid halves; layer4 keeps layer3's grid."""
+    """torchvision's SqueezeNet 1.1, split where its grid is halved; layer4 keeps layer3's grid."""
     from i2r.nets.backbone.torchvision_ops import torchvision  # not at the top: it takes seconds
 
     parts = torchvision.models.squeezenet1_1(weights=None).features

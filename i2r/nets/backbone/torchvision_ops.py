@@ -1,9 +1,9 @@
-"""The one door to torchvision: `from i2r.nets.backbone.torchvision_ops import torchvision`.
+"""Import torchvision only by `from i2r.nets.backbone.torchvision_ops import torchvision`.
 
-Its registry wheel is a CUDA build. Beside a CPU-only torch its library of operators does not load, and
-`import torchvision` (and with it `import pytorch_grad_cam`) stops at `operator torchvision::nms does not
-exist`. Nothing here calls these operators, so declaring their schemas first is enough: models, weights and
-transforms work; `torchvision.io` and `ops.nms` do not.
+torchvision's wheel in the package registry is a CUDA build. With a CPU-only torch its library of operators does not
+load, and `import torchvision` (as well as `import pytorch_grad_cam`) fails with `operator torchvision::nms does not
+exist`. This package does not call these operators, so it is enough to declare their schemas first: models, weights and
+transforms then work; `torchvision.io` and `ops.nms` do not.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SCHEMAS = (
 
 
 def declare_operators() -> torch.library.Library | None:
-    """Load torchvision's operators or, where they don't fit this torch, declare them.
+    """Load torchvision's operators or, if they do not fit this torch, declare them.
 
     Returns:
-        The library of declared operators, which must be kept alive, or None if the real ones are there.
+        The library of declared operators, which must be kept alive, or None if the real ones were loaded.
 
     Raises:
         ModuleNotFoundError: torchvision is not installed.

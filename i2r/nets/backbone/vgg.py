@@ -1,4 +1,4 @@
-"""VGG-16 with batch norm, as BAM cuts it."""
+"""VGG-16 with batch norm, split into BAM's blocks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from i2r.nets.backbone.base import Backbone
 
 
 def vgg16_bam(options: schema.Backbone, classes: int) -> Backbone:
-    """VGG-16 with BN in BAM's blocks; each of the first four ends in its pooling, the last has none.
+    """VGG-16 with BN in BAM's blocks; the first four end with their pooling, the last has none.
 
-    `fc` is no part of VGG: no weights are published for a classifier on the global average pool of its
-    features, so a CAM needs a classifier that was trained here. The pyramid has the output of every convolution.
+    VGG has no `fc`: no weights are published for a classifier on the global average pool of its features, so it has
+    no CAM. The pyramid has the output of every convolution, after its ReLU.
     """
     from i2r.nets.backbone.torchvision_ops import torchvision  # not at the top: it takes seconds
 

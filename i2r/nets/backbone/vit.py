@@ -1,11 +1,11 @@
 """A vision transformer in the layout of DINOv2's ViT-S/14 (Oquab et al. 2023), without registers.
 
-State names are those of the published file dinov2_vits14_pretrain.pth, which `backbone.weights` can name. Features of
-whole images are exactly DINOv2's: x2, x3 and x4 are the patch tokens after blocks 6, 9 and 12, each through the final
-norm, as `get_intermediate_layers(norm=True)` gives them.
+State names are those of the published file dinov2_vits14_pretrain.pth, which can be `backbone.weights`. x2, x3 and x4 of
+unmasked images are the patch tokens after blocks 6, 9 and 12, each through the final norm, exactly as DINOv2's
+`get_intermediate_layers(norm=True)` returns them.
 
-Supports are masked at x4, not at x3: a token has seen the whole image, and tokens set to zero halfway are nothing that
-the network was trained on; the features of the object stay DINOv2's own this way.
+Supports are masked at x4, not at x3: every token has attended to the entire image, and the network was not trained on
+tokens set to zero halfway. So the object's features are DINOv2's own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from i2r.config import schema
 from i2r.nets.backbone.base import Backbone, Layout, Maps
 
 EPS = 1e-6  # of the layer norms
-OFFSET = 0.1  # added to the grid's side when position embeddings are enlarged, as DINOv2 does
+OFFSET = 0.1  # added to the grid's side when position embeddings are resized, as in DINOv2
 
 
 def vit_small_14(options: schema.Backbone, classes: int) -> ViT:
@@ -27,14 +27,14 @@ def vit_small_14(options: schema.Backbone, classes: int) -> ViT:
 
 
 class ViT(Backbone):
-    """Patch tokens as features; all maps are on one grid of cells of `patch` pixels.
+    """Patch tokens as features; all maps have the same grid of cells of `patch` pixels.
 
-    An image whose side is no multiple of `patch` is resized to the nearest multiple first.
+    An image whose sides are not multiples of `patch` is first resized to the nearest multiples.
 
     Args:
-        width: channels of every map. depth: blocks. heads: of the attention. patch: side of a cell in pixels.
-        grid: side of the grid that the position embedding is stored for.
-        per_layer: blocks of each of layers 2 to 4, counted from the last.
+        width: channels of every map. depth: number of blocks. heads: of the attention. patch: side of a cell in pixels.
+        grid: side of the grid of the stored position embedding.
+        per_layer: number of blocks in each of layers 2 to 4, which are the last ones.
     """
 
     masks_output = True
@@ -49,7 +49,7 @@ class ViT(Backbone):
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + grid * grid, width).normal_(std=0.02))
         self.mask_token = nn.Parameter(
             torch.zeros(1, width)
-        )  # of the pretraining; part of the file, not used
+        )  # not used; part of the published file, for pretraining
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, EPS)
@@ -68,7 +68,7 @@ class ViT(Backbone):
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1)
         x = x + self.positions(*size)
         outputs = []
-        first = len(self.blocks) - 3 * self.per_layer  # the blocks before are in no layer
+        first = len(self.blocks) - 3 * self.per_layer  # earlier blocks belong to none of layers 2 to 4
         for number, block in enumerate(self.blocks):
             x = block(x)
             last = (number + 1 - first) % self.per_layer == 0
@@ -78,18 +78,18 @@ class ViT(Backbone):
         return Maps(x2, x3, x4, tuple(outputs) if pyramid else None)
 
     def to_layer3(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """x2 and x3; x4 cannot be made of x3, take `maps` for all three."""
+        """x2 and x3. x4 cannot be computed from x3; `maps` returns all three."""
         maps = self.maps(images)
         return maps.x2, maps.x3
 
     def masked(self, x3: Tensor, x4: Tensor | None, mask: Tensor) -> Tensor:
-        """x4 (N, width, h, w) of the whole images times the mask (N, 1, H, W), resized."""
+        """x4 (N, width, h, w) of the unmasked images, multiplied by the resized mask (N, 1, H, W)."""
         if x4 is None:
-            raise ValueError("the supports' x4 is missing: this backbone masks its output")
+            raise ValueError("x4 of the supports is missing, which this backbone masks")
         return x4 * F.interpolate(mask.to(x4.dtype), x4.shape[-2:], mode="bilinear", align_corners=True)
 
     def positions(self, height: int, width: int) -> Tensor:
-        """Position embedding (1, 1 + height * width, C), bicubically resized to the grid as DINOv2 does."""
+        """Position embedding (1, 1 + height * width, C), bicubically resized to the grid, as in DINOv2."""
         if height == width == self.grid:
             return self.pos_embed
         cells = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
@@ -119,7 +119,7 @@ class Block(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """x * gamma, a factor for each channel, 1 at first."""
+    """x * gamma, with a learned factor for each channel, initially 1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

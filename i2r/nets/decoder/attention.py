@@ -16,15 +16,15 @@ from i2r.nets.decoder.attention_masks import applies, find_mask, mask_ratio, mas
 
 
 class Labels(NamedTuple):
-    """Foreground on the attention's grid, as the masks compare it."""
+    """Labels on the attention's grid, which the attention masks compare."""
 
-    support: torch.Tensor  # (B, K, n) bool
-    query: torch.Tensor | None  # (B, 1, n) bool; None: not known
-    unknown: torch.Tensor | None  # (B, 1, n) bool: query cells exempt from the test; None: no such cell
+    support: torch.Tensor  # (B, K, n) bool, foreground
+    query: torch.Tensor | None  # (B, 1, n) bool, foreground; None: not known
+    unknown: torch.Tensor | None  # (B, 1, n) bool: query cells exempt from the comparison; None: no such cells
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout that on a CPU draws 16 random bits a value (p to 1/65536), which takes a third of the time."""
+    """nn.Dropout that on a CPU draws 16 random bits per value (p is rounded to 1/65536), in a third of the time."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or not 0 < self.p < 1 or x.device.type != "cpu":
@@ -51,14 +51,14 @@ class SelfAttention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, K, n, d) -> (B, K, n, d); shots do not see one another."""
+        """(B, K, n, d) -> (B, K, n, d); each shot attends only to itself."""
         attended = F.scaled_dot_product_attention(self.Wq(x), self.Wk(x), self.Wv(x))
         y = self.LN_attn(self.dropout(attended) + x)
         return self.LN_ffn(y + self.proj_out(y))
 
 
 class CrossAttention(nn.Module):
-    """o = LN(attended) + x, out = o + FF(o), where FF ends in a norm."""
+    """o = LN(attended) + x, out = o + FF(o), where FF ends with a norm."""
 
     def __init__(self, width: int, dropout: float):
         super().__init__()
@@ -84,15 +84,15 @@ class CrossAttention(nn.Module):
         mask: str = "none",
         measure: str = "none",
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The query attends to each shot on its own.
+        """Let the query attend to each shot separately.
 
         Args:
             query: (B, 1, n, d). support: (B, K, n, d).
-            mask: the strategy that is applied. measure: the one whose ratio is taken without applying it; it
-                counts only where `mask` finds nothing.
+            mask: the strategy to apply. measure: the strategy whose mask ratio is measured without applying it, if
+                `mask` does not apply.
 
         Returns:
-            (B, K, n, d), one attended query a shot, and the ratio of masked cells (B, K).
+            (B, K, n, d), the attended query for each shot, and the ratio of masked cells (B, K).
         """
         q = self.Wq(query).expand(-1, support.shape[1], -1, -1)  # (B, K, n, d)
         k, v = self.Wk(support), self.Wv(support)

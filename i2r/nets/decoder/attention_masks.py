@@ -1,8 +1,8 @@
-"""Masks of the cross-attention map: DICM (Algorithm 1), CyCTR's (Algorithm S1), and their controls.
+"""Masks of the cross-attention map: DICM (Algorithm 1), CyCTR's (Algorithm S1), and controls.
 
-An attention map has query cells as rows and support cells as columns. A strategy says which of its cells become -inf
-before the softmax. It is a function of the scores and labels, listed in config.networks.ATTENTION_MASKS; its arguments
-are those of `find_mask`. Nothing here needs a gradient. Of equal scores the first cell counts.
+An attention map has query cells as rows and support cells as columns. A strategy decides which cells become -inf
+before the softmax. It is a function of scores and labels, listed in config.networks.ATTENTION_MASKS, with the arguments
+of `find_mask`. Masks have no gradient. Among equal scores the first cell is taken.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from i2r.nets.registry import find
 
 
 def applies(strategy: str, query_known: bool) -> bool:
-    """Whether a strategy can mask anything here: most of them need the query's mask."""
+    """Whether a strategy can be applied; most strategies need the query's mask."""
     return strategy != "none" and (query_known or not _entry(strategy).needs_query)
 
 
@@ -32,15 +32,15 @@ def find_mask(
         strategy: none, or one of ATTENTION_MASKS.
         scores: (..., n_q, n_s) scaled attention logits; the leading dimensions are images and shots.
         support: (..., n_s) bool, foreground of the support on the attention's grid.
-        query: (..., n_q) bool, foreground of the query; without it only cyctr finds anything.
-        unknown: (..., n_q) bool, query cells without a known label: no test against them fails.
+        query: (..., n_q) bool, foreground of the query; without it only cyctr applies.
+        unknown: (..., n_q) bool, query cells without a known label, which never count as inconsistent.
 
     Returns:
-        (..., n_q, n_s) bool, True is masked; None where the strategy does not apply. A row may be masked
+        (..., n_q, n_s) bool, True is masked; None if the strategy does not apply. A row may be masked
         completely; see `masked_softmax`.
 
     Raises:
-        ValueError: for an unknown strategy, and for `transposed` where n_q differs from n_s.
+        ValueError: the strategy is unknown, or is `transposed` and n_q differs from n_s.
     """
     if not applies(strategy, query is not None):
         return None
@@ -56,26 +56,26 @@ def _entry(strategy: str) -> AttentionMask:
 
 
 def dicm(scores: Tensor, support: Tensor, query: Tensor | None, unknown: Tensor | None) -> Tensor:
-    """Of each disagreeing support cell the one query cell that it prefers (Algorithm 1)."""
+    """For each inconsistent support cell, mask the query cell that it prefers (Algorithm 1)."""
     rows, disagree = _disagreement(scores, support, query, unknown)
     return _cells(disagree, rows, scores)
 
 
 def column(scores: Tensor, support: Tensor, query: Tensor | None, unknown: Tensor | None) -> Tensor:
-    """Of each disagreeing support cell the whole column."""
+    """For each inconsistent support cell, mask the complete column."""
     _, disagree = _disagreement(scores, support, query, unknown)
     return _columns(disagree, scores)
 
 
 def cyctr(scores: Tensor, support: Tensor, query: Tensor | None, unknown: Tensor | None) -> Tensor:
-    """Columns of support cells that the way there and back leads to the other label (Algorithm S1)."""
-    there = scores.argmax(-2)  # (..., n_s): the query cell that every support cell prefers
+    """Mask the columns of support cells whose cycle to the query and back ends at the other label (Algorithm S1)."""
+    there = scores.argmax(-2)  # (..., n_s): the query cell that each support cell prefers
     back = scores.argmax(-1).gather(-1, there)  # (..., n_s): the support cell that this query cell prefers
     return _columns(support != support.gather(-1, back), scores)
 
 
 def transposed(scores: Tensor, support: Tensor, query: Tensor | None, unknown: Tensor | None) -> Tensor:
-    """As released: [support, query] in place of [query, support], and cell (0, 0) with any consistent column."""
+    """As released: [support, query] instead of [query, support], and cell (0, 0) if any column is consistent."""
     if scores.shape[-1] != scores.shape[-2]:
         raise ValueError(
             f"mask: transposed needs as many query as support cells, got {tuple(scores.shape[-2:])}"
@@ -87,11 +87,11 @@ def transposed(scores: Tensor, support: Tensor, query: Tensor | None, unknown: T
 
 
 def random(scores: Tensor, support: Tensor, query: Tensor | None, unknown: Tensor | None) -> Tensor:
-    """As many cells as DICM masks, at random, never two in one column: the control for DICM."""
+    """As many random cells as DICM masks, at most one in a column; a control for DICM."""
     _, disagree = _disagreement(scores, support, query, unknown)
     count = disagree.sum(-1, keepdim=True)  # (..., 1)
     columns = torch.rand(disagree.shape, device=scores.device).argsort(-1)
-    chosen = columns < count  # argsort is a random permutation: exactly `count` fall below it
+    chosen = columns < count  # argsort is a random permutation, so exactly `count` are below it
     rows = torch.randint(scores.shape[-2], chosen.shape, device=scores.device)
     return _cells(chosen, rows, scores)
 
@@ -99,7 +99,7 @@ def random(scores: Tensor, support: Tensor, query: Tensor | None, unknown: Tenso
 def _disagreement(
     scores: Tensor, support: Tensor, query: Tensor, unknown: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """For every support cell the query cell that it prefers, and whether their labels differ; both (..., n_s)."""
+    """For each support cell the query cell that it prefers, and whether their labels differ; both (..., n_s)."""
     best_row = scores.argmax(-2)
     leads = best_row.shape[:-1]
     disagree = support != query.expand(*leads, -1).gather(-1, best_row)
@@ -109,7 +109,7 @@ def _disagreement(
 
 
 def _cells(disagree: Tensor, rows: Tensor, scores: Tensor) -> Tensor:
-    """One cell for each disagreeing column: (row of that column, column)."""
+    """One cell for each inconsistent column: (its row in `rows`, column)."""
     mask = torch.zeros_like(scores, dtype=torch.bool)
     return mask.scatter_(-2, rows.unsqueeze(-2), disagree.unsqueeze(-2))
 
@@ -126,8 +126,8 @@ def mask_ratio(mask: Tensor) -> Tensor:
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """Softmax over the columns without the masked cells; overwrites `scores`.
 
-    A row whose cells are all masked keeps its unmasked softmax: such a query cell attends as if there were no
-    mask, and no NaN can arise (the released code's intended orientation gives NaN there).
+    A row whose cells are all masked keeps its unmasked softmax: this query cell attends as if there were no mask,
+    which avoids NaN.
     """
     full = mask.all(-1, keepdim=True)  # (..., n_q, 1)
     return scores.masked_fill_(mask & ~full, float("-inf")).softmax(-1)

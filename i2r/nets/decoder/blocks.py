@@ -1,6 +1,6 @@
 """I2R's decoder: self-attention in both branches, cross-attention between them, side outputs (docs/method.md 5).
 
-Parameter names are those of the published checkpoints (Q_ query, S_ support).
+Parameter names are those of the published checkpoints (Q_ for query, S_ for support).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from i2r.nets.decoder.attention import CrossAttention, Labels, SelfAttention
 
 
 class Decoded(NamedTuple):
-    """Logits of the decoder; side outputs and those of the support only where they were asked for."""
+    """Logits of the decoder; side outputs and support logits are None unless requested."""
 
     query: torch.Tensor  # (B, 2, h, w)
     support: torch.Tensor | None  # (B, K, 2, h, w)
@@ -22,14 +22,14 @@ class Decoded(NamedTuple):
     side_support: torch.Tensor | None  # (blocks - 1, B, K, 2, h, w)
     mask_ratio: list[
         torch.Tensor
-    ]  # a block with cross-attention: share of masked cells, mean over images, shots
+    ]  # share of masked cells in each block with cross-attention, mean over images and shots
 
 
 class Decoder(nn.Module):
     """`blocks` blocks, the first `cross` of them with cross-attention.
 
-    Without the support branch the cross-attentions take the merged support features as they are, and there is no
-    output for the support (docs/method.md 5: the paper does not say).
+    Without the support branch, cross-attention takes the merged support features as they are, and there is no
+    output for the support (docs/method.md 5).
     """
 
     def __init__(self, width: int, blocks: int, cross: int, dropout: float, support_branch: bool):
@@ -56,13 +56,13 @@ class Decoder(nn.Module):
         measure: str = "none",
         side_outputs: bool = True,
     ) -> Decoded:
-        """Decode B queries with the help of K shots each.
+        """Decode B queries, given K shots each.
 
         Args:
-            query: (B, d, h, w) merged. support: (B, K, d, h, w) merged; None if nothing takes it.
+            query: (B, d, h, w) merged. support: (B, K, d, h, w) merged; None if it is not used.
             labels, mask, measure: see CrossAttention.
-            side_outputs: whether the losses need the side outputs and the support's. Without them the support
-                blocks behind the last cross-attention feed nothing and are skipped.
+            side_outputs: whether the losses need side outputs and support logits. Otherwise the support blocks after
+                the last cross-attention are not used, and are skipped.
         """
         size = query.shape[-2:]
         supervise = side_outputs and self.support_branch
@@ -107,7 +107,7 @@ def _side_output(width: int) -> nn.Sequential:
 
 
 def _tokens(maps: torch.Tensor) -> torch.Tensor:
-    """(..., d, h, w) -> (..., h * w, d); no copy where the maps came from `_maps`."""
+    """(..., d, h, w) -> (..., h * w, d); no copy if the maps came from `_maps`."""
     return maps.flatten(-2).transpose(-1, -2)
 
 
@@ -117,7 +117,7 @@ def _maps(tokens: torch.Tensor, size: torch.Size) -> torch.Tensor:
 
 
 def _each_shot(layers: nn.Module, maps: torch.Tensor) -> torch.Tensor:
-    """(B, K, d, h, w) -> (B, K, 2, h, w). In training the norms take one shot's statistics at a time."""
+    """(B, K, d, h, w) -> (B, K, 2, h, w). In training the norms use the statistics of one shot at a time."""
     if layers.training:
         return torch.stack([layers(shot) for shot in maps.unbind(1)], 1)
     return layers(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])

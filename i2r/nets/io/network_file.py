@@ -1,4 +1,4 @@
-"""A whole network as one module: images and masks in, `Output` out; and as one file."""
+"""A complete network as one module, from images and masks to `Output`, and as one file."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from i2r.nets.io.weights import (
 from i2r.nets.networks import build_meta_learner
 from i2r.nets.output import Output
 
-ABOUT = "i2r"  # entry of a network file's metadata
+ABOUT = "i2r"  # key in a network file's metadata
 
 
 class Network(nn.Module):
     """The frozen encoder and the meta learner.
 
-    State names: `encoder.backbone.*`, `encoder.base_learner.*` and `meta_learner.*`. `train()` reaches the meta
-    learner alone: the encoder stays in eval mode.
+    State names: `encoder.backbone.*`, `encoder.base_learner.*` and `meta_learner.*`. `train()` affects only the meta
+    learner; the encoder stays in eval mode.
     """
 
     def __init__(self, encoder: Encoder, meta_learner: nn.Module) -> None:
@@ -46,7 +46,7 @@ class Network(nn.Module):
 
     @property
     def options(self) -> NetworkOptions:
-        """What the meta learner was built with."""
+        """Options of the meta learner."""
         return self.meta_learner.options
 
     def forward(
@@ -58,23 +58,23 @@ class Network(nn.Module):
         base_class: Tensor | None = None,
         base_labels: Tensor | None = None,
     ) -> Output:
-        """Segment B queries with the help of K shots each. Height and width need not be equal.
+        """Segment B queries, given K shots each. Height and width may differ.
 
         Args:
-            query: (B, 3, H, W), normalised by ImageNet's mean and deviation (data.transforms.normalise).
+            query: (B, 3, H, W), normalised by ImageNet's mean and standard deviation (data.transforms.normalise).
             supports: (B, K, 3, H, W), likewise.
             masks: of the supports (B, K, H, W), 1 the object, 0 background, 255 unknown.
-            mask_q: of the query (B, H, W), in training or to measure mask ratios; with it come the losses.
-            base_class: (B,) base class from 0 of each episode, which the base map leaves out; counts in training
-                mode only.
-            base_labels: (B, H, W) of the query, 0 background, 1.. base classes, 255 unknown: for BAM's third loss.
+            mask_q: of the query (B, H, W), for losses and mask ratios.
+            base_class: (B,) base class of each episode, from 0, which the base map leaves out; used only in training
+                mode.
+            base_labels: (B, H, W) of the query, 0 background, 1.. base classes, 255 unknown; for BAM's third loss.
 
         Returns:
-            Output, whose attributes say their shapes; what a network does not have is None.
+            Output; attributes that the network does not have are None.
 
         Raises:
-            ValueError: if shapes do not fit one another, K is not the number of shots that its shot weights
-                were made for, or the encoder lacks the classifier or base learner that the options need.
+            ValueError: shapes do not match, the shot weights are for another K, or the encoder lacks the classifier
+                or base learner that the options need.
         """
         _check(query, supports, masks, mask_q)
         left_out = base_class if self.training else None
@@ -102,19 +102,19 @@ def _check(query: Tensor, supports: Tensor, masks: Tensor, mask_q: Tensor | None
         )
 
 
-# --- network files: a safetensors file of all of a network, with what else is needed to build it as JSON --------
+# --- network files: safetensors with all tensors, and JSON metadata that describes how to build the network -------
 
 
 def describe(
     backbone: str, options: NetworkOptions, shots: int, size: int, stride_at: str = "3x3"
 ) -> dict[str, Any]:
-    """What a network file says beside its tensors.
+    """The metadata of a network file.
 
     Args:
         backbone, stride_at: as in params.
         options: of the network.
-        shots: K that the shot weights are made for.
-        size: side of the square that images are brought to.
+        shots: K of the shot weights.
+        size: S, side of the square to which images are resized.
     """
     return {
         "backbone": backbone,
@@ -138,10 +138,10 @@ def save_network(tensors: Mapping[str, Tensor], about: dict[str, Any], path: str
 
 
 def read_about(path: str | Path) -> dict[str, Any] | None:
-    """What a network file says beside its tensors; None for a file of another kind (a meta learner, a backbone).
+    """The metadata of a network file; None for another weights file (a meta learner, a backbone).
 
     Raises:
-        WeightsError: no such file, or unreadable.
+        WeightsError: the file is missing or unreadable.
     """
     if not Path(path).is_file():
         raise WeightsError(f"{path}: no such weights file")
@@ -159,14 +159,14 @@ def open_network(path: str | Path, options: NetworkOptions | None = None) -> Net
     """The network of a network file, in eval mode.
 
     Args:
-        options: in place of the file's own; they have to fit its weights.
+        options: used instead of the file's own; they must fit its weights.
 
     Raises:
-        WeightsError: no such file, no network file, or its tensors do not fit the options.
+        WeightsError: the file is missing or not a network file, or its tensors do not fit the options.
     """
     about = read_about(path)
     if about is None:
-        raise WeightsError(f"{path}: holds no whole network (`i2r import-checkpoint` makes such a file)")
+        raise WeightsError(f"{path}: not a network file (`i2r import-checkpoint` makes network files)")
     return build_network(read_tensors(path), about, path, options)
 
 
@@ -176,12 +176,12 @@ def build_network(
     source: str | Path,
     options: NetworkOptions | None = None,
 ) -> Network:
-    """A network of its tensors and what `describe` says.
+    """A network from its tensors and its metadata (`describe`).
 
-    An ensemble that the tensors have and the options leave off is left out.
+    Tensors of the ensemble are ignored if the options have no ensemble.
 
     Raises:
-        WeightsError: naming `source` and the tensors that are missing, unknown or of another shape.
+        WeightsError: tensors are missing, unknown or of another shape; the message names them and `source`.
     """
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -194,7 +194,7 @@ def build_network(
         raise WeightsError(f"{source}: {describe_problems(error)}") from None
     except KeyError as error:
         raise WeightsError(
-            f"{source}: says nothing of its {error.args[0]}: written by an older version"
+            f"{source}: its metadata has no {error.args[0]}; the file was written by an older version"
         ) from None
     with without_values():
         backbone = build_backbone(which)
@@ -208,13 +208,13 @@ def build_network(
 
 
 def load_meta_learner(meta_learner: nn.Module, path: str | Path, shots_may_differ: bool = False) -> None:
-    """Put the weights of a training's weights.safetensors, or of a network file, into a meta learner.
+    """Load the weights of a training's weights.safetensors, or of a network file, into a meta learner.
 
     Args:
-        shots_may_differ: layers that weigh shots, which weights for one shot lack, stay as they are.
+        shots_may_differ: the layers that weight shots may be missing, as in weights for one shot, and stay unchanged.
 
     Raises:
-        WeightsError: no such file, unreadable, or its tensors do not fit.
+        WeightsError: the file is missing or unreadable, or its tensors do not fit.
     """
     tensors = read_tensors(path)
     if read_about(path) is not None:
@@ -228,6 +228,6 @@ def load_meta_learner(meta_learner: nn.Module, path: str | Path, shots_may_diffe
 
 
 def _fitting(tensors: Mapping[str, Tensor], options: NetworkOptions) -> dict[str, Tensor]:
-    """A meta learner's tensors without the ensemble's, if the options leave it off."""
+    """A meta learner's tensors, without those of the ensemble if the options have none."""
     kept = getattr(options, "ensemble", False)
     return {n: t for n, t in tensors.items() if kept or not n.startswith("ensemble.")}

@@ -1,13 +1,13 @@
-"""Published checkpoints of I2R and BAM -> files of this project.
+"""Conversion of published checkpoints of I2R and BAM to files of this project.
 
 | kind         | published as                                 | becomes                                      |
 | ------------ | -------------------------------------------- | -------------------------------------------- |
 | iir-base     | I2R's base network: ResNet, classifier, base learner | layer*, fc, ppm, cls                 |
 | bam-base     | BAM's base network: dilated ResNet or VGG, base learner | layer*, ppm, cls                  |
-| bam          | BAM as a whole                               | a network file (nets/io/network_file.py)     |
-| i2r-released | I2R as a whole                               | a network file                               |
+| bam          | BAM, complete                                | a network file (nets/io/network_file.py)     |
+| i2r-released | I2R, complete                                | a network file                               |
 
-The base networks' files serve as `backbone.weights` and as `base_learner.weights`.
+The files of base networks can be used as `backbone.weights` and as `base_learner.weights`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _SHARED = (
     *((name, f"meta_learner.ensemble.{name}") for name in ("gram_merge.", "cls_merge.")),
 )
 
-# kind: beginnings of the published names and what takes their place (None: never used by the published code).
-# Several names may lead to one tensor, which the published modules list several times.
+# kind: prefixes of the published names and their replacements (None: never used by the published code).
+# Several names can map to one tensor, which the published modules contain several times.
 NAMES: dict[str, tuple[tuple[str, str | None], ...]] = {
     "iir-base": (*_BASE, ("fc.", "fc.")),
     "bam-base": _BASE,
@@ -65,7 +65,7 @@ NAMES: dict[str, tuple[tuple[str, str | None], ...]] = {
     ),
 }
 
-# kind: names that tell it from the others
+# kind: names by which it is recognised
 MARKS = {
     "iir-base": ("layer0.0.weight", "fc.weight", "cls.4.weight"),
     "bam-base": ("layer0.0.weight", "cls.4.weight"),
@@ -78,8 +78,8 @@ MARKS = {
     ),
 }
 
-# Options of the published networks beside those in which the readings differ; blocks, cross and ensemble follow from
-# the weights.
+# Options of the published networks in which the readings do not differ; blocks, cross and ensemble are found from the
+# weights.
 READING = {"i2r-released": ("i2r", "released"), "bam": ("bam", "bam")}  # kind: network and reading
 COMMON = {
     "cam": "xgradcam",
@@ -102,22 +102,22 @@ class Renamed(NamedTuple):
 
 
 def import_checkpoint(kind: str, path: str | Path, out: str | Path, size: int = 473) -> dict[str, Any]:
-    """Write what a published checkpoint holds as a file of ours, and beside it OUT.keys.json: its report.
+    """Convert a published checkpoint to a file of this project, and write a report to OUT.keys.json.
 
     Args:
         kind: one of NAMES.
-        path: .pth, .ckpt (both read without running any code of theirs) or .safetensors; `state_dict` inside, and
-            the prefix `module.`, are understood.
+        path: .pth, .ckpt (both read without running any code in them) or .safetensors; an enclosing `state_dict` and
+            the prefix `module.` are removed.
         out: .safetensors.
         size: side of the network's input, for a network file.
 
     Returns:
-        The report: {"used": {published name: ours}, "ignored": {published name: why}, "missing": names of ours,
-        "network": see network_file.describe, of a whole one}. Only counters of batches may be missing, which stand
-        at 0 then.
+        The report: {"kind", "used": {published name: our name}, "ignored": {published name: reason}, "missing": our
+        names, "network": metadata of a network file, see network_file.describe}. Only batch counters may be missing,
+        and are set to 0.
 
     Raises:
-        WeightsError: an unreadable file, or one that does not have the layout of this kind.
+        WeightsError: the file is unreadable, or does not have the layout of this kind.
     """
     if Path(out).suffix != ".safetensors":
         raise WeightsError(f"{out}: the file to write must end in .safetensors")
@@ -144,10 +144,10 @@ def import_checkpoint(kind: str, path: str | Path, out: str | Path, size: int = 
 
 
 def rename(kind: str, tensors: Mapping[str, Tensor], source: str | Path) -> Renamed:
-    """Published names to ours.
+    """Translate published names to ours.
 
     Raises:
-        WeightsError: the names are not those of this kind, or two that should be one tensor differ.
+        WeightsError: the names are not those of this kind, or two copies of one tensor differ.
     """
     result = Renamed({}, {}, {})
     unknown = [name for name in tensors if _pair(kind, name) is None]
@@ -167,16 +167,16 @@ def rename(kind: str, tensors: Mapping[str, Tensor], source: str | Path) -> Rena
         if ours not in result.tensors:
             result.tensors[ours], result.used[name] = tensor, ours
         elif equal(result.tensors[ours], tensor):
-            result.ignored[name] = f"{ours} once more"
+            result.ignored[name] = f"copy of {ours}"
         else:
             raise WeightsError(
-                f"{source}: {name} differs from another tensor that should be the same ({ours})"
+                f"{source}: {name} differs from another copy of the same tensor ({ours})"
             )
     return result
 
 
 def _pair(kind: str, name: str) -> tuple[str, str | None] | None:
-    """The entry of NAMES that a name begins with; the longest, if there are several."""
+    """The entry of NAMES whose prefix a name has; the longest, if there are several."""
     pairs = [pair for pair in NAMES[kind] if name.startswith(pair[0])]
     return max(pairs, key=lambda pair: len(pair[0]), default=None)
 
@@ -186,7 +186,7 @@ def _fits(kind: str, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def network_about(kind: str, tensors: Mapping[str, Tensor], size: int) -> dict[str, Any]:
-    """What a network file of these tensors says: backbone, blocks, ensemble and shots are read from them."""
+    """The metadata of a network file of these tensors, which determine backbone, blocks, ensemble and shots."""
     blocks, cross = (
         _count(tensors, rf"meta_learner\.decoder\.{name}\.(\d+)\.") for name in ("Q_block", "CrossAttn")
     )
@@ -199,7 +199,7 @@ def network_about(kind: str, tensors: Mapping[str, Tensor], size: int) -> dict[s
 
 
 def published_options(kind: str) -> dict[str, Any]:
-    """Options of `network` of a published network."""
+    """Values of the section `network` for a published network."""
     name, reading = READING[kind]
     said = {key.removeprefix("network."): value for key, value in says(reading).items()}
     known = NETWORKS[name].model_fields
@@ -207,7 +207,7 @@ def published_options(kind: str) -> dict[str, Any]:
 
 
 def backbone_name(tensors: Mapping[str, Tensor], prefix: str = "") -> str:
-    """Which backbone (as in params) the tensors `prefix`layer* belong to."""
+    """The name, as in params, of the backbone of the tensors `prefix`layer*."""
     if f"{prefix}layer1.0.conv1.weight" not in tensors:
         return "vgg16-bam"
     depth = "101" if _count(tensors, rf"{re.escape(prefix)}layer3\.(\d+)\.") > 6 else "50"
@@ -216,7 +216,7 @@ def backbone_name(tensors: Mapping[str, Tensor], prefix: str = "") -> str:
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    """One more than the largest number that the pattern finds in the names, 0 if it finds none."""
+    """One more than the largest number that the pattern finds in the names; 0 if it finds none."""
     return max((int(match[1]) + 1 for name in tensors if (match := re.match(pattern, name))), default=0)
 
 

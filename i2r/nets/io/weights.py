@@ -1,7 +1,7 @@
-"""Weights files: reading them safely, and putting them into the frozen networks.
+"""Reading weights files safely, and loading them into the frozen networks.
 
 The state of a backbone has the published names (layer0.0.weight ... layer4.2.bn3.bias, fc.weight), that of a
-base learner ppm.* and cls.*. Files in torchvision's names are understood as well.
+base learner ppm.* and cls.*. Files with torchvision's names can be read as well.
 """
 
 from __future__ import annotations
@@ -22,25 +22,24 @@ from i2r.nets.backbone.base import Backbone, build_backbone
 from i2r.nets.encoder import Encoder
 from i2r.nets.pspnet import PSPNet
 
-# torchvision's own files: the best ImageNet weights it has for each network, checked by the hash in their name.
+# torchvision's best ImageNet weights for each network.
 PUBLISHED = {"resnet50": "IMAGENET1K_V2", "resnet101": "IMAGENET1K_V2", "squeezenet1_1": "IMAGENET1K_V1"}
 
-# torchvision's `features` of these networks, cut into layers 0 to 4: first index of each.
+# First index of layers 0 to 4 in torchvision's `features` of these networks.
 CUTS = {"squeezenet1_1": (0, 3, 6, 8, 11), "vgg16-bam": (0, 7, 14, 24, 34)}
 
 
 class WeightsError(ValueError):
-    """A weights file that cannot be used; the message names the file and what is wrong."""
+    """A weights file that cannot be used; the message names the file and the problem."""
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file, or of a PyTorch checkpoint (read without running any code of it).
+    """Tensors of a .safetensors file, or of a PyTorch checkpoint (read without running any code in it).
 
-    A checkpoint's `state_dict` is taken out and the prefix `module.` of every name goes; half precision
-    becomes float32.
+    An enclosing `state_dict` and the prefix `module.` are removed; half precision becomes float32.
 
     Raises:
-        WeightsError: no such file, unreadable, or no tensors in it.
+        WeightsError: the file is missing, unreadable, or has no tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,15 +52,15 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         if refused := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
             raise WeightsError(
-                f"{path}: holds a Python object ({refused[1]}) beside its tensors, which is never loaded, for "
-                "that could run any code; save its state_dict alone, in a program that you trust the file to"
+                f"{path}: contains a Python object ({refused[1]}), which is not loaded because that could run any "
+                "code; if you trust the file, load it elsewhere and save only its state_dict"
             ) from None
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path}: not a readable weights file ({first})") from None
     if isinstance(tensors, Mapping) and isinstance(tensors.get("state_dict"), Mapping):
         tensors = tensors["state_dict"]
     if not isinstance(tensors, Mapping) or not any(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"{path}: holds no state dict of tensors")
+        raise WeightsError(f"{path}: contains no state dict of tensors")
     found = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
     if all(name.startswith("module.") for name in found):
         found = {name.removeprefix("module."): value for name, value in found.items()}
@@ -69,12 +68,12 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Put tensors into a module whose state has exactly these names and shapes.
+    """Load tensors into a module whose state has exactly these names and shapes.
 
-    Counters of batches (`num_batches_tracked`) may be missing and become 0.
+    Batch counters (`num_batches_tracked`) may be missing and become 0.
 
     Raises:
-        WeightsError: naming `source` and the names that are missing, unknown or of another shape.
+        WeightsError: tensors are missing, unknown or of another shape; the message names them and `source`.
     """
     state = module.state_dict()
     needed = {name for name in state if not name.endswith("num_batches_tracked")}
@@ -98,7 +97,7 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str |
 
 
 def without_values() -> torch.device:
-    """Context in which a network is built without the seconds that random values take; loading brings them."""
+    """Context in which a network is built without initial values, which take seconds, because they are loaded next."""
     return torch.device("meta")
 
 
@@ -109,9 +108,9 @@ def _some(names: Iterable[str], most: int = 3) -> str:
 
 
 def published_names(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """A backbone's tensors in torchvision's names or in ours -> in ours; `name` as in params.
+    """A backbone's tensors with torchvision's names or ours -> with ours; `name` as in params.
 
-    The published base networks name layers 0 to 4 `encoder.0` to `encoder.4` once more.
+    The published base networks also have copies of layers 0 to 4 named `encoder.0` to `encoder.4`.
     """
     renamed = {}
     for key, value in tensors.items():
@@ -122,7 +121,7 @@ def published_names(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tenso
             renamed[f"layer{layer}.{index - CUTS[name][layer]}.{match[2]}"] = value
         elif name == "squeezenet1_1" and key.startswith("classifier.1."):  # a 1x1 convolution
             renamed[key.replace("classifier.1.", "fc.")] = value.flatten(1) if value.ndim == 4 else value
-        elif name == "vgg16-bam" and key.startswith("classifier."):  # acts on 7x7 cells, not on their average
+        elif name == "vgg16-bam" and key.startswith("classifier."):  # applies to 7x7 cells, not to their average
             continue
         else:
             renamed[re.sub(r"^bn1\.", "layer0.1.", re.sub(r"^conv1\.", "layer0.0.", key))] = value
@@ -132,7 +131,7 @@ def published_names(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tenso
 def load_backbone_tensors(
     backbone: Backbone, tensors: Mapping[str, Tensor], name: str, source: str | Path
 ) -> None:
-    """Put tensors into a backbone; its classifier gets as many classes as they have, or none.
+    """Load tensors into a backbone; its classifier gets as many classes as the tensors have, or is removed.
 
     Raises:
         WeightsError: as `load_tensors`.
@@ -145,21 +144,20 @@ def load_backbone_tensors(
         backbone.fc = nn.Linear(weight.shape[1], weight.shape[0], device=next(backbone.parameters()).device)
         if weight.shape[1] != backbone.channels[2]:
             raise WeightsError(
-                f"{source}: fc.weight reads {weight.shape[1]} channels; layer4 of {name} has "
+                f"{source}: fc.weight is for {weight.shape[1]} channels, but layer4 of {name} has "
                 f"{backbone.channels[2]}"
             )
     load_tensors(backbone, tensors, source)
 
 
 def load_backbone_weights(backbone: Backbone, options: schema.Backbone) -> None:
-    """ImageNet weights: from the file `options.weights` or, where that is null, torchvision's.
+    """Load ImageNet weights from the file `options.weights` or, if that is None, from torchvision.
 
-    Of a base network's file the base learner (ppm.*, cls.*) is left out.
-
-    torchvision's files are downloaded into torch.hub's folder once and checked against the hash in their name.
+    The base learner (ppm.*, cls.*) in a base network's file is ignored. torchvision's files are downloaded into
+    torch.hub's folder once, and checked against the hash in their name.
 
     Raises:
-        WeightsError: naming the file or address, and what is wrong or to be done.
+        WeightsError: the file or download failed; the message names it and says what to do.
     """
     name = options.name
     if options.weights is not None:
@@ -169,7 +167,7 @@ def load_backbone_weights(backbone: Backbone, options: schema.Backbone) -> None:
         return
     if name not in PUBLISHED:
         raise WeightsError(
-            f"backbone.weights: torchvision has no file for {name!r}; name a .safetensors or .pth file"
+            f"backbone.weights: torchvision has no weights for {name!r}; give a .safetensors or .pth file"
         )
     if options.stride_at != "3x3":
         raise WeightsError(
@@ -182,14 +180,14 @@ def load_backbone_weights(backbone: Backbone, options: schema.Backbone) -> None:
         tensors = weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise WeightsError(
-            f"{weights.url}: could not be fetched, or is not what it should be ({error}); "
-            "backbone.weights can name a local file instead"
+            f"{weights.url}: download failed, or the file is damaged ({error}); "
+            "backbone.weights can be a local file instead"
         ) from None
     load_backbone_tensors(backbone, tensors, name, weights.url)
 
 
 def open_backbone(options: schema.Backbone, path: str | Path) -> Backbone:
-    """The backbone `options.name` with the weights of a file, in its form for episodes."""
+    """The backbone `options.name` with the weights of a file."""
     with without_values():
         backbone = build_backbone(options)
     load_backbone_tensors(backbone, read_tensors(path), options.name, path)
@@ -202,14 +200,14 @@ def open_encoder(
     base_learner: str | Path | None = None,
     cam_head: str | Path | None = None,
 ) -> Encoder:
-    """The frozen part from its files.
+    """The encoder from its files.
 
     Args:
-        options: which backbone.
-        backbone: its weights.
-        base_learner: ppm.*, cls.* and, if the base learner trained the backbone, too, that one's names, which
-            then replace those of `backbone` (a file with no fc keeps the classifier of `backbone`).
-        cam_head: fc.weight and fc.bias, which replace the classifier.
+        options: of the backbone.
+        backbone: file of its weights.
+        base_learner: file with ppm.*, cls.* and, if the backbone was trained as well, its tensors, which then replace
+            those of `backbone` (without fc the classifier of `backbone` is kept).
+        cam_head: file with fc.weight and fc.bias, which replace the classifier.
 
     Raises:
         WeightsError: as `read_tensors` and `load_tensors`.
@@ -232,7 +230,7 @@ def open_encoder(
 
 
 def open_base_learner(tensors: Mapping[str, Tensor], source: str | Path) -> PSPNet:
-    """The base learner of tensors ppm.* and cls.*; channels, width and classes are read from them."""
+    """The base learner from tensors ppm.* and cls.*, which determine its channels, width and classes."""
     first, last = tensors.get("cls.0.weight"), tensors.get("cls.4.weight")
     if first is None or last is None:
         raise WeightsError(f"{source}: no base learner: cls.0.weight or cls.4.weight is missing")

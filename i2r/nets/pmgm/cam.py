@@ -1,17 +1,17 @@
-"""Class activation maps by the cheap gradient (docs/method.md 3.1, 3.2 and 4).
+"""Class activation maps with a cheap gradient (docs/method.md 3.1, 3.2 and 4).
 
-All that a map needs is the gradient of the class score with respect to one layer: layers 0 to 3 run without a
-graph, x3 is a leaf, layer4 and the classifier run once for all images, and one `autograd.grad` gives every
-gradient, for images do not mix (frozen norms).
+A map needs only the gradient of the class score with respect to one layer. Layers 0 to 3 run without a graph; x3 is
+a leaf, layer4 and the classifier run once for all images, and one `autograd.grad` gives every gradient, because
+images do not mix in frozen norms.
 
-At layer4 no backward runs at all where the logits are linear in x4 (`Backbone.linear_classifier`): the gradient of
-logit o is fc.weight[o] / (h w) in every cell, and that of the log of its probability is fc.weight[o] less the
-mean of all rows of fc.weight by their probabilities, over h w. Every method is exact with that gradient;
-GradCAM, HiResCAM and the classic CAM then coincide, and XGradCAM with them up to its epsilon. SqueezeNet has
-a ReLU behind its classifier: its gradient at layer4 comes from a backward through the classifier alone.
+At layer4 no backward pass is needed if the logits are linear in x4 (`Backbone.linear_classifier`): the gradient of
+logit o is fc.weight[o] / (h w) in every cell, and that of its log probability is (fc.weight[o] - m) / (h w), where m
+is the mean of the rows of fc.weight weighted by their probabilities. GradCAM, HiResCAM and the classic CAM are then
+equal, and XGradCAM differs from them only by its epsilon. SqueezeNet has a ReLU after its classifier: its gradient
+at layer4 comes from a backward pass through the classifier alone.
 
-Maps of a degenerate image are finite: a map without a positive value is zero everywhere, a constant map
-normalises to zeros, and zeros give an empty CAM+.
+Maps of degenerate images are finite: a map without a positive value is zero everywhere, a constant map is
+normalised to zeros, and zeros give an empty CAM+.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ def cam_maps(
 ) -> Tensor:
     """Rectified maps (N, h, w) at the grid of `layer`, of classes (N,) on x3 (N, c3, h3, w3).
 
-    Backend "native" leaves them as they are; the package "grad-cam" scales each to 0..1, which makes no difference to
-    what `normalise` makes of them.
+    The backend "grad-cam" scales each map to 0..1, "native" does not; after `normalise` there is no difference.
     """
     return cam_maps_and_layer4(method, layer, backbone, x3, class_ids, backend)[0]
 
@@ -41,11 +40,11 @@ def cam_maps(
 def cam_maps_and_layer4(
     method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor, backend: str = "native"
 ) -> tuple[Tensor, Tensor]:
-    """As `cam_maps`, and x4 (N, c4, h4, w4), which the gradient needs anyway.
+    """As `cam_maps`, and x4 (N, c4, h4, w4), which is computed for the gradient anyway.
 
     Raises:
-        ValueError: an unknown method, a layer that it does not have (the classic CAM has layer4 only), or a
-            backbone without a classifier.
+        ValueError: an unknown method, a layer that the method does not support (the classic CAM has only layer4), or
+            a backbone without a classifier.
     """
     if method not in CAMS:
         raise ValueError(f"cam must be one of {', '.join(CAMS)}, got {method!r}")
@@ -53,7 +52,7 @@ def cam_maps_and_layer4(
         raise ValueError(
             f"cam_layer must be {' or '.join(CAMS[method].layers)} for cam: {method}, got {layer!r}"
         )
-    _ = backbone.classifier  # raises where there is none
+    _ = backbone.classifier  # raises if there is none
     if backend == "grad-cam":
         with torch.no_grad():
             x4 = backbone.layer4(x3)
@@ -63,7 +62,7 @@ def cam_maps_and_layer4(
 
 
 class FromLayer3(nn.Module):
-    """A backbone without what comes before x3, as a model with layers that pytorch-grad-cam can watch."""
+    """The part of a backbone after x3, as a model with layers that pytorch-grad-cam can hook."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -76,7 +75,7 @@ class FromLayer3(nn.Module):
 
 
 def _by_package(method: str, layer: str, backbone: Backbone, x3: Tensor, class_ids: Tensor) -> Tensor:
-    """Maps (N, h, w) made by pytorch-grad-cam, normalised as it does."""
+    """Maps (N, h, w) made and normalised by pytorch-grad-cam."""
     import i2r.nets.backbone.torchvision_ops  # noqa: F401  # isort: skip  (the package imports torchvision)
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -96,8 +95,8 @@ def class_gradient(
     """Activation A and gradient G (N, C, h, w) of `layer`, and x4 (N, c4, h4, w4).
 
     Args:
-        score: "logit", "probability" or "log probability" (of the softmax) of the class; "weight", at layer4 only,
-            gives the classifier's weights in place of a gradient.
+        score: "logit", "probability" or "log probability" (of the softmax) of the class; "weight", only at layer4,
+            returns the classifier's weights instead of a gradient.
     """
     if layer == "layer4":
         with torch.no_grad():
@@ -132,8 +131,8 @@ def combine(method: str, a: Tensor, g: Tensor) -> Tensor:
     return F.relu(find(CAMS[method].function)(a, g))
 
 
-# The methods: activations a and gradients g (N, C, h, w) -> map (N, h, w), rectified by `combine`; the formulas of
-# docs/method.md 3.1.
+# The methods, by the formulas of docs/method.md 3.1: activations a and gradients g (N, C, h, w) -> map (N, h, w), which
+# `combine` rectifies.
 
 
 def hirescam(a: Tensor, g: Tensor) -> Tensor:
@@ -147,36 +146,36 @@ def layercam(a: Tensor, g: Tensor) -> Tensor:
 
 
 def gradcam(a: Tensor, g: Tensor) -> Tensor:
-    """GradCAM: channels weighed by their mean gradient."""
+    """GradCAM: channels weighted by their mean gradients."""
     return _weighted(g.mean(CELLS), a)
 
 
 def xgradcam(a: Tensor, g: Tensor) -> Tensor:
-    """XGradCAM: channels weighed by their gradient, averaged by the activation."""
+    """XGradCAM: channels weighted by their gradients, averaged with the activations as weights."""
     return _weighted((g * a).sum(CELLS) / (a.sum(CELLS) + 1e-7), a)
 
 
 def gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
-    """GradCAM++: channels weighed by their positive gradients, each by its own factor."""
+    """GradCAM++: channels weighted by a weighted sum of their positive gradients."""
     g2 = g.square()
     alpha = g2 / (2 * g2 + a.sum(CELLS, keepdim=True) * g2 * g + 1e-6)
     return _weighted((F.relu(g) * alpha.where(g != 0, 0)).sum(CELLS), a)
 
 
 def bagcam(a: Tensor, g: Tensor) -> Tensor:
-    """Every cell m has a localiser of its own, which weighs channel c by G[c, m] A[c, m] + 1; the map is the average
-    over this bag: sum_c relu(mean_m (G[c, m] A[c, m] + 1) G[c, i] A[c, i]).
+    """BagCAM: every cell m has its own localiser, which weights channel c by G[c, m] A[c, m] + 1, and the map is the
+    average over this bag: sum_c relu(mean_m (G[c, m] A[c, m] + 1) G[c, i] A[c, i]).
 
-    Original and release differ in the score: G is the gradient of the log probability (Zhu et al. 2022) or of the
-    probability. The original authors' program also backpropagates through rectified gradients (guided), which is not
-    in the formula.
+    G is the gradient of the log probability in the original (Zhu et al. 2022), of the probability in the released
+    code. The original authors' program also rectifies gradients in the backward pass (guided), which is not in the
+    formula.
     """
     t = g * a
     return F.relu((t + 1).mean(CELLS, keepdim=True) * t).sum(1)
 
 
 def classic(a: Tensor, g: Tensor) -> Tensor:
-    """The classic CAM: channels weighed by the classifier; g holds its weights, the same in every cell."""
+    """The classic CAM: channels weighted by the classifier; g holds its weights, the same in every cell."""
     return _weighted(g[:, :, 0, 0], a)
 
 
@@ -186,17 +185,17 @@ def _weighted(weights: Tensor, a: Tensor) -> Tensor:
 
 
 def normalise(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Low-resolution maps (..., h, w) -> (..., *size) in 0..1, enlarged first (docs/method.md 3.1).
+    """Low-resolution maps (..., h, w) -> (..., *size) in 0..1 (docs/method.md 3.1).
 
-    Bilinear, corners not aligned; then, for each image, the methods' own min-max with max + 1e-5, and the
-    second one without epsilon. A constant map gives zeros (the published code makes it NaN).
+    Bilinear resizing, corners not aligned; then for each image min-max with 1e-5 added to the maximum, and a second
+    time without epsilon. A constant map gives zeros (NaN in the published code).
     """
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    varies = flat.amax((-2, -1), keepdim=True) > flat.amin((-2, -1), keepdim=True)  # before enlarging rounds
+    varies = flat.amax((-2, -1), keepdim=True) > flat.amin((-2, -1), keepdim=True)  # tested before the resizing, which rounds
     full = F.interpolate(flat, size, mode="bilinear", align_corners=False)
     full = full - full.amin((-2, -1), keepdim=True)
     full = full / (full.amax((-2, -1), keepdim=True) + 1e-5)
-    highest = full.amax((-2, -1), keepdim=True)  # the lowest is 0 already
+    highest = full.amax((-2, -1), keepdim=True)  # the minimum is 0
     return (full / highest).where(varies & (highest > 0), 0).view(*maps.shape[:-2], *size)
 
 
@@ -206,9 +205,9 @@ def cam_masks(
     """CAM+ of query and supports, bool (..., H, W), from normalised maps (..., H, W) (docs/method.md 3.2).
 
     Args:
-        masks_s: of the supports (..., H, W) with 1 on the object; used by the adaptive threshold only.
-        delta: a number, or "adaptive": each support's best (`adaptive_thresholds`), and for the query that of
-            the shot whose class its map shows; adaptive compares by > whatever `compare` says.
+        masks_s: of the supports (..., H, W) with 1 on the object; used only by the adaptive threshold.
+        delta: a number, or "adaptive": the best of each support (`adaptive_thresholds`), and for the query that of
+            the shot whose class its map shows. The adaptive threshold always compares with >.
         compare: ">=" (paper) or ">" (released).
     """
     if delta == "adaptive":
@@ -220,7 +219,7 @@ def cam_masks(
 
 
 def adaptive_thresholds(cam_s: Tensor, masks_s: Tensor) -> Tensor:
-    """Of each support the first of 0, 0.02, ..., 1 at which map > threshold has the best IoU with its mask.
+    """For each support the first of 0, 0.02, ..., 1 at which map > threshold has the best IoU with its mask.
 
     Args:
         cam_s: normalised maps (..., H, W).
@@ -232,12 +231,12 @@ def adaptive_thresholds(cam_s: Tensor, masks_s: Tensor) -> Tensor:
     steps = (torch.arange(51, dtype=torch.float64) * 0.02).to(cam_s.device, torch.float32).to(cam_s.dtype)
     cells = cam_s.shape[-2] * cam_s.shape[-1]
     maps, truth = cam_s.reshape(-1, cells), (masks_s == 1).reshape(-1, cells)  # (N, H * W)
-    # how many thresholds a pixel exceeds, counted by image and by background or object: (N, 2, 52)
+    # histogram of the number of thresholds that a pixel exceeds, for background and object of each image: (N, 2, 52)
     exceeds = torch.bucketize(maps, steps)
     rows = 2 * torch.arange(len(maps), device=maps.device)[:, None] + truth
     bins = len(steps) + 1
     counts = torch.bincount((rows * bins + exceeds).flatten(), minlength=2 * len(maps) * bins)
-    above = counts.view(-1, 2, bins).flip(-1).cumsum(-1).flip(-1)  # pixels that exceed at least so many
+    above = counts.view(-1, 2, bins).flip(-1).cumsum(-1).flip(-1)  # pixels that exceed at least this many
     inter, union = above[:, 1, 1:], above[:, 0, 1:] + above[:, 1, :1]  # (N, 51)
     best = (inter.double() / union.clamp(min=1)).argmax(-1)  # the first of equals
     return steps[best].view(cam_s.shape[:-2])

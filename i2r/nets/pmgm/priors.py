@@ -1,11 +1,12 @@
-"""Regions, prototypes and prior maps (docs/method.md 3.3, 3.4): everything before the learned part that tells
-where in the query the object may be. Nothing here learns; all of it runs in float32 without gradient.
+"""Regions, prototypes and prior maps (docs/method.md 3.3, 3.4): cues to the object's place in the query that are
+computed before the meta learner. Priors have no parameters and run in float32 without gradient.
 
 A prior is a function listed in config.networks.PRIORS: (inputs, regions or None, embedding or None, whether the
-support's map is wanted) -> the query's map and the support's or None, both (B, K, h, w) on any grid, one a shot.
+support's map is needed) -> the query's map and the support's or None, both (B, K, h, w) on any grid, one per shot.
 
-All corners are handled image by image (the released code lets one degenerate image zero its whole batch): an
-empty region gives a zero prototype and zeros in the map, a constant map gives zeros.
+Degenerate cases are handled image by image (in the released code one degenerate image zeroes its batch): an empty
+region gives a zero prototype and zeros in the map, a constant map gives zeros. With the embedding, an empty region
+gives a random direction instead.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from i2r.nets.precision import full
 from i2r.nets.registry import find
 from i2r.nets.resize import bilinear, nearest
 
-EPS = 1e-5  # of averages, cosines and min-max; BAM has its own
+EPS = 1e-5  # of averages, cosines and min-max
 BAM_EPS = 1e-7
 
 Maps = tuple[torch.Tensor, torch.Tensor | None]
@@ -29,7 +30,7 @@ def region_means(features: torch.Tensor, regions: torch.Tensor, eps: float = EPS
     """Masked average pooling.
 
     Args:
-        features: (B, K, C, h, w). regions: (B, K, R, h, w) weights; resized beforehand.
+        features: (B, K, C, h, w). regions: (B, K, R, h, w) weights, on the features' grid.
         eps: added to the sum of the weights (I2R 1e-5, BAM 5e-4), so an empty region gives zeros.
 
     Returns:
@@ -42,7 +43,7 @@ def region_means(features: torch.Tensor, regions: torch.Tensor, eps: float = EPS
 
 
 def object_regions(inputs: EpisodeInputs, plus: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """R1 = object in CAM+, R2 = object in CAM-, of the supports: (B, K, 2, *size), cut at S, then resized."""
+    """Regions R1 (object in CAM+) and R2 (object in CAM-) of the supports: (B, K, 2, *size), resized from S."""
     target = inputs.masks_s == 1
     return bilinear(torch.stack([target & plus, target & ~plus], 2), size)
 
@@ -61,7 +62,7 @@ def cosine_maps(features: torch.Tensor, prototypes: torch.Tensor, eps: float = E
 def masked_minmax(maps: torch.Tensor, region: torch.Tensor, eps: float = EPS) -> torch.Tensor:
     """(..., h, w): min-max over the cells where the region is not 0, times the region; zeros elsewhere.
 
-    A map with a value that is not finite inside its region becomes zeros.
+    A map that has a non-finite value inside its region becomes zeros.
     """
     inside = region != 0
     low = maps.masked_fill(~inside, torch.inf).amin((-2, -1), keepdim=True)
@@ -79,21 +80,21 @@ def prior(
     embedding: torch.Tensor | None = None,
     support: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Prior maps on the grid of layer3; needs no trained network, so it serves as a baseline, too.
+    """Prior maps on the grid of layer3. They need no training, so they also serve as baselines.
 
     Args:
         name: one of config.networks.PRIORS.
         options: of the CAM regions (delta, delta_compare).
         weights: (B, K) of the shots in the query's map, sum 1; None: equal.
-        regions: if they exist already; else made here where the prior needs them.
+        regions: computed here if None and needed.
         embedding: (4, c4) of the released code, row 0 for CAM+ and row 2 for CAM- prototypes.
-        support: whether the support's map is wanted.
+        support: whether the support's map is needed.
 
     Returns:
-        query (B, h, w) 0..1 and support (B, K, h, w) or None, the support's not combined over shots.
+        Query (B, h, w) in 0..1, and support (B, K, h, w), not combined over shots, or None.
 
     Raises:
-        ValueError: for an unknown name, and if the inputs lack the CAM that the prior needs.
+        ValueError: the name is unknown, or the inputs lack the CAM that the prior needs.
     """
     query, own = _shot_maps(name, inputs, options, regions, embedding, support)
     combined = query.mean(1) if weights is None else (query * weights[:, :, None, None]).sum(1)
@@ -109,7 +110,7 @@ def _shot_maps(
     embedding: torch.Tensor | None,
     support: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One map a shot of the query and of the support, both (B, K, h, w) on the grid of layer3."""
+    """Maps of query and support for each shot, both (B, K, h, w) on the grid of layer3."""
     if name not in PRIORS:
         raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {name!r}")
     entry = PRIORS[name]
@@ -124,7 +125,7 @@ def _shot_maps(
 def regional_prototypes(
     inputs: EpisodeInputs, regions: Regions, embedding: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """v1 and v2 of docs/method.md 3.3: (B, K, 2, c4)."""
+    """Prototypes v1 and v2 of docs/method.md 3.3: (B, K, 2, c4)."""
     x4_s = full(inputs.x4_s)
     v = region_means(x4_s, object_regions(inputs, regions.plus_support, x4_s.shape[-2:]))
     if embedding is None:
@@ -136,11 +137,11 @@ def regional_prototypes(
 def regional_map(
     features: torch.Tensor, prototypes: torch.Tensor, plus: torch.Tensor, ordered: bool
 ) -> torch.Tensor:
-    """The two cosine maps, each scaled inside its own region, in one map at layer4's size.
+    """The cosine maps of both regions, each scaled inside its own region, as one map on layer4's grid.
 
     Args:
         features: (B, K or 1, c4, h4, w4). prototypes: (B, K, 2, c4). plus: CAM+ (B, K, S, S) bool.
-        ordered: put every CAM+ cell above every CAM- cell (ours; the paper's form forgets that order).
+        ordered: put every CAM+ cell above every CAM- cell (ours; the paper's prior loses this order).
 
     Returns:
         (B, K, h4, w4).
@@ -161,7 +162,7 @@ def pmgm(
     """The paper's prior: cosines to the prototypes of CAM+ and CAM-, each inside its own region.
 
     Args:
-        above: as `ordered` of `regional_map`.
+        above: `ordered` of `regional_map`.
     """
     v = regional_prototypes(inputs, regions, embedding)
     query = regional_map(_whole(inputs), v, regions.plus_query, above)
@@ -210,7 +211,7 @@ def bam(
 
 
 def _whole(inputs: EpisodeInputs) -> torch.Tensor:
-    """x4 of the query with a dimension for the shots, (B, 1, c4, h4, w4)."""
+    """x4 of the unmasked query with a dimension for the shots, (B, 1, c4, h4, w4)."""
     return full(inputs.x4_q).unsqueeze(1)
 
 
@@ -220,7 +221,7 @@ def _objects(inputs: EpisodeInputs) -> torch.Tensor:
 
 
 def _largest_cosine(cells: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """(C, n), (C, m) -> (n,): of every cell the largest cosine to any of the others."""
+    """(C, n), (C, m) -> (n,): the largest cosine of each cell to any of the others."""
     cosines = others.T @ cells  # (m, n)
     norms = torch.outer(others.norm(dim=0), cells.norm(dim=0)).add_(BAM_EPS)
     return cosines.div_(norms).amax(0)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Regions(NamedTuple):
-    """What the CAM says of B episodes with K shots at image size S."""
+    """CAMs and CAM+ of B episodes with K shots at image size S."""
 
-    cam_query: torch.Tensor  # (B, K, S, S) 0..1, one map of the query a shot
+    cam_query: torch.Tensor  # (B, K, S, S) 0..1, one map of the query for each shot
     cam_support: torch.Tensor  # (B, K, S, S) 0..1
     plus_query: torch.Tensor  # (B, K, S, S) bool, CAM+
     plus_support: torch.Tensor  # (B, K, S, S) bool
@@ -24,13 +24,13 @@ class Regions(NamedTuple):
 
 @torch.no_grad()
 def cam_regions(inputs: EpisodeInputs, options: CamOptions) -> Regions:
-    """Enlarged, normalised maps and CAM+ of query and supports.
+    """Normalised maps at image size, and CAM+, of query and supports.
 
     Raises:
-        ValueError: if the inputs were made without CAM.
+        ValueError: the inputs have no CAM.
     """
     if inputs.cam_q is None or inputs.cam_s is None:
-        raise ValueError(f"prior {options.prior} needs a CAM, but these inputs were encoded without one")
+        raise ValueError(f"prior {options.prior} needs a CAM, but the inputs were encoded without one")
     size = inputs.masks_s.shape[-2:]
     query, support = normalise(inputs.cam_q, size), normalise(inputs.cam_s, size)
     return Regions(
