@@ -1,23 +1,23 @@
 # make run    everything from data to report on the embedded data set
-# make test   linters and the quick tests; make test-all: every test
+# make test   linters and quick tests; make test-all: linters and all tests
 SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3.11
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# uv reads its own name for a local folder of packages.
+# uv has its own variable for a local folder of packages.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
-# Without compiled modules every start of torch or Snakemake takes seconds more.
+# Without compiled modules torch and Snakemake start seconds later.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-all lint ui clean-env
 
-help: ## what there is
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: $(READY) ## the environment in .venv; the other targets call it
+setup: $(READY) ## make the environment in .venv; the other targets do this first
 
 $(READY): envs/requirements.in envs/constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,23 +26,23 @@ $(READY): envs/requirements.in envs/constraints.txt pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-run: setup ## data, networks, training, evaluation, report: what is missing of it
+run: setup ## data, networks, training, evaluation and report, as far as they are missing
 	i2r stage all
 	@i2r show
 
-lint: setup ## style of Python and Snakemake code
+lint: setup ## check the style of Python and Snakemake code
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-test: lint ## linters and the quick tests, in eight minutes on two cores
+test: lint ## linters and quick tests, eight minutes on two cores
 	pytest -n 2 --dist worksteal -m "not slow"
 
-test-all: lint ## linters and every test, in forty minutes on two cores
+test-all: lint ## linters and all tests, forty minutes on two cores
 	pytest -n 2 --dist worksteal
 
-ui: setup ## MLflow with all runs, on this machine only
+ui: setup ## serve MLflow with all runs, on this machine only
 	i2r ui
 
 clean-env: ## remove .venv

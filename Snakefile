@@ -1,4 +1,4 @@
-"""I2R from raw data to report: `snakemake` makes everything, `snakemake train` one stage, `snakemake table1` a target."""
+"""I2R from data to report: `snakemake` makes everything, `snakemake train` a stage, `snakemake table1` a target."""
 
 from snakemake.utils import min_version
 

@@ -1,6 +1,6 @@
-"""Seconds of an attention mask here and by the loop that its algorithm is written as.
+"""Time of each attention mask, compared with a loop that follows its algorithm literally (tests/loops.py).
 
-Attention maps of random scores over square grids of --side cells a side, masks of discs; loops from tests/loops.py.
+Attention maps are random scores over square grids with --side cells a side; labels are random.
 
     python benchmarks/attention_masks.py --threads 2
 """
@@ -24,7 +24,7 @@ import loops  # isort: skip
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=21, help="cells a side (30 at 473 pixels)")
-    parser.add_argument("--maps", type=int, default=8, help="attention maps at once")
+    parser.add_argument("--maps", type=int, default=8, help="number of attention maps")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()

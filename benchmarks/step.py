@@ -1,7 +1,7 @@
-"""Seconds of a training step and an evaluation, in units that hold on any machine.
+"""Time of a training step and of an evaluation, in a unit that depends little on the machine.
 
-The unit is one forward without gradient of torchvision's ResNet-50 over the episode's query and support images, on the
-same machine, measured in turn with everything else. Weights are random: what is timed does not depend on them.
+The unit is one forward pass without gradient of torchvision's ResNet-50 over the episode's query and support images, on
+the same machine, timed in turn with everything else. Weights are random, because times do not depend on them.
 
     python benchmarks/step.py --threads 2
 """
@@ -23,7 +23,7 @@ from i2r.engine.feature_cache import CachedEncoder, Draw
 from i2r.engine.images import View
 from i2r.nets.backbone.base import build_backbone
 from i2r.nets.backbone.torchvision_ops import (
-    torchvision,  # before the package below, which imports torchvision, too
+    torchvision,  # before pytorch_grad_cam, which imports torchvision as well
 )
 from i2r.nets.encoder import Encoder, encode_episode
 from i2r.nets.networks import build_meta_learner
@@ -33,7 +33,7 @@ from i2r.nets.pspnet import PSPNet
 from pytorch_grad_cam import XGradCAM  # isort: skip
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # isort: skip
 
-# Of a list whose features are kept: as many episodes an image as 1000 on 400 images.
+# For the evaluation with cached features; the same ratio as 1000 episodes on 400 images.
 IMAGES, EPISODES = 40, 100
 
 
@@ -152,7 +152,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
                 seconds[name].append(spent)
         if number:
             seconds[kept_name].append(timed(kept, device) / EPISODES * batch)
-    seconds["CAM beside the forward"] = [
+    seconds["CAM in addition to the forward"] = [
         both - alone for both, alone in zip(seconds.pop("layer4 and CAM"), seconds.pop("layer4"), strict=True)
     ]
     return seconds

@@ -145,7 +145,10 @@ def test_the_step_checks_the_digest_and_the_data_set_opens(root, tmp_path):
     mask = voc.read_mask(root, "2007_000001")
     mask[0, 0] = 3  # one pixel more is another data set
     write(root, "2007_000001", mask)
-    with pytest.raises(voc.DataError, match=r"data\.digest: .* has lists, images and masks with the digest .*, but the params have"):
+    with pytest.raises(
+        voc.DataError,
+        match=r"data\.digest: .* has lists, images and masks with the digest .*, but the params have",
+    ):
         data_step.run(job(tmp_path / "c", data | {"digest": metrics["digest"]}, root))
 
 

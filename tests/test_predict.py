@@ -190,7 +190,10 @@ def test_what_is_wrong_with_pictures_is_said(trained, tmp_path):
         ((query, [support], [mask * 0]), r"no pixel has the value 1, the object"),
         ((query, [support], [mask * 0 + 255]), r"no pixel has the value 1, the object"),
         ((query, [support], [mask * 15]), r"values \[15.*a mask must be 1 on the object"),
-        ((query, [np.zeros((900, 900, 3), np.uint8)], [speck]), r"the object vanishes when resized to side 97"),
+        (
+            (query, [np.zeros((900, 900, 3), np.uint8)], [speck]),
+            r"the object vanishes when resized to side 97",
+        ),
         ((query, [], []), "0 supports and 0 masks"),
         ((query, [support], [mask, mask]), "1 supports and 2 masks"),
         ((query, "support.png", "mask.png"), "are lists"),

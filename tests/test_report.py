@@ -95,7 +95,7 @@ def test_excluded_classes_are_named_and_have_no_number(home):
     classes = pd.read_csv(home / "per_class.csv")
     gear = classes[classes["name"] == "gear"]
     assert gear["iou"].isna().all() and gear["why"].str.contains("only 1 test image").all()
-    assert "class 2 (gear): excluded: only 1 test image" in page_of(home)
+    assert "class 2 (gear): excluded: too few test images (1)" in page_of(home)
 
 
 def test_table_has_the_form_of_table_1(home):
@@ -263,7 +263,7 @@ def test_a_missing_job_is_a_gap_with_a_reason(home):
     assert "**I²R** has not been evaluated on every fold: no verdict." in table1.verdicts(target, "shapes", 1)
 
 
-def test_priors_table_has_a_measure_that_calibration_cannot_buy(home):
+def test_priors_table_has_a_measure_that_does_not_depend_on_calibration(home):
     table = pd.read_csv(home / "priors.csv")
     assert set(table["measure"]) == {"bce", "ap", "iou_best"}
     row = table[(table["measure"] == "bce") & (table["prior"] == "pmgm")].iloc[0]
@@ -325,7 +325,7 @@ def test_papers_numbers_stand_beside_ours_where_comparable(results, monkeypatch)
         table.at["i2r-ordered", "1-shot paper"]
     )
     text = table1.main_grid(target, "shapes", table.reset_index(), notes).markdown()
-    assert "AENet (published)" in text and "paper, mean" in text and "stand beside ours" in text
+    assert "AENet (published)" in text and "paper, mean" in text and "The paper's numbers are shown" in text
 
 
 def test_directions():

@@ -220,7 +220,7 @@ def test_ui_refuses_a_taken_port(imported):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(JobError, match="is taken"):
+        with pytest.raises(JobError, match="is in use"):
             track.ui(imported[0], taken.getsockname()[1])
 
 

@@ -18,7 +18,9 @@ from i2r.config.networks import I2ROptions, NetworkOptions, network_options
 FROM_ONE_SHOT = "1shot"  # train.start
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
-NAME_SAID = "names are lower-case letters, digits, dots, hyphens and underscores, and begin with a letter or digit"
+NAME_SAID = (
+    "names are lower-case letters, digits, dots, hyphens and underscores, and begin with a letter or digit"
+)
 # Folders of results/ that an experiment cannot have, stages of the pipeline, and forms in which a target is shown.
 RESERVED = ("store", "specs", "state", "logs", "benchmarks", "mlartifacts", "mlruns")
 STAGES = ("data", "backbone", "base_learner", "cam_head", "train", "evaluate", "ablate", "report")

@@ -112,9 +112,7 @@ def hypercorrelations(
     target = (masks == 1)[:, None]
     levels, start = [], 0
     for count in blocks:
-        size = query[start + count - 1].shape[
-            -2:
-        ]  # in VGG the grid of a layer's last block differs from that of the others
+        size = query[start + count - 1].shape[-2:]  # blocks of one layer may have different grids
         maps = []
         for own, other in zip(query[start : start + count], support[start : start + count], strict=True):
             own, other = bilinear(own, size), bilinear(other, size)

@@ -30,7 +30,9 @@ class Output:
     psi: torch.Tensor | None = None  # (B,) Gram distance of query and supports, combined over shots
     merged_query: torch.Tensor | None = None  # (B, width, h, w)
     merged_support: torch.Tensor | None = None  # (B, K, width, h, w)
-    mask_ratio: list[torch.Tensor] | None = None  # mean share of masked cells in each block with cross-attention
+    mask_ratio: list[torch.Tensor] | None = (
+        None  # mean share of masked cells in each block with cross-attention
+    )
 
     @property
     def loss(self) -> torch.Tensor:

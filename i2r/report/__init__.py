@@ -1,1 +1,1 @@
-"""Tables, figures and the first page, made from the files of finished jobs and nothing else."""
+"""Tables, figures and the page of the report, made only from the files of finished jobs."""

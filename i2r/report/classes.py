@@ -1,4 +1,4 @@
-"""Names of the classes that a backbone's classifier knows."""
+"""Names of the classes of a backbone's classifier."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from i2r.report.results import Finished
 
 
 def class_names(job: Finished, known: Mapping[str, Finished]) -> dict[int, str]:
-    """Names by number from 0: the data set's where the backbone was pretrained here, else ImageNet's.
+    """Class number, from 0 -> name: of the data set if the pipeline pretrained the backbone, else of ImageNet.
 
-    Empty where they are not known.
+    Empty if the names are not known.
     """
     backbone = known.get(job.inputs.get("backbone", ""))
     if backbone is not None and "pretrain" in backbone.params.get("backbone", {}):
@@ -25,7 +25,7 @@ def class_names(job: Finished, known: Mapping[str, Finished]) -> dict[int, str]:
 
 @cache
 def imagenet() -> dict[int, str]:
-    """ImageNet's names, from torchvision's own list; torchvision itself would bring torch, which takes seconds."""
+    """ImageNet's class names, from torchvision's list, without importing torchvision, which imports torch."""
     found = find_spec("torchvision")
     if found is None or not found.submodule_search_locations:
         return {}

@@ -1,6 +1,7 @@
 """Charts of the report: scores with intervals, loss curves, quality of priors.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; methods differ by position or line style too.
+The colours are those of Okabe and Ito, which colour-blind readers can distinguish; methods also differ by position or
+line style.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ STYLE = {
 
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
-    """A colour for each method, by their order."""
+    """A colour for each method, by its position."""
     return {method: COLOURS[at % len(COLOURS)] for at, method in enumerate(methods)}
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG without date or version, so that the same numbers make the same file."""
+    """Write a PNG without date or version, so that equal numbers give equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight", metadata={"Software": None}, facecolor="white")
     plt.close(figure)
@@ -57,7 +58,7 @@ def foot(figure: Figure, text: str) -> None:
 
 
 def gap(reason: str, path: Path) -> Path:
-    """A figure that says why there is none."""
+    """A figure with the reason why there is nothing to draw."""
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(7, 1.2))
         figure.text(0.02, 0.5, f"No picture: {reason}", va="center", wrap=True)
@@ -74,7 +75,7 @@ def score_bars(
     labels: Mapping[str, str],
     path: Path,
 ) -> Path:
-    """Bars of mIoU: a panel for each entry of `panels`, a row for each id.
+    """Bars of mIoU, with a panel for each entry of `panels` and a row for each id.
 
     Args:
         panels: title -> columns value, low, high (percent) by id; a missing value is drawn as a dash.
@@ -116,10 +117,10 @@ def prior_dots(
     lower: Mapping[str, bool],
     path: Path,
 ) -> Path:
-    """Table 4 as a figure: a panel a measure, a row a prior, light dots the folds, a dark mark their mean.
+    """Table 4 as a figure, with a panel for each measure and a row for each prior; dots are folds, a mark their mean.
 
     Args:
-        table: measure, prior, fold-F ..., mean. labels: of priors, in their order.
+        table: measure, prior, fold-F ..., mean. labels: of priors, in the order of the rows.
         lower: measure -> whether lower is better.
     """
     names = [p for p in labels if p in set(table["prior"])]
@@ -166,13 +167,13 @@ def prior_dots(
 
 
 def loss_curves(curves: pd.DataFrame, labels: Mapping[str, str], path: Path) -> Path:
-    """Training loss against step: a panel a fold (and shot), a line a method (mean of its seeds), smoothed.
+    """Smoothed training loss by step, with a panel for each fold (and shot) and a line for each method (mean of seeds).
 
-    The main loss is drawn where it was written down, for the sums of methods with and without side losses cannot be
+    The main loss is drawn if all methods have it, because total losses with and without auxiliary losses cannot be
     compared.
 
     Args:
-        labels: of the methods of the whole report, in their order.
+        labels: of all methods of the report, in order.
     """
     column = "main" if "main" in curves and curves["main"].notna().all() else "loss"
     methods = [m for m in labels if m in set(curves["method"])]

@@ -1,4 +1,4 @@
-"""The figures of a report that belong to no single target: loss curves, and episodes in pictures."""
+"""Figures of the report that do not belong to one target: loss curves and pictures of episodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from i2r.report.results import Results, Scored, dataset_of
 
 
 def curves(results: Results, labels: dict[str, str]) -> list[Figure]:
-    """Training loss of every method, a figure a data set."""
+    """Training loss of every method, one figure for each data set."""
     names = {name: labels[name] for name in results.methods}
     found = []
     for dataset, table in results.curves.groupby("dataset", sort=False):
@@ -23,14 +23,14 @@ def curves(results: Results, labels: dict[str, str]) -> list[Figure]:
 
 
 def shown_methods(results: Results) -> list[str]:
-    """Methods whose episodes are shown: those of targets that are no ablation, or all if there is no other."""
+    """Methods whose episodes are shown: those of the main targets, or all if there are only ablations."""
     targets = results.params["targets"].values()
     chosen = [t for t in targets if not t.get("ablation") and t["form"] != "table4"] or list(targets)
     return list(dict.fromkeys(name for target in chosen for name in target["methods"]))
 
 
 def _kept(results: Results) -> Iterator[tuple[tuple, dict[str, Scored]]]:
-    """(data set, shot, fold) -> method -> its first evaluation that kept pictures."""
+    """(data set, shot, fold) -> method -> its first evaluation with pictures."""
     found: dict[tuple, dict[str, Scored]] = {}
     chosen = shown_methods(results)
     for item in sorted(results.scored, key=lambda item: chosen.index(item.id) if item.id in chosen else -1):
@@ -42,7 +42,7 @@ def _kept(results: Results) -> Iterator[tuple[tuple, dict[str, Scored]]]:
 
 
 def episodes(results: Results, labels: dict[str, str]) -> tuple[list[Figure], dict[str, list[Figure]]]:
-    """Figures that compare methods on the same episodes, and of each method its own with CAM and prior."""
+    """Figures that compare methods on the same episodes, and figures of each method with CAM and prior."""
     rows = results.params["report"]["pictures"]
     if not rows:
         return [], {}

@@ -1,4 +1,4 @@
-"""How each number was made: the values of each method, the keys of its jobs and their commands, cost, environment."""
+"""How each number was made: the values of each method, its jobs with keys and commands, cost and environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from i2r.report.text import Grid
 
 
 def command(job: Finished) -> str:
-    """What makes the job by hand."""
+    """The command that runs the job."""
     return f"i2r run {job.step} --spec results/specs/{job.step}/{job.key}.json"
 
 
@@ -33,7 +33,7 @@ def jobs_of(results: Results, method: str) -> list[Finished]:
 
 
 def values_of(results: Results, method: str) -> list[tuple[str, list[tuple[str, str, bool]]]]:
-    """Section -> (name, value, whether it differs from the first method's) of every value of a method."""
+    """For each section of a method: (name, value, whether it differs from the first method's) of every value."""
     first = next(iter(results.methods.values()))["params"]
     found = []
     for section, values in results.methods[method]["params"].items():
@@ -44,7 +44,7 @@ def values_of(results: Results, method: str) -> list[tuple[str, list[tuple[str, 
 
 
 def methods(results: Results, labels: dict[str, str]) -> list[dict[str, Any]]:
-    """An entry a method for the page."""
+    """One entry for each method, for the page."""
     return [
         {
             "name": name,
@@ -71,9 +71,9 @@ def seconds(job: Finished) -> str:
 
 
 def cost(jobs: Iterable[Finished]) -> Grid:
-    """What each step took."""
+    """Time and memory of each step."""
     jobs = list(jobs)
-    header = ["Step", "jobs", "time of all", "longest", "peak memory, GB"]
+    header = ["Step", "jobs", "total time", "longest", "peak memory, GB"]
     grid = Grid([("", name) for name in header], [])
     for step in dict.fromkeys(job.step for job in jobs):
         own = [job for job in jobs if job.step == step]
@@ -85,7 +85,7 @@ def cost(jobs: Iterable[Finished]) -> Grid:
 
 
 def environment(jobs: Iterable[Finished]) -> Grid:
-    """What the jobs ran with; several values where they differ."""
+    """The environment of the jobs, with all values if jobs differ."""
     found: dict[str, list[str]] = {}
     for job in jobs:
         for name, value in job.environment.items():

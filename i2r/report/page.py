@@ -1,4 +1,4 @@
-"""report.html: one file that needs nothing beside it."""
+"""report.html: a self-contained page."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from i2r.report.results import Results
 from i2r.report.target import Target
 from i2r.report.text import strong
 
-PHOTOGRAPH = 300_000  # bytes of a PNG from which it is taken for one, and embedded as JPEG
-SCALE = 0.6  # of a figure on the page: its pixels are made for dense screens
+PHOTOGRAPH = 300_000  # bytes of a PNG above which it is embedded as JPEG, because it shows images
+SCALE = 0.6  # of a figure on the page; figures have more pixels, for high-density screens
 
 
 def excluded_classes(results: Results) -> list[str]:
@@ -34,7 +34,7 @@ def excluded_classes(results: Results) -> list[str]:
 
 
 def picture(figure: Figure, folder: Path) -> dict[str, Any]:
-    """A drawn figure as the template wants it: src (its content), width in CSS pixels, caption."""
+    """A drawn figure for the template: src (its content), width in CSS pixels, caption."""
     path = folder / f"{figure.name}.png"
     kind, content = "png", path.read_bytes()
     with Image.open(path) as image:
@@ -58,7 +58,7 @@ def render(
 
     Args:
         gallery: loss curves, comparisons of episodes, and episodes of each method.
-        figures: folder in which all figures have been drawn.
+        figures: folder with all figures.
     """
     curves, compared, own = gallery
     jobs = list(results.jobs.values())

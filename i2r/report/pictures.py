@@ -1,6 +1,6 @@
-"""Episodes in pictures, as the paper's Figure 3.
+"""Pictures of episodes, as in the paper's Figure 3.
 
-A figure is one mosaic of pictures with words around it: sixty axes of their own would take matplotlib seconds.
+A figure is one mosaic with text around it, because matplotlib would take seconds for sixty axes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMES = ("query", "support", "support_mask", "truth", "prediction", "prior", "ca
 
 
 def read_pictures(path: Path) -> list[dict[str, Any]]:
-    """The episodes in a pictures.npz: NAMES (None where one is not there) and meta (class, name, ids, iou)."""
+    """The episodes in a pictures.npz: NAMES (None if missing) and meta (class, name, ids, iou)."""
     with np.load(path) as arrays:
         numbers = sorted(int(name.removeprefix("meta_")) for name in arrays.files if name.startswith("meta_"))
         return [
@@ -36,7 +36,7 @@ def read_pictures(path: Path) -> list[dict[str, Any]]:
 
 
 def first_shot(array: np.ndarray, dimensions: int) -> np.ndarray:
-    """The first of K supports where there are several: (K, ...) -> (...)."""
+    """The first of K supports if there are several: (K, ...) -> (...)."""
     return array[0] if array.ndim > dimensions else array
 
 
@@ -44,14 +44,14 @@ def first_shot(array: np.ndarray, dimensions: int) -> np.ndarray:
 
 
 def fit(image: np.ndarray) -> np.ndarray:
-    """A picture or map at the size of a cell."""
+    """An image or map, resized to a cell."""
     how = cv2.INTER_AREA if image.shape[0] > CELL else cv2.INTER_LINEAR
     image = cv2.resize(image.astype(np.float32), (CELL, CELL), interpolation=how)
     return image / 255 if image.ndim == 3 else image
 
 
 def outlined(image: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:
-    """The border of a mask (== 1), dark beside it so that it stands out on any picture."""
+    """The image with the outline of a mask (== 1), which has dark edges to be visible on any image."""
     on = (fit((mask == 1).astype(np.float32)) > 0.5).astype(np.uint8)
     borders, _ = cv2.findContours(on, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     canvas = (255 * fit(image)).astype(np.uint8)
@@ -61,14 +61,14 @@ def outlined(image: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:
 
 
 def tinted(image: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:
-    """The picture darkened, with the mask (== 1) in a colour."""
+    """The darkened image, with the mask (== 1) in a colour."""
     share = fit((mask == 1).astype(np.float32))[..., None]
     image = fit(image)
     return (1 - share) * 0.55 * image + share * (0.45 * image + 0.55 * np.array(to_rgb(colour)))
 
 
 def heated(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """A map of values in 0..1 as colours over the picture in grey."""
+    """A map of values in 0..1 as colours over the grey image."""
     grey = fit(image).mean(axis=2, keepdims=True)
     return 0.28 * grey + 0.72 * colormaps["inferno"](np.clip(fit(values), 0, 1))[..., :3]
 
@@ -87,7 +87,7 @@ def mosaic(
     ious: dict[tuple[int, int], float],
     path: Path,
 ) -> Path:
-    """Write pictures (None: an empty place) with titles of columns and rows, and IoU (percent) printed on some."""
+    """Write a mosaic of cells (None: empty) with titles of columns and rows; `ious` (percent) are printed on cells."""
     step = CELL + SPACE
     canvas = np.ones((len(cells) * step - SPACE, len(columns) * step - SPACE, 3))
     for y, row in enumerate(cells):
@@ -123,11 +123,11 @@ def row_name(episode: dict[str, Any]) -> str:
 
 
 def episode_figure(pictures: Path, path: Path, rows: int = 12) -> Path:
-    """One evaluation: a row an episode (one of each class as far as they go), and as columns support with its mask,
-    query, CAM and prior (methods that have them), prediction with its IoU, ground truth."""
+    """Episodes of one evaluation as rows; as columns support with its mask, query, CAM and prior (if the method has
+    them), prediction with its IoU, and ground truth."""
     episodes = read_pictures(pictures)[:rows]
     if not episodes:
-        return gap("no episode was kept", path)
+        return gap("the evaluation kept no episode", path)
     kept = {"CAM": "cam", "prior": "prior"}
     maps = [name for name, key in kept.items() if any(episode[key] is not None for episode in episodes)]
     columns = ["support", "query", *maps, "prediction", "ground truth"]
@@ -146,15 +146,15 @@ def episode_figure(pictures: Path, path: Path, rows: int = 12) -> Path:
 
 
 def comparison_figure(pictures: Mapping[str, Path], path: Path, rows: int = 12) -> Path:
-    """The same episodes under several methods: support, query, each method's prediction with IoU, ground truth.
+    """The same episodes with several methods: support, query, each method's prediction with IoU, ground truth.
 
-    pictures: label of a method -> its pictures.npz. Episodes that not every method kept are left out.
+    pictures: label of a method -> its pictures.npz. Only episodes that every method kept are shown.
     """
     read = {m: {episode_id(e): e for e in read_pictures(file)} for m, file in pictures.items()}
     first = next(iter(read.values()), {})
     ids = [i for i in first if all(i in kept for kept in read.values())][:rows]
     if not ids:
-        return gap("the methods kept no episode in common", path)
+        return gap("the methods have no kept episode in common", path)
     columns = ["support", "query", *("\n".join(wrap(label, 22)) for label in read), "ground truth"]
     cells, ious = [], {}
     for y, number in enumerate(ids):
@@ -168,7 +168,7 @@ def comparison_figure(pictures: Mapping[str, Path], path: Path, rows: int = 12) 
 
 
 def episode_id(episode: dict[str, Any]) -> tuple[str, str, str]:
-    """Class, query and supports: the same for the same episode under another method."""
+    """Class, query and supports, which identify an episode across methods."""
     meta = episode["meta"]
     return str(meta["class"]), str(meta["query"]), str(meta["supports"])
 
@@ -179,7 +179,7 @@ def prediction_figure(
     found: Mapping[str, np.ndarray],
     path: Path,
 ) -> Path:
-    """One prediction: supports with their masks, query, CAM of the first support and prior (where there are any), and
+    """One prediction: supports with their masks, query, CAM of the first support and prior (if there are any), and
     prediction, each padded to a square.
 
     Args:
@@ -201,7 +201,7 @@ def prediction_figure(
 
 
 def squared(array: np.ndarray) -> np.ndarray:
-    """(H, W, ...) in the middle of a square of zeros (L, L, ...), L the longer side."""
+    """(H, W, ...) centred in a square of zeros (L, L, ...), where L is the longer side."""
     height, width = array.shape[:2]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2

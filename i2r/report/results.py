@@ -1,8 +1,7 @@
-"""Finished jobs as pandas frames: what they scored, how they learned, and what is missing and why.
+"""Finished jobs as pandas frames: scores, loss curves, and what is missing and why.
 
-Only files are read (manifest.json, scores.json, episodes.csv, metrics.jsonl). A number that is not there stays
-missing (NaN) with a reason beside it; it never becomes 0. Which method a number belongs to is said by the runs of
-the report's params: methods can share jobs.
+Only files are read (manifest.json, scores.json, episodes.csv, metrics.jsonl). A missing number is NaN with a reason,
+never 0. The runs in the report's params say which methods a number belongs to, because methods can share jobs.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ SCORED = ("evaluate", "baselines")
 
 
 class ResultsError(ValueError):
-    """Files of a job that cannot be read; the message names the file."""
+    """A file of a job that cannot be read; the message names it."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished job: the folder of its products and what its manifest says."""
+    """A finished job: the folder of its products and the content of its manifest."""
 
     folder: Path
     step: str
@@ -65,14 +64,14 @@ class Finished:
 
     @property
     def store(self) -> str:
-        """Where the result lies, below results/."""
+        """Folder of the result, relative to results/."""
         return f"store/{self.step}/{self.key}"
 
     def json(self, file: str) -> Any:
         """A JSON product.
 
         Raises:
-            ResultsError: it is missing or broken.
+            ResultsError: it is missing or unreadable.
         """
         try:
             return json.loads((self.folder / file).read_text(encoding="utf-8"))
@@ -81,13 +80,13 @@ class Finished:
 
     @cached_property
     def scores(self) -> dict[str, dict[str, Any]]:
-        """Scores of an evaluation by the name "", of a baselines job by baseline (none in an empty fold)."""
+        """Scores: of an evaluation under the name "", of a baselines job by baseline (none in a fold without classes)."""
         found = self.json("scores.json")
         return {"": found} if self.step == "evaluate" else found.get("methods", {})
 
     @cached_property
     def episodes(self) -> pd.DataFrame:
-        """Every scored episode: index, class and the four pixel counts; of baselines also method."""
+        """Every scored episode: index, class and the four pixel counts; for baselines also method."""
         return pd.read_csv(
             self.folder / "episodes.csv", usecols=lambda column: column not in ("query", "supports")
         )
@@ -99,7 +98,7 @@ class Finished:
 
 
 def from_manifest(folder: Path, manifest: Mapping[str, Any]) -> Finished:
-    """A job by its manifest; KeyError where an entry is missing."""
+    """A job from its manifest; KeyError if an entry is missing."""
     spec = manifest["spec"]
     return Finished(
         folder=folder,
@@ -119,10 +118,10 @@ def from_manifest(folder: Path, manifest: Mapping[str, Any]) -> Finished:
 
 
 def read_job(folder: Path) -> Finished:
-    """The finished job whose manifest lies in `folder`.
+    """The finished job whose manifest is in `folder`.
 
     Raises:
-        ResultsError: there is no manifest (the job has not finished), or it lacks an entry.
+        ResultsError: there is no manifest (the job has not finished), or an entry is missing in it.
     """
     path = folder / "manifest.json"
     if not path.is_file():
@@ -134,7 +133,7 @@ def read_job(folder: Path) -> Finished:
 
 
 def read_jobs(folders: Mapping[str, Path]) -> tuple[dict[str, Finished], list[str]]:
-    """All jobs that have finished, by role, and a sentence for each that has not."""
+    """Finished jobs by role, and a sentence for each job that has not finished."""
     jobs, gaps = {}, []
     for role, folder in folders.items():
         try:
@@ -145,7 +144,7 @@ def read_jobs(folders: Mapping[str, Path]) -> tuple[dict[str, Finished], list[st
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line that is still being written is left out."""
+    """The lines of a metrics.jsonl, without an incomplete last line."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     steps = []
     for number, line in enumerate(lines, 1):
@@ -167,8 +166,8 @@ class Scored:
     Attributes:
         id: the method's name, or `baseline@method`.
         baseline: empty for a method.
-        row: the run, or the entry of `baselines`, in the report's params.
-        scores: what scores.json says of it; {} in a fold without classes.
+        row: the entry of `runs` or `baselines` in the report's params.
+        scores: its entry in scores.json; {} in a fold without classes.
     """
 
     id: str
@@ -179,12 +178,12 @@ class Scored:
 
     @property
     def place(self) -> dict[str, Any]:
-        """Shot, fold, seed (None without training) and the seed of the episodes."""
+        """Shot, fold, training seed (None without training) and evaluation seed."""
         return {name: self.row.get(name) for name in ("shot", "fold", "seed", "eval_seed")}
 
 
 def dataset_of(method: Mapping[str, Any]) -> str:
-    """The name of a method's data set, of its entry in the report's params."""
+    """The name of the data set of a method, given by its entry in the report's params."""
     data = method["params"]["data"]
     return data.get("name") or data["source"]
 
@@ -194,7 +193,7 @@ class Results:
 
     Attributes:
         jobs: role -> finished job.
-        gaps: a sentence for each job that is missing.
+        gaps: a sentence for each job that has not finished.
     """
 
     def __init__(self, params: dict[str, Any], folders: Mapping[str, Path]) -> None:
@@ -206,7 +205,7 @@ class Results:
 
     @cached_property
     def scored(self) -> list[Scored]:
-        """Every number once: a run that several targets show counts once."""
+        """All scores; a run that several targets show is included once."""
         found: dict[tuple, Scored] = {}
         for item in (*self._evaluated(), *self._baselines()):
             found.setdefault((item.id, *item.place.values()), item)
@@ -224,7 +223,7 @@ class Results:
                     yield Scored(f"{name}@{row['method']}", name, row, job, scores)
 
     def samples(self, item: Scored) -> np.ndarray | None:
-        """Bootstrap samples of mIoU (percent), (R,); None where nothing was scored. Shared jobs are drawn once."""
+        """Bootstrap samples of mIoU (percent), (R,); None if nothing was scored. They are cached by job."""
         if item.scores.get("miou") is None:
             return None
         at = item.job.key, item.baseline
@@ -250,7 +249,7 @@ class Results:
     def evaluations(self) -> pd.DataFrame:
         """One row for each of `scored`, columns id and METRICS; miou, fb_iou and the 95 % interval in percent.
 
-        `on`: for a baseline the method whose frozen networks it uses. `why` says why a row has no number.
+        `on`: for a baseline, the method whose frozen networks it uses. `why`: the reason if a row has no scores.
         """
         rows = []
         for item in self.scored:
@@ -267,23 +266,23 @@ class Results:
 
     @cached_property
     def per_class(self) -> pd.DataFrame:
-        """One row a class of each of `scored`, columns id and PER_CLASS; iou in percent, or why there is none."""
+        """One row for each class of each of `scored`, columns id and PER_CLASS; iou in percent, or the reason `why`."""
         rows = []
         for item in self.scored:
             start = self.where(item) | {"key": item.job.key}
             for number, values in item.scores.get("classes", {}).items():
                 kept = {name: values[name] for name in ("name", "iou", "queries")}
-                kept["why"] = None if values["queries"] else "no episode has it"
+                kept["why"] = None if values["queries"] else "no episode"
                 rows.append(start | {"class": int(number)} | kept)
             for left_out in item.scores.get("excluded", []):
-                why = f"excluded: only {left_out['images']} test image(s)"
+                why = f"excluded: too few test images ({left_out['images']})"
                 rows.append(start | {"class": int(left_out["class"]), "name": left_out["name"], "why": why})
         table = frame(rows, ["id", *PER_CLASS]).astype({"iou": float})
         return table.sort_values([*ORDER, "class"], ignore_index=True, kind="stable")
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """Every step that a training wrote down: dataset, method, shot, fold, seed, step, loss and its parts, key."""
+        """Every logged training step: dataset, method, shot, fold, seed, step, loss and its parts, key."""
         tables, done = [], set()
         for row in self.params["runs"]:
             at = tuple(row[name] for name in ("method", "shot", "fold", "seed"))
@@ -319,7 +318,7 @@ class Results:
         return table.astype(dict.fromkeys(PRIOR_MEASURES, float))
 
     def missing(self) -> list[str]:
-        """A sentence for every number that the runs ask for and that is not there."""
+        """A sentence for every number of the runs that is missing."""
         found = list(self.gaps)
         for row in self.params["runs"]:
             where = f"{row['method']}, {row['shot']}-shot, fold {row['fold']}, seed {row['seed']}"
@@ -338,7 +337,7 @@ class Results:
 
 
 def frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
-    """Rows with these columns; whole numbers stay whole where some are missing."""
+    """Rows with these columns; counts stay integers even if some are missing."""
     table = pd.DataFrame(rows, columns=columns)
     for column in set(COUNTS) & set(columns):
         table[column] = table[column].astype("Int64")

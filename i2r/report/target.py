@@ -1,4 +1,4 @@
-"""A target of the experiment as the report shows it: its methods, folds, shots and seeds, and numbers over them."""
+"""A target of the experiment: its methods, folds, shots and seeds, and the numbers over them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BASELINES = {
 
 
 def labels(results: Results) -> dict[str, str]:
-    """What tables call each id; where two would be called alike, the name of the method tells them apart."""
+    """Id -> its name in tables; duplicates get the method's name in brackets."""
     given = {name: method["label"] for name, method in results.methods.items()}
     often = Counter(given.values())
     found = {name: text if often[text] == 1 else f"{text} ({name})" for name, text in given.items()}
@@ -40,10 +40,10 @@ class Target:
     """The numbers of one target.
 
     Attributes:
-        form: how it is shown.
-        trained: its methods by name, in the order of the params.
-        ids: its methods and then its baselines.
-        labels, colours: of methods, the same in the whole report.
+        form: the form in which it is shown.
+        trained: names of its methods, in the order of the params.
+        ids: its methods, then its baselines.
+        labels, colours: of methods, the same throughout the report.
     """
 
     def __init__(self, name: str, results: Results) -> None:
@@ -70,11 +70,11 @@ class Target:
 
     @property
     def datasets(self) -> list[str]:
-        """Data sets of its methods, in their order."""
+        """Data sets of its methods, in the order of the methods."""
         return list(dict.fromkeys(self.dataset(name) for name in self.trained))
 
     def method(self, id: str) -> dict[str, Any]:
-        """Label, reading and params of a method; of a baseline those of the method that it runs on."""
+        """Label, reading and params of a method; for a baseline, of the method whose networks it uses."""
         return self.results.methods[id.rpartition("@")[2]]
 
     def dataset(self, id: str) -> str:
@@ -91,7 +91,7 @@ class Target:
         return [i for i in self.items if i.id == id and i.row["shot"] == shot and i.row["fold"] == fold]
 
     def over(self, dataset: str, shot: int) -> list[int]:
-        """The folds that a mean is over: all but those in which no class of the data set is left to score."""
+        """Folds over which means are taken: all except those in which no class is scored."""
         found = []
         for fold in self.folds:
             items = [item for id in self.of(dataset) for item in self._items(id, shot, fold)]
@@ -100,22 +100,22 @@ class Target:
         return found
 
     def samples(self, id: str, shot: int, fold: int) -> np.ndarray | None:
-        """Bootstrap samples of mIoU (percent), (R,), mean of the runs of a fold; None if one of them has none."""
+        """Bootstrap samples of mIoU (percent), (R,), averaged over the runs of a fold; None if a run has none."""
         drawn = [self.results.samples(item) for item in self._items(id, shot, fold)]
         if not drawn or any(one is None for one in drawn):
             return None
         return np.mean(drawn, axis=0)
 
     def mean_samples(self, id: str, shot: int) -> np.ndarray | None:
-        """The same of the mean over folds."""
+        """`samples` averaged over folds."""
         drawn = [self.samples(id, shot, fold) for fold in self.over(self.dataset(id), shot)]
         return np.mean(drawn, axis=0) if drawn and all(one is not None for one in drawn) else None
 
     def table(self, dataset: str, shot: int, value: str = "miou") -> pd.DataFrame:
-        """Ids by folds, in percent: columns of `folds`, then mean, mean low, mean high.
+        """Ids by folds, in percent: columns `folds`, mean, mean low, mean high.
 
-        A cell is the mean of its runs (seeds of training and episodes). The mean is there only if every fold of
-        `over` has a number; mIoU alone has an interval.
+        A cell is the mean of its runs (training and evaluation seeds). The mean is NaN unless every fold of `over` has
+        a number; only mIoU has an interval.
         """
         over = self.over(dataset, shot)
         rows = {}
@@ -133,7 +133,7 @@ class Target:
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype(float)
 
     def panels(self, dataset: str, shot: int) -> dict[str, pd.DataFrame]:
-        """`table` as panels of a figure: title -> columns value, low, high by id; the mean comes last."""
+        """`table` as panels of a figure: title -> columns value, low, high by id; the mean is last."""
         table = self.table(dataset, shot)
         found = {}
         for fold in self.folds:
@@ -152,7 +152,7 @@ class Target:
     def difference(self, ours: str, theirs: str, shot: int) -> tuple[float, float, float]:
         """Difference of two means over folds (points of mIoU) and its 95 % interval, paired by episode.
 
-        NaN on different data sets; an interval is there only where both were scored on the same episodes.
+        NaN for different data sets; the interval is NaN unless both were scored on the same episodes.
         """
         nothing = (np.nan, np.nan, np.nan)
         if self.dataset(ours) != self.dataset(theirs):

@@ -1,4 +1,4 @@
-"""Numbers as text, and a table of texts that becomes Markdown or HTML."""
+"""Numbers as text, and tables of text as Markdown or HTML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BEST, SECOND = "best", "second"
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """The value, or a dash where there is none."""
+    """The value as text; a dash if it is missing."""
     return DASH if value is None or pd.isna(value) else f"{value:.{digits}f}"
 
 
@@ -54,20 +54,20 @@ def counted(number: int, word: str) -> str:
 
 
 def strong(text: str) -> str:
-    """The HTML of a sentence with **words** in it."""
+    """The HTML of a sentence in which **...** marks bold text."""
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text, quote=False))
 
 
 @dataclass
 class Grid:
-    """A table of texts.
+    """A table of text.
 
     Attributes:
-        header: (group, name) of each column; a group may be empty.
-        words: how many columns, the first ones, hold words and no numbers.
+        header: (group, name) of each column; the group may be empty.
+        words: number of columns, from the first, that hold text, not numbers.
         marks: (row, column) -> BEST or SECOND.
-        quiet: rows that others wrote, such as published ones.
-        title, note: above and below.
+        quiet: rows shown in grey, such as published numbers.
+        title, note: above and below the table.
     """
 
     header: list[tuple[str, str]]
@@ -79,13 +79,13 @@ class Grid:
     note: str = ""
 
     def mark(self, column: int, values: Iterable[float]) -> None:
-        """Mark the largest of `values` (one a row from the first on) and the second largest."""
+        """Mark the largest and second largest of `values` (one for each row, from the first) in a column."""
         order = pd.Series(list(values), dtype=float).dropna().sort_values(ascending=False, kind="stable")
         for row, name in zip(order.index[:2], (BEST, SECOND), strict=False):
             self.marks[int(row), column] = name
 
     def markdown(self) -> str:
-        """With the best in bold and the second best underlined, as in the paper."""
+        """The table as Markdown, with the best in bold and the second best underlined, as in the paper."""
         form = {BEST: "**{}**", SECOND: "<u>{}</u>", None: "{}"}
         lines = [" ".join(filter(None, names)) for names in self.header]
         rules = [":--" if at < self.words else "--:" for at in range(len(lines))]
@@ -98,7 +98,7 @@ class Grid:
         return title + table + (f"\n{self.note}\n" if self.note else "")
 
     def html(self) -> str:
-        """The table alone, for a page whose styles know the classes best, second, word, quiet and interval."""
+        """The table as HTML, with classes best, second, word, quiet and interval, which the page must style."""
         shown = pd.DataFrame(self.rows, columns=range(len(self.header)), dtype=object)
         classes = pd.DataFrame("", index=shown.index, columns=shown.columns, dtype=object)
         classes.iloc[:, : self.words] = "word"
@@ -111,7 +111,7 @@ class Grid:
         return f'<table class="grid">{self._head()}<tbody>{text.split("<tbody>", 1)[1]}'
 
     def _head(self) -> str:
-        """The line of names, below one of groups where there are some."""
+        """The header: the names, below the groups if there are any."""
         lines = []
         if any(group for group, _ in self.header):
             spans = [(name, len(list(own))) for name, own in groupby(self.header, key=lambda names: names[0])]
@@ -127,6 +127,6 @@ def _th(name: str, kind: str, span: int = 1) -> str:
 
 
 def _cell(text: str) -> str:
-    """Escaped, an interval in a smaller hand."""
+    """An escaped cell, with the interval in smaller print."""
     text = html.escape(text, quote=False)
     return re.sub(r"(?<=\S) (\[[^\]]+\])$", r' <span class="interval">\1</span>', text)

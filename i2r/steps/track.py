@@ -37,9 +37,7 @@ def _import(results: Path) -> dict[str, Any]:
     uri = public_uri(results)
     try:
         return {"imported": track(results), "uri": uri, "why": None}
-    except (
-        Exception
-    ) as error:  # the results do not depend on MLflow, its database or its server
+    except Exception as error:  # the results do not depend on MLflow, its database or its server
         return {"imported": None, "uri": uri, "why": f"MLflow failed at {uri} ({one_line(error)}): {AGAIN}"}
 
 

@@ -1,7 +1,7 @@
-"""Runs in MLflow, imported from the files of jobs; nothing else in the package knows MLflow.
+"""Import of jobs into MLflow from their files; no other module of the package uses MLflow.
 
-The files are the truth: the database can be removed and is made again from them. A run carries its job's key in a
-tag, so that importing twice changes nothing. Runs of one configuration stand below a parent with means over folds.
+The database holds only copies: if it is removed, it is made again from the files. A run has its job's key as a tag, so
+importing twice changes nothing. Runs of one configuration have a common parent with means over folds.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
 
 
 def track(results: Path, running: bool = False) -> int:
-    """Import every finished job below `results` (`running`: and what running ones have written so far).
+    """Import every finished job below `results`, and with `running` what running jobs have logged so far.
 
-    Goes to MLFLOW_TRACKING_URI, else to results/mlflow.db with artifacts in results/mlartifacts.
+    The database is MLFLOW_TRACKING_URI, or else results/mlflow.db with artifacts in results/mlartifacts.
 
     Returns:
-        How many runs were imported now; those that the database has are not counted.
+        Number of newly imported runs.
     """
     results = results.resolve()
     with locked(results / "mlflow.lock", "MLflow's database"):
@@ -64,12 +64,12 @@ def track(results: Path, running: bool = False) -> int:
 
 
 def database(results: Path) -> str:
-    """The tracking URI that runs are imported to."""
+    """The tracking URI of the database."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results.resolve() / 'mlflow.db'}"
 
 
 def public_uri(results: Path) -> str:
-    """The tracking URI without user, password and the folder that this clone lies in."""
+    """The tracking URI without user, password and the path of this clone."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if not given:
         return f"sqlite:///{results.name}/mlflow.db"
@@ -78,9 +78,9 @@ def public_uri(results: Path) -> str:
 
 
 def set_aside_moved(results: Path) -> None:
-    """Put a database away whose artifacts lie elsewhere: MLflow stores their paths absolute.
+    """Rename a database whose artifacts are elsewhere because the clone was moved or copied.
 
-    So it is after a clone was moved or copied; the runs are imported again, for the files are still there.
+    MLflow stores absolute paths of artifacts. The runs are then imported again from their files.
     """
     path, home = results / "mlflow.db", (results / "mlartifacts").as_uri()
     if not path.is_file():
@@ -92,13 +92,13 @@ def set_aside_moved(results: Path) -> None:
         path.replace(results / "mlflow-moved.db")
         shutil.rmtree(results / "mlartifacts", ignore_errors=True)
         print(
-            "results/ was moved or copied: its runs are imported again; the former database is results/mlflow-moved.db",
+            "results/ was moved or copied: its runs are imported again; the old database is now results/mlflow-moved.db",
             file=sys.stderr,
         )
 
 
 def run_name(job: Finished) -> str:
-    """`evaluate fold 0 seed 0`: what tells a run from its siblings below one parent."""
+    """`evaluate fold 0 seed 0`: a name that is unique among the runs of a parent."""
     if job.step == "report":
         return f"report {job.label}"
     named = {"fold": "fold", "eval_seed": "seed"} | ({"shot": "shot"} if job.step == "episodes" else {})
@@ -108,7 +108,7 @@ def run_name(job: Finished) -> str:
 
 
 class Importer:
-    """One pass over the files: the client and what the database already has."""
+    """One import: the client, the finished jobs, and the runs that the database already has."""
 
     def __init__(self, results: Path):
         self.results = results
@@ -156,7 +156,7 @@ class Importer:
     # --- runs ----------------------------------------------------------------------------------------------
 
     def experiment(self, job: Finished) -> str:
-        """One experiment a data set, made where it is missing."""
+        """The experiment of a job, one for each data set; created if it is missing."""
         name = "reports" if job.step == "report" else setting(job, self.known)["dataset"] or "networks"
         if name not in self.experiments:
             place = (self.results / "mlartifacts" / name).as_uri() if self.local else None
@@ -167,9 +167,9 @@ class Importer:
         return self.experiments[name]
 
     def configuration(self, job: Finished) -> tuple[str, str]:
-        """(identity, name) of the parent: shot, seed and the params of a training, or what baselines are made with.
+        """(identity, name) of the parent: identified by shot, seed and params of a training, or params of baselines.
 
-        The name is that of its first run, without fold and seed of the episodes.
+        The name is that of its first run, without fold and evaluation seed.
         """
         where = setting(job, self.known)
         if job.step in ("train", "evaluate", "baselines"):
@@ -182,7 +182,7 @@ class Importer:
         return canonical([where["dataset"], "frozen"]), "data and frozen networks"
 
     def parent(self, job: Finished) -> str:
-        """Run id of the parent of a job's run, made where it is missing."""
+        """Run id of the parent of a job's run, which is created if it is missing."""
         identity, name = self.configuration(job)
         config = hashlib.sha256(identity.encode()).hexdigest()[:12]
         if config not in self.runs:
@@ -195,7 +195,7 @@ class Importer:
         return self.runs[config].info.run_id
 
     def begin(self, job: Finished) -> tuple[str, int]:
-        """(run id, last step already there) of a job's run, made where it is missing."""
+        """(run id, last logged step) of a job's run, which is created if it is missing."""
         if job.key not in self.runs:
             tags = {
                 KEY: job.key,
@@ -221,20 +221,20 @@ class Importer:
         return run_id, int(run.data.tags.get(STEPS, -1))
 
     def where(self, job: Finished) -> dict[str, str]:
-        """Tags dataset and backbone, those that the job has."""
+        """Tags `dataset` and `backbone`, if the job has them."""
         return {name: value for name, value in setting(job, self.known).items() if value}
 
     def log_steps(self, job: Finished, run_id: str, after: int) -> None:
-        """Log new steps, each call with the tag that says how far it went."""
+        """Log new steps; each call also sets the tag with the last logged step."""
         metrics = steps_of(job, after)
         for at in range(0, len(metrics), METRICS_A_CALL):
             part = [Metric(*values) for values in metrics[at : at + METRICS_A_CALL]]
-            # a step cut in two by the limit is logged again as a whole after an interruption
+            # a step that is split between two calls is logged again completely after an interruption
             done = part[-1].step if at + METRICS_A_CALL >= len(metrics) else part[-1].step - 1
             self.client.log_batch(run_id, metrics=part, tags=[RunTag(STEPS, str(done))])
 
     def log_datasets(self, job: Finished, run_id: str) -> None:
-        """The data set of the job, by the digest that its data job found."""
+        """Log the data set of the job, with its digest."""
         inputs = [self.known[key] for key in (job.key, *job.inputs.values()) if key in self.known]
         data = next((found for found in inputs if found.step == "data"), None)
         if data is None or job.step == "report":
@@ -255,7 +255,7 @@ class Importer:
         self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
 
     def add(self, job: Finished) -> None:
-        """Import a finished job; one that was cut off half-way goes on."""
+        """Import a finished job; an interrupted import is continued."""
         run_id, last = self.begin(job)
         if "metrics.jsonl" in job.products:
             self.log_steps(job, run_id, last)
@@ -264,7 +264,7 @@ class Importer:
         found["job_seconds"] = float(job.times["seconds"])
         if job.peak_memory_mb:
             found["peak_memory_mb"] = float(job.peak_memory_mb)
-        # what has a curve ends with its last step; what an interrupted import has logged is there
+        # metrics with a curve have their last value already, as have those logged by an interrupted import
         logged = {name for name, *_ in steps_of(job, -1)} | set(self.runs[job.key].data.metrics)
         metrics = [Metric(name, value, end, 0) for name, value in found.items() if name not in logged]
         tags = {
@@ -282,7 +282,7 @@ class Importer:
         self.client.set_tag(run_id, STATE, "imported")
 
     def log_files(self, job: Finished, run_id: str) -> None:
-        """Small files and figures; weights stay where they are."""
+        """Log small files and figures, without weights."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             small = ["manifest.json", "scores.json", "episodes.csv"]
@@ -298,16 +298,16 @@ class Importer:
                 episode_figure(job.folder / "pictures.npz", folder / "episodes.png")
             self.client.log_artifacts(run_id, str(folder))
 
-    # --- what runs, and what no longer does ------------------------------------------------------------------
+    # --- running and abandoned jobs --------------------------------------------------------------------------
 
     def follow(self, job: Finished) -> None:
-        """Log what a running job has written since the last look."""
+        """Log the new steps of a running job."""
         run_id, last = self.begin(job)
         self.client.update_run(run_id, status="RUNNING")
         self.log_steps(job, run_id, last)
 
     def end_abandoned(self, live: set[str]) -> None:
-        """Runs whose job was stopped must not seem to run for ever; `live`: keys with a state folder."""
+        """Mark runs as killed whose jobs were stopped and given up; `live`: keys with a state folder."""
         for key, run in self.runs.items():
             tags = run.data.tags
             if (
@@ -320,7 +320,7 @@ class Importer:
     # --- means ---------------------------------------------------------------------------------------------
 
     def write_means(self, parent: str) -> None:
-        """Means over folds, and each fold, on a parent: of the evaluations with the params of the latest one."""
+        """Log means over folds, and the value of each fold, on a parent, for evaluations with the latest params."""
         own = [j for j in self.jobs if j.step in ("evaluate", "baselines") and self.parent(j) == parent]
         latest = max(own, key=lambda job: str(job.times["ended"]))
         group = canonical(made_with(latest, self.known))
@@ -330,7 +330,7 @@ class Importer:
                 start = f"{baseline}/" if baseline else ""
                 for name in (name for name in ("miou", "fb_iou") if scores.get(name) is not None):
                     cells = values.setdefault(metric_name(start + name), {}).setdefault(job.args["fold"], {})
-                    cells[job.args["eval_seed"]] = scores[name]  # the latest, where the code changed since
+                    cells[job.args["eval_seed"]] = scores[name]  # the latest one, if the code has changed
         found = {}
         for name, folds in values.items():
             means = {fold: sum(v.values()) / len(v) for fold, v in folds.items()}
@@ -359,7 +359,7 @@ def ui(results: Path, port: int = 5000, every: float = 5.0) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise JobError(f"port {port} is taken; name another with --port") from None
+            raise JobError(f"port {port} is in use; choose another with --port") from None
     results.mkdir(parents=True, exist_ok=True)
     track(results, running=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database(results)]
@@ -369,21 +369,19 @@ def ui(results: Path, port: int = 5000, every: float = 5.0) -> None:
     for number in (
         signal.SIGINT,
         signal.SIGTERM,
-    ):  # an exception in the middle of an import might be swallowed
+    ):  # not by an exception, which an import might swallow
         signal.signal(number, lambda *_: stop.set())
-    # MLflow's executors of background jobs are eight idle processes that nothing here needs
+    # MLflow's job executors would be eight idle processes
     server = subprocess.Popen(
         command, start_new_session=True, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     )
-    print(
-        f"MLflow: http://127.0.0.1:{port} (it takes some seconds to come up; Ctrl-C ends it)", file=sys.stderr
-    )
+    print(f"MLflow: http://127.0.0.1:{port} (starts within seconds; stop it with Ctrl-C)", file=sys.stderr)
     try:
         while server.poll() is None and not stop.wait(every):
             try:
                 track(results, running=True)
             except (ResultsError, OSError) as error:
-                print(f"MLflow: {error}; looking again in {every:g} s", file=sys.stderr)
+                print(f"MLflow: {error}; trying again in {every:g} s", file=sys.stderr)
         if not stop.is_set():
             raise JobError(f"MLflow's server ended with status {server.returncode}")
     finally:

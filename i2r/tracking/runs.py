@@ -1,4 +1,4 @@
-"""Jobs on disk as tracking sees them: what has finished, what runs, and their numbers by flat names."""
+"""Jobs on disk for tracking: finished and running ones, and their numbers by flat names."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from i2r.report.results import Finished, from_manifest, read_job, read_steps
 
 
 def finished_jobs(results: Path) -> list[Finished]:
-    """Every finished job of the store, inputs before what was made from them; the jobs of `track` are left out."""
+    """All finished jobs of the store, in order of their start, without those of the step `track`."""
     jobs = [read_job(path.parent) for path in sorted(results.glob("store/*/*/manifest.json"))]
     jobs = [job for job in jobs if job.step != "track"]
     return sorted(jobs, key=lambda job: (str(job.times["started"]), job.store))
 
 
 def running_jobs(results: Path) -> list[Finished]:
-    """Jobs with a state folder and a spec that have written steps; their folder is where these lie."""
+    """Jobs with a state folder and a spec that have logged steps; `folder` is the folder of the log."""
     jobs = []
     specs = {path.stem: path for path in results.glob("specs/*/*.json")}
     for path in sorted(results.glob("state/*/out/metrics.jsonl")):
@@ -40,7 +40,7 @@ def running_jobs(results: Path) -> list[Finished]:
 
 
 def made_with(job: Finished, known: dict[str, Finished]) -> dict[str, Any]:
-    """All params that a job and what it was made from were made with, by step; folds share them."""
+    """The params of a job and of all its inputs, by step; they are the same in all folds."""
     found = {job.step: job.params}
     for key in job.inputs.values():
         if key in known:
@@ -48,7 +48,7 @@ def made_with(job: Finished, known: dict[str, Finished]) -> dict[str, Any]:
     return found
 
 
-# --- small translations ------------------------------------------------------------------------------------
+# --- conversions -------------------------------------------------------------------------------------------
 
 
 def milliseconds(moment: str) -> int:
@@ -56,7 +56,7 @@ def milliseconds(moment: str) -> int:
 
 
 def flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("data.size", 97) for {"data": {"size": 97}}; lists stay one value."""
+    """("data.size", 97) for {"data": {"size": 97}}; a list is one value."""
     if isinstance(values, dict):
         for name, value in values.items():
             yield from flat(value, f"{prefix}.{name}" if prefix else str(name))
@@ -65,12 +65,12 @@ def flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def metric_name(name: str) -> str:
-    """A name that MLflow takes."""
+    """A name with characters that MLflow allows."""
     return re.sub(r"[^\w\-. /]", "_", name)
 
 
 def numbers(values: dict[str, Any], start: str = "") -> dict[str, float]:
-    """The numbers among (nested) values, by names such as `prior/ap`."""
+    """The finite numbers among nested values, by names such as `prior/ap`."""
     return {
         metric_name(start + name.replace(".", "/")): float(value)
         for name, value in flat(values)
@@ -79,7 +79,7 @@ def numbers(values: dict[str, Any], start: str = "") -> dict[str, float]:
 
 
 def scores_of(job: Finished) -> dict[str, float]:
-    """Metrics of an evaluation: mIoU and FB-IoU in percent, IoU by class, quality of priors; baselines' by name."""
+    """Metrics of an evaluation: mIoU and FB-IoU in percent, IoU by class, quality of priors; for baselines by name."""
     found: dict[str, float] = {}
     for baseline, scores in job.scores.items():
         start = f"{baseline}/" if baseline else ""
@@ -94,7 +94,7 @@ def scores_of(job: Finished) -> dict[str, float]:
 
 
 def section(job: Finished, name: str, known: dict[str, Finished]) -> dict[str, Any]:
-    """Section `name` of the params that a job was made with: its own, else that of what it was made from."""
+    """Section `name` of the params of a job, or else of its inputs."""
     if name in job.params:
         return job.params[name]
     for key in job.inputs.values():
@@ -104,7 +104,7 @@ def section(job: Finished, name: str, known: dict[str, Finished]) -> dict[str, A
 
 
 def dataset_name(job: Finished, known: dict[str, Finished]) -> str:
-    """The source of generated data, or the name of the folder that the data set lies in; empty for a job without."""
+    """The source of generated data, or the name of the data set's folder; empty for a job without a data set."""
     data = job.params.get("data", {})
     if "source" in data:
         return Path(job.data_root).name if job.data_root else str(data["source"])
@@ -113,15 +113,15 @@ def dataset_name(job: Finished, known: dict[str, Finished]) -> str:
 
 
 def setting(job: Finished, known: dict[str, Finished]) -> dict[str, str]:
-    """Data set and backbone of a job, empty where it has none."""
+    """Data set and backbone of a job; empty strings if it has none."""
     backbone = section(job, "backbone", known).get("name", "")
     return {"dataset": dataset_name(job, known), "backbone": str(backbone)}
 
 
 def steps_of(job: Finished, after: int) -> list[tuple[str, float, int, int]]:
-    """(name, value, moment in ms, step) of what the job wrote down at each step above `after`.
+    """(name, value, time in ms, step) of everything that the job logged after step `after`.
 
-    Moments add up from the seconds that its steps took.
+    Times are computed from the durations of the steps.
     """
     metrics, moment, before = [], milliseconds(job.times["started"]), 0
     for row in read_steps(job.folder / "metrics.jsonl"):

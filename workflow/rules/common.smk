@@ -1,4 +1,4 @@
-"""The plan (i2r/pipeline/plan.py): its jobs, where their results lie, and what a rule needs to know of a job."""
+"""The plan (i2r/pipeline/plan.py), and what rules need from it: files, inputs and resources of jobs."""
 
 import sys
 
@@ -12,7 +12,7 @@ from i2r.pipeline.spec import read_spec
 from i2r.pipeline.stage import from_snakemake, gpus
 from i2r.pipeline.steps import STEPS
 
-# A --configfile takes the place of params.yaml, so there is no `configfile:` here, which would merge the two.
+# A --configfile replaces params.yaml. With a `configfile:` directive here, Snakemake would merge the two.
 try:
     PLAN = from_snakemake(workflow.overwrite_configfiles, workflow.config_settings.config)
 except ParamsError as error:
@@ -33,15 +33,15 @@ def files(jobs):
 
 
 def asked(jobs):
-    """Manifests and products of jobs, and their readable folders where these show something else."""
+    """Manifests and products of jobs, and the rule that updates the view if it is outdated."""
     return files(jobs) + ([] if store.shown(PLAN) else ["results/state/view"])
 
 
 def needs(step):
-    """What a job of a step needs, by its spec, so that params edited meanwhile change nothing.
+    """Input files of a job of a step, from its spec, so that params edited during a run have no effect.
 
-    What is done needs nothing. Else only that an input is there counts, for file times differ in every copy of a
-    clone; a result that is not whole is older than what LOCATED.again gives.
+    A finished job has no input files. Other jobs only need their inputs to exist, because file times differ between
+    copies of a clone. For a damaged or outdated result, LOCATED.again gives a file that is newer.
     """
 
     def found(wildcards):
@@ -55,13 +55,13 @@ def needs(step):
 
 
 def product(step, name):
-    """A product of a job, as Snakemake wants to know it."""
+    """A product of a job, for Snakemake's `output`."""
     path = f"results/store/{step.name}/{{key}}/{name}"
     return directory(path) if name in step.folders else path
 
 
 def asked_for(words):
-    """Jobs that the command line names by a readable folder, or a file in it: results/shapes/train/i2r-..."""
+    """Jobs requested on the command line by a readable folder, or a file in it: results/shapes/train/i2r-..."""
     named = PLAN.named()
     folders = {word: word.removeprefix("results/").rstrip("/") for word in words}
     found = {
@@ -71,6 +71,6 @@ def asked_for(words):
 
 
 def memory(step):
-    """MB of a job, more with each attempt."""
+    """Memory of a job in MB, which grows with each attempt."""
     kept = int(1024 * RUNTIME.cache_gb) if step.torch else 0
     return lambda wildcards, attempt: (step.memory + kept) * attempt

@@ -1,4 +1,4 @@
-"""A rule for each step of the registry (i2r/pipeline/steps.py); a job is found by its key and says the rest in its spec."""
+"""One rule for each step of the registry (i2r/pipeline/steps.py); a job has its key as wildcard, and its spec."""
 
 for step in STEPS.values():
 

@@ -1,7 +1,7 @@
-"""What one can ask for: a stage, a target of the params, or one result by its readable folder."""
+"""What can be requested: a stage, a target of the params, or one result by its readable folder."""
 
 
-# Where nothing else is to do: `onsuccess` then makes the view what it should be, and removes this file.
+# Gives Snakemake something to run if only the view is outdated; `onsuccess` updates the view and removes this file.
 rule view:
     output:
         touch("results/state/view"),

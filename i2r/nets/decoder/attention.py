@@ -20,7 +20,9 @@ class Labels(NamedTuple):
 
     support: torch.Tensor  # (B, K, n) bool, foreground
     query: torch.Tensor | None  # (B, 1, n) bool, foreground; None: not known
-    unknown: torch.Tensor | None  # (B, 1, n) bool: query cells exempt from the comparison; None: no such cells
+    unknown: (
+        torch.Tensor | None
+    )  # (B, 1, n) bool: query cells exempt from the comparison; None: no such cells
 
 
 class Dropout(nn.Dropout):

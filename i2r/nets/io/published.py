@@ -169,9 +169,7 @@ def rename(kind: str, tensors: Mapping[str, Tensor], source: str | Path) -> Rena
         elif equal(result.tensors[ours], tensor):
             result.ignored[name] = f"copy of {ours}"
         else:
-            raise WeightsError(
-                f"{source}: {name} differs from another copy of the same tensor ({ours})"
-            )
+            raise WeightsError(f"{source}: {name} differs from another copy of the same tensor ({ours})")
     return result
 
 

@@ -121,7 +121,9 @@ def published_names(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tenso
             renamed[f"layer{layer}.{index - CUTS[name][layer]}.{match[2]}"] = value
         elif name == "squeezenet1_1" and key.startswith("classifier.1."):  # a 1x1 convolution
             renamed[key.replace("classifier.1.", "fc.")] = value.flatten(1) if value.ndim == 4 else value
-        elif name == "vgg16-bam" and key.startswith("classifier."):  # applies to 7x7 cells, not to their average
+        elif name == "vgg16-bam" and key.startswith(
+            "classifier."
+        ):  # applies to 7x7 cells, not to their average
             continue
         else:
             renamed[re.sub(r"^bn1\.", "layer0.1.", re.sub(r"^conv1\.", "layer0.0.", key))] = value

@@ -191,7 +191,9 @@ def normalise(maps: Tensor, size: tuple[int, int]) -> Tensor:
     time without epsilon. A constant map gives zeros (NaN in the published code).
     """
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    varies = flat.amax((-2, -1), keepdim=True) > flat.amin((-2, -1), keepdim=True)  # tested before the resizing, which rounds
+    varies = flat.amax((-2, -1), keepdim=True) > flat.amin(
+        (-2, -1), keepdim=True
+    )  # tested before the resizing, which rounds
     full = F.interpolate(flat, size, mode="bilinear", align_corners=False)
     full = full - full.amin((-2, -1), keepdim=True)
     full = full / (full.amax((-2, -1), keepdim=True) + 1e-5)

@@ -1,4 +1,4 @@
-"""The forms in which the report shows a target. A new one is a file here and a line in FORMS (docs/extending.md)."""
+"""The forms in which the report shows targets. docs/extending.md describes how to add one."""
 
 from __future__ import annotations
 

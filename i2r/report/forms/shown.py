@@ -1,4 +1,4 @@
-"""What a form makes of a target, and what the forms share."""
+"""The output of a form, and functions that the forms share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from i2r.report.text import Grid, counted, listed, points
 
 @dataclass
 class Figure:
-    """A picture of the report: its name (without .png), its caption, and the function that draws it to a path."""
+    """A figure of the report: its name (without .png), its caption, and a function that draws it to a path."""
 
     name: str
     caption: str
@@ -29,8 +29,8 @@ class Shown:
     Attributes:
         file: NAME of NAME.md and NAME.csv, shared by all targets of the form.
         frame: the numbers, for the CSV.
-        grids: the tables for people.
-        sentences: what the numbers say; words between ** are strong.
+        grids: the tables.
+        sentences: findings, computed from the numbers; ** marks bold text.
     """
 
     file: str
@@ -45,28 +45,28 @@ class Shown:
 
 
 def suffix(target: Target, dataset: str, shot: int) -> str:
-    """Of the names of figures: what one of them shows where there are several."""
+    """Suffix of a figure's name: data set and shot, if the target has several."""
     several = [f"-{dataset}"] if len(target.datasets) > 1 else []
     return "".join(several + ([f"-{shot}shot"] if len(target.shots) > 1 else []))
 
 
 def setting(target: Target, dataset: str, shot: int) -> str:
-    """`shapes, 1-shot`, as far as a target has several of them; empty otherwise."""
+    """`shapes, 1-shot`: data set and shot, if the target has several; else empty."""
     parts = [dataset] if len(target.datasets) > 1 else []
     return ", ".join(parts + ([f"{shot}-shot"] if len(target.shots) > 1 else []))
 
 
 def prefixed(target: Target, dataset: str, shot: int, sentence: str) -> str:
-    """A sentence that says which setting it is about, where there are several."""
+    """A sentence with its setting as prefix, if the target has several."""
     where = setting(target, dataset, shot)
     return f"{where}: {sentence}" if where else sentence
 
 
-# --- beside the paper ------------------------------------------------------------------------------------------
+# --- comparison with the paper ---------------------------------------------------------------------------------
 
 
 def differences(target: Target, id: str) -> list[str]:
-    """What keeps a method's numbers from standing beside the paper's; empty where the setting is the same."""
+    """Differences from the paper's setting, which make a method's numbers incomparable; empty if there are none."""
     sections, found = target.method(id)["params"], []
     if sections["data"]["source"] == "shapes":
         found.append("the data set is generated")
@@ -80,12 +80,12 @@ def differences(target: Target, id: str) -> list[str]:
 
 
 def _other_images(target: Target, id: str) -> list[str]:
-    """Whether the lists are those of PASCAL-5i, by their lengths."""
+    """Differences of the lists from those of PASCAL-5i, by their lengths."""
     known = target.results.known
     keys = {item.job.inputs.get("data") for item in target.items if item.id == id}
     job = next((known[key] for key in keys if key in known), None)
     if job is None:
-        return ["its data set is not known"]
+        return ["the data set is unknown"]
     index = job.json("index.json")
     return [
         f"{len(index[part])} {part} images, not the {count} of PASCAL-5i"
@@ -95,39 +95,39 @@ def _other_images(target: Target, id: str) -> list[str]:
 
 
 def paper_note(target: Target, notes: Mapping[str, list[str]]) -> str:
-    """Why the paper's numbers are or are not beside ours. notes: id -> `differences`."""
+    """A sentence on whether the paper's numbers are shown, and why. notes: id -> `differences`."""
     if not any(notes.values()):
-        return "The paper's numbers stand beside ours: data set, backbone and image side are the same."
+        return "The paper's numbers are shown, because data set, backbone and image size are the same."
     groups: dict[str, list[str]] = {}
     for id, found in notes.items():
         groups.setdefault("; ".join(found), []).append(target.labels[id])
     if len(groups) == 1:
-        return f"The paper's numbers (PASCAL-5i) are left out, for the setting differs: {next(iter(groups))}."
+        return f"The paper's numbers (PASCAL-5i) are not shown, because the setting differs: {next(iter(groups))}."
     said = [f"{listed(names)}: {why}" for why, names in groups.items() if why]
-    return f"The paper's numbers (PASCAL-5i) are left out where the setting differs. {'. '.join(said)}."
+    return f"The paper's numbers (PASCAL-5i) are not shown if the setting differs. {'. '.join(said)}."
 
 
-# --- what the numbers rest on -----------------------------------------------------------------------------------
+# --- seeds and differences --------------------------------------------------------------------------------------
 
 
 def rests_on(target: Target, ids: list[str], shot: int) -> str:
-    """How many training seeds are behind the methods' numbers; empty where none was trained."""
+    """How many training seeds the methods' numbers come from; empty if none was trained."""
     counts = [count for id in ids if (count := target.trainings(id, shot))]
     if not counts:
         return ""
     if max(counts) == 1:
-        return "one training seed, and the interval does not cover what another would change"
+        return "one training seed; the interval does not include the variation between seeds"
     fewest = f"{min(counts)} to " if min(counts) < max(counts) else ""
     return f"means over {fewest}{counted(max(counts), 'training seed')}"
 
 
 def gain(target: Target, ours: str, theirs: str, shot: int) -> str:
-    """`+3.2 [+1.0, +5.4]`: the difference of two methods in points of mIoU; a dash where it is not known."""
+    """`+3.2 [+1.0, +5.4]`: the difference of two methods in points of mIoU; a dash if it is unknown."""
     return points(*target.difference(ours, theirs, shot))
 
 
 def unlike(target: Target, ours: str, theirs: str, most: int = 3) -> str:
-    """`network.prior: ordered, not pmgm`: how two methods' params differ; empty for more than `most` values."""
+    """`network.prior: ordered, not pmgm`: how the params of two methods differ; empty if more than `most` values do."""
     first, second = (flat(target.method(id)["params"]) for id in (ours, theirs))
     keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
     if not keys or len(keys) > most:
@@ -144,7 +144,7 @@ def flat(values: Mapping, prefix: str = "") -> dict[str, object]:
 
 
 def said(value: object) -> str:
-    """A value of the params as YAML has it."""
+    """A value of the params as in YAML."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(said, value))}]"
     if isinstance(value, float):

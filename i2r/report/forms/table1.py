@@ -1,4 +1,4 @@
-"""mIoU by fold, in the form of the paper's Table 1: methods and baselines, and the paper's where comparable."""
+"""mIoU by fold, in the form of the paper's Table 1: methods, baselines and, if comparable, the paper's numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRAINED, UNTRAINED, PUBLISHED = "trained", "none", "published"
 
 
 def show(target: Target) -> Shown:
-    """The target as Table 1, a table for each data set."""
+    """The target as Table 1, with a table for each data set."""
     frames, grids, sentences, drawn = [], [], [], []
     for dataset in target.datasets:
         notes = {id: differences(target, id) for id in target.of(dataset) if "@" not in id}
@@ -60,7 +60,7 @@ def bars(target: Target, dataset: str, shot: int) -> Figure:
 
 
 def main_frame(target: Target, dataset: str, notes: dict[str, list[str]]) -> pd.DataFrame:
-    """A row an id, then the published methods on each comparable backbone.
+    """One row for each id, then the published methods on each comparable backbone.
 
     Columns: dataset, backbone, reading, method, id, training (trained | none | published), then for each shot
     `K-shot fold-F`, `K-shot mean`, `K-shot mean low`, `K-shot mean high`, `K-shot paper` (the paper's mean).
@@ -89,7 +89,7 @@ def column(name: int | str) -> str:
 
 
 def paper_mean(target: Target, id: str, shot: int) -> float | None:
-    """The paper's mean of the method that this one is."""
+    """The paper's mean for this method, if it has one."""
     method = target.method(id)
     name = table1_name(method["params"], method["reading"])
     values = name and table1(table1_backbone(method["params"]), name, shot)
@@ -110,7 +110,7 @@ def published_rows(target: Target, backbone: str) -> list[dict]:
 
 
 def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str, list[str]]) -> Grid:
-    """Table 1 for people."""
+    """Table 1 for display."""
     several = table.loc[table["training"] != PUBLISHED, "reading"].nunique() > 1
     header = [("", "Method"), ("", "Backbone"), *([("", "Reading")] if several else [])]
     grid = Grid(header, [], words=len(header), title=dataset if len(target.datasets) > 1 else "")
@@ -122,7 +122,7 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
     for shot in target.shots:
         group, over = f"{shot}-shot", target.over(dataset, shot)
         columns = [(f"Fold {fold}", f"{group} fold-{fold}") for fold in target.folds]
-        if len(target.folds) == 1:  # with its interval, for there is no mean that has one
+        if len(target.folds) == 1:  # with the interval, which otherwise only the mean has
             columns = [(f"Fold {target.folds[0]} [95 %]", f"{group} mean")]
         else:
             which = "" if over == target.folds else f" of {listed(over) if over else 'none'}"
@@ -141,7 +141,7 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
             grid.header.append((group, "paper, mean"))
             for at, value in enumerate(table[f"{group} paper"]):
                 grid.rows[at].append(number(value))
-    note = "In percent; best and second best of ours are marked. Brackets: 95 % of bootstrap samples of the episodes."
+    note = "In percent; our best and second best are marked. Brackets: 95 % of bootstrap samples of the episodes."
     if target.host and any("@" in id for id in target.of(dataset)):
         note += " Thresholds of baselines without training were chosen on training classes."
     grid.note = f"{note} {paper_note(target, notes)}"
@@ -152,7 +152,7 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
 
 
 def verdicts(target: Target, dataset: str, shot: int) -> list[str]:
-    """Where each trained method stands to the best baseline without training. A sentence a method."""
+    """Each trained method compared with the best baseline without training, one sentence for each method."""
     over, table = target.over(dataset, shot), target.table(dataset, shot)
     if not over:
         return ["No fold has a class to score, so there is no verdict."]
@@ -167,7 +167,9 @@ def verdicts(target: Target, dataset: str, shot: int) -> list[str]:
             f"The best baseline without training ({on}) is {target.labels[best]}, {means[best]:.1f} mIoU."
         )
     elif based:
-        out.append("Not every baseline has been evaluated on every fold, so nothing stands beside the best.")
+        out.append(
+            "Not every baseline has been evaluated on every fold, so methods are not compared with the best."
+        )
     for id in (id for id in target.of(dataset) if "@" not in id):
         if pd.isna(means[id]):
             out.append(f"**{target.labels[id]}** has not been evaluated on every fold: no verdict.")
@@ -176,14 +178,14 @@ def verdicts(target: Target, dataset: str, shot: int) -> list[str]:
         if best is not None:
             lead, low, high = target.difference(id, best, shot)
             passed = "passed" if lead >= margin else "not passed"
-            text += f", {points(lead, low, high)} to that baseline; the bar of {margin:+g} is **{passed}**"
+            text += f", {points(lead, low, high)} relative to this baseline; the bar of {margin:+g} is **{passed}**"
         out.append(f"{text}.")
     rests = rests_on(target, [id for id in target.of(dataset) if "@" not in id], shot)
-    return out + ([f"What trained methods reach rests on {rests}."] if rests and means.notna().any() else [])
+    return out + ([f"Trained methods: {rests}."] if rests and means.notna().any() else [])
 
 
 def against_first(target: Target, dataset: str, shot: int) -> list[str]:
-    """Every other method against the first one of the target, and what the paper has for the two."""
+    """Every other method compared with the first of the target, and the paper's difference of the two."""
     first, *others = (id for id in target.of(dataset) if "@" not in id)
     means, out = target.table(dataset, shot)["mean"], []
     for id in (id for id in others if pd.notna(means[id]) and pd.notna(means[first])):
@@ -195,7 +197,7 @@ def against_first(target: Target, dataset: str, shot: int) -> list[str]:
 
 
 def paper_gain(target: Target, ours: str, theirs: str, shot: int) -> str:
-    """`; the paper has ...` where both are methods of Table 1 on one of its backbones, else on ResNet-50."""
+    """`; the paper has ...` if Table 1 has both methods, on their common backbone or else on ResNet-50."""
     names = [table1_name(target.method(id)["params"], target.method(id)["reading"]) for id in (ours, theirs)]
     backbones = {table1_backbone(target.method(id)["params"]) for id in (ours, theirs)}
     backbone = backbones.pop() if len(backbones) == 1 else None

@@ -1,4 +1,4 @@
-"""What each component brings, in the form of the paper's Table 3, and how much the masks take (its Table 5)."""
+"""Effect of each component, in the form of the paper's Table 3, and mask ratios, in the form of its Table 5."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = ["dataset", "shot", "method", "row", "pmgm", "support", "mask", "mask_te
 
 
 def show(target: Target) -> Shown:
-    """The target as Table 3, a table for each data set and shot."""
+    """The target as Table 3, with a table for each data set and shot."""
     frames, grids, drawn = [], [], []
     for dataset, shot in product(target.datasets, target.shots):
         notes = {id: paper_differences(target, id, shot) for id in methods(target, dataset)}
@@ -43,7 +43,7 @@ def show(target: Target) -> Shown:
         draw = partial(figures.score_bars, panels, ids, target.colours, target.labels)
         drawn.append(Figure(f"{target.name}{suffix(target, dataset, shot)}", caption, draw))
     grids += ratio_grids(target)
-    title = "What each component brings (form of the paper's Table 3)"
+    title = "Effect of each component (form of the paper's Table 3)"
     return Shown("ablation", title, pd.concat(frames, ignore_index=True), grids, [], drawn)
 
 
@@ -52,7 +52,7 @@ def methods(target: Target, dataset: str) -> list[str]:
 
 
 def paper_differences(target: Target, id: str, shot: int) -> list[str]:
-    """`differences`, and that Table 3 is of one shot and ResNet-50."""
+    """`differences`, and those from Table 3's one shot and ResNet-50."""
     found = differences(target, id)
     if table1_backbone(target.method(id)["params"]) == "resnet101":
         found.append(f"the backbone is resnet101, not {BACKBONE}")
@@ -63,7 +63,7 @@ def paper_differences(target: Target, id: str, shot: int) -> list[str]:
 
 
 def reference(target: Target, dataset: str) -> str:
-    """The method that the others are compared with: the first that is the paper's full one, else the first."""
+    """The method with which the others are compared: the first with all of the paper's components, else the first."""
     ids = methods(target, dataset)
     return next((id for id in ids if table3_row(parts_of(target, id)) == "full"), ids[0])
 
@@ -74,10 +74,10 @@ def parts_of(target: Target, id: str):
 
 
 def ablation_frame(target: Target, dataset: str, shot: int, notes: dict[str, list[str]]) -> pd.DataFrame:
-    """A row a method; `difference` is to `reference`, `row` names the paper's row with the same components.
+    """One row for each method; `difference` is to `reference`, `row` is the paper's row with the same components.
 
-    Columns: WORDS, fold-F ..., mean, mean low, mean high, difference, difference low, difference high, paper (where
-    comparable), published (the paper's number whatever the setting). pmgm holds the method's prior.
+    Columns: WORDS, fold-F ..., mean, mean low, mean high, difference, difference low, difference high, paper (if
+    comparable), published (the paper's number in any case). pmgm holds the method's prior.
     """
     full, cells, rows = reference(target, dataset), target.table(dataset, shot), []
     for id in methods(target, dataset):
@@ -101,14 +101,14 @@ def ablation_frame(target: Target, dataset: str, shot: int, notes: dict[str, lis
 def ablation_grid(
     target: Target, dataset: str, shot: int, table: pd.DataFrame, notes: dict[str, list[str]]
 ) -> Grid:
-    """Table 3 for people."""
+    """Table 3 for display."""
     where = setting(target, dataset, shot)
     names = ["Method", "Prior", "Support branch", "Mask in training", "Mask at test"]
     words = len(names)
     names += [f"Fold {fold}" for fold in target.folds] if len(target.folds) > 1 else []
     names += [
         f"{'Mean' if len(target.folds) > 1 else f'Fold {target.folds[0]}'} [95 %]",
-        "to the reference [95 %]",
+        "Difference [95 %]",
     ]
     papers = table["paper"].notna().any()
     names += ["paper, mean"] if papers else []
@@ -121,12 +121,13 @@ def ablation_grid(
         gained = (row[name] for name in ("difference", "difference low", "difference high"))
         texts.append("reference" if row["method"] == reference(target, dataset) else points(*gained))
         grid.rows.append(texts + ([number(row["paper"], 2)] if papers else []))
-    grid.mark(names.index("to the reference [95 %]") - 1, table["mean"])
+    grid.mark(names.index("Difference [95 %]") - 1, table["mean"])
     rests = rests_on(target, list(table["method"]), shot)
     grid.note = (
-        "mIoU in percent; differences have intervals of paired bootstrap samples of the same episodes. "
+        "mIoU in percent. Differences are to the reference, with intervals from paired bootstrap samples of the same "
+        "episodes. "
     )
-    grid.note += f"Ours are from {rests}. " if rests else ""
+    grid.note += f"Our numbers: {rests}. " if rests else ""
     grid.note += paper_note(target, notes)
     return grid
 
@@ -135,14 +136,14 @@ def ablation_grid(
 
 
 def claims_grid(target: Target, table: pd.DataFrame) -> Grid:
-    """What the paper adds and gains, and what our methods of the same rows do; every pair where rows have several."""
+    """The paper's gains from each component, and ours between methods of the same rows; with several, every pair."""
     header = ["Adding", "Compared", "paper", "here [95 %]", "Direction"]
     shot = int(table["shot"].iloc[0])
     over = target.over(table["dataset"].iloc[0], shot)
     where = folds_said(over) if over else "no fold"
-    note = f"Points of mIoU on {where}; the paper's are means of four folds of PASCAL-5i with ResNet-50."
+    note = f"Points of mIoU on {where}; the paper's are means of the four folds of PASCAL-5i with ResNet-50."
     rests = rests_on(target, list(table["method"]), shot)
-    note += f" Ours are from {rests}." if rests else ""
+    note += f" Our numbers: {rests}." if rests else ""
     grid = Grid(
         [("", name) for name in header], [], words=2, title="Do the paper's components help here?", note=note
     )
@@ -159,7 +160,7 @@ def claims_grid(target: Target, table: pd.DataFrame) -> Grid:
 
 
 def direction(gained: float, low: float, high: float, paper: float) -> str:
-    """A word on a difference beside the paper's."""
+    """Direction of a difference, compared with the paper's."""
     word = "same" if gained * paper > 0 else "opposite"
     return f"{word}, within the interval" if pd.isna(low) or low <= 0 <= high else word
 
@@ -168,7 +169,7 @@ def direction(gained: float, low: float, high: float, paper: float) -> str:
 
 
 def ratio_grids(target: Target) -> list[Grid]:
-    """Form of the paper's Table 5: cells that the mask would take at test, by block of cross-attention, in percent."""
+    """Share of cells that the mask would cover at test, in percent, by block, in the form of the paper's Table 5."""
     found = [(item, ratios) for item in target.items if (ratios := item.scores.get("mask_ratio"))]
     if not found:
         return []
@@ -180,7 +181,7 @@ def ratio_grids(target: Target) -> list[Grid]:
         texts = [f"{100 * ratio:.4f}" for ratio in ratios] + ["-"] * (blocks - len(ratios))
         grid.rows.append([target.labels[item.id], *place, *texts])
     grid.note = (
-        "Percent of the cells of each cross-attention that the method's mask would take, measured at test with the "
-        "true query mask and not applied."
+        "Percent of the cells of each cross-attention map that the method's mask would cover, measured at test with "
+        "the true query mask; the mask is not applied."
     )
     return [grid]

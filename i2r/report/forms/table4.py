@@ -1,4 +1,4 @@
-"""Quality of the prior maps, in the form of the paper's Table 4, and what they are made of."""
+"""Quality of the prior maps, in the form of the paper's Table 4, and of the CAMs that they are made of."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PRIORS = {
     "ordered": "PMGM ordered (ours)",
     "mean": "one prototype",
 }
-MEASURES = {  # what it is called, digits, whether lower is better
+MEASURES = {  # title, digits, whether lower is better
     "bce": ("Cross-entropy between prior and mask (the paper's measure; lower is better)", 4, True),
-    "ap": ("Average precision in percent (calibration cannot buy it)", 1, False),
+    "ap": ("Average precision in percent (does not depend on calibration)", 1, False),
     "iou_best": ("IoU in percent at the best threshold, chosen on the test episodes themselves", 1, False),
 }
 SHOT, BACKBONE = 1, "resnet50"  # of the paper's Table 4
@@ -39,7 +39,7 @@ def show(target: Target) -> Shown:
             title,
             pd.DataFrame(columns=columns),
             [],
-            ["No baselines are asked for, so there are no priors."],
+            ["The target has no baselines, so no priors were measured."],
         )
     frames, grids, sentences, drawn = [], [], [], []
     dataset = target.dataset(target.host)
@@ -63,7 +63,7 @@ def show(target: Target) -> Shown:
 
 
 def paper_differences(target: Target, shot: int) -> list[str]:
-    """`differences`, and that Table 4 is of one shot and ResNet-50."""
+    """`differences`, and those from Table 4's one shot and ResNet-50."""
     found = differences(target, target.host)
     if table1_backbone(target.method(target.host)["params"]) == "resnet101":
         found.append(f"the backbone is resnet101, not {BACKBONE}")
@@ -71,8 +71,8 @@ def paper_differences(target: Target, shot: int) -> list[str]:
 
 
 def prior_frame(target: Target, shot: int, comparable: bool) -> pd.DataFrame:
-    """Columns: shot, measure, prior, fold-F ..., mean, deviation (of the mean, over seeds of the episodes), paper (its
-    mean, where comparable)."""
+    """Columns: shot, measure, prior, fold-F ..., mean, deviation (of the mean, over evaluation seeds), paper (its
+    mean, if comparable)."""
     all_ = target.results.priors
     own = all_[(all_["on"] == target.host) & (all_["shot"] == shot) & all_["fold"].isin(target.folds)]
     rows = []
@@ -112,13 +112,13 @@ def prior_grids(target: Target, shot: int, table: pd.DataFrame, notes: dict[str,
             grid.rows.append([PRIORS.get(row["prior"], row["prior"]), *texts])
         grid.mark(len(names) - 1, -own["mean"] if lower else own["mean"])
         grids.append(grid)
-    deviation = "± is the deviation over seeds of the episodes. " if table["deviation"].notna().any() else ""
+    deviation = "±: standard deviation over evaluation seeds. " if table["deviation"].notna().any() else ""
     grids[-1].note = deviation + paper_note(target, notes)
     return grids
 
 
 def verdicts(table: pd.DataFrame) -> list[str]:
-    """Which prior is best by which measure, and PMGM's beside BAM's."""
+    """The best prior by each measure, and PMGM's compared with BAM's."""
     means = table.pivot(index="measure", columns="prior", values="mean")
     if means.isna().all(axis=None):
         return []
@@ -138,18 +138,18 @@ def verdicts(table: pd.DataFrame) -> list[str]:
             for measure in ("ap", "iou_best")
         ]
         out.append(
-            f"PMGM's prior has the {lower} cross-entropy against BAM's (in the paper the {paper}); "
+            f"PMGM's prior has a {lower} cross-entropy than BAM's (in the paper a {paper} one); "
             f"{' and '.join(pairs)}."
         )
     return out
 
 
-# --- what the prior is made of ---------------------------------------------------------------------------------
+# --- CAMs ------------------------------------------------------------------------------------------------------
 
 
 def cam_grids(target: Target) -> list[Grid]:
-    """CAM+ on the object, and the classes that the classifier reads from the supports, by shot and fold."""
-    where = ["Shot", "Fold", "Episodes' seed"]
+    """CAM+ compared with the object, and the classes predicted for the supports, by shot and fold."""
+    where = ["Shot", "Fold", "Evaluation seed"]
     measures = {
         "share_cam": "share of query, %",
         "precision_cam": "precision, %",
@@ -157,10 +157,10 @@ def cam_grids(target: Target) -> list[Grid]:
     }
     plus = Grid([("", n) for n in (*where, *measures.values())], [], words=0, title="CAM+ against the object")
     plus.note = (
-        "How much of the query CAM+ marks, how much of that is object, how much of the object it finds."
+        "Share of the query that is CAM+, share of CAM+ that is object, share of the object that is CAM+."
     )
-    read = Grid([("", n) for n in (*where, "Class of the episodes", "read as")], [], words=5)
-    read.title = "Classes that the classifier reads from the masked supports"
+    read = Grid([("", n) for n in (*where, "Class of the episodes", "predicted")], [], words=5)
+    read.title = "Classes that the classifier predicts for the masked supports"
     for place, job in cam_jobs(target):
         scores = job.json("scores.json")
         at, names = [str(value) for value in place], class_names(job, target.results.known)
@@ -175,7 +175,7 @@ def cam_grids(target: Target) -> list[Grid]:
 
 
 def cam_jobs(target: Target) -> list[tuple[tuple[int, int, int], Finished]]:
-    """The baselines jobs of the target that have a CAM, with shot, fold and seed of the episodes."""
+    """The baselines jobs of the target that have a CAM, with shot, fold and evaluation seed."""
     found = {
         tuple(item.row[name] for name in ("shot", "fold", "eval_seed")): item.job
         for item in target.items
