@@ -1,5 +1,5 @@
-"""Copies of the project: one whose steps are real, and one in which every step is instant, where what is tested is
-the way that jobs are planned and run."""
+"""Copies of the project: one with the real steps, and one in which every step is instant, for tests of planning and
+running jobs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from i2r.config.load import overlay
 from i2r.pipeline.steps import STEPS
 
 ROOT = Path(__file__).parents[1]
-# A job or two for every step: BAM needs the base learner, the baselines the CAM head.
+# At least one job for every step: BAM needs the base learner, the baselines need the CAM head.
 TOY_TARGETS = {
     "table1": {"methods": ["bam"], "folds": [0]},
     "table3": {"methods": ["i2r-no-pmgm"], "folds": [0]},
@@ -46,7 +46,7 @@ class Toy:
     folder: Path
 
     def run(self, *command: str, code: int = 0) -> str:
-        """Output of a command; `snakemake`, `dvc` and `i2r` are those of this environment, on this folder's code."""
+        """Output of a command; `snakemake`, `dvc` and `i2r` are those of this environment, with this folder's code."""
         done = subprocess.run(
             command,
             check=False,
@@ -77,7 +77,7 @@ class Toy:
         path.write_text(yaml.safe_dump(values, sort_keys=False))
 
     def ran(self) -> Counter[str]:
-        """How often each step ran since this was asked last."""
+        """How often each step has run since the last call."""
         path = self.folder / "ran.txt"
         text = path.read_text() if path.is_file() else ""
         path.unlink(missing_ok=True)
@@ -89,7 +89,7 @@ class Toy:
 
 
 def make_copy(folder: Path) -> Toy:
-    """A copy with the `tiny` preset for its params.yaml."""
+    """A copy whose params.yaml extends the preset `tiny`."""
     for name in WORKFLOW:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def toy(tmp_path: Path) -> Iterator[Toy]:
 
 @pytest.fixture
 def real(tmp_path: Path) -> Toy:
-    """A copy with the real steps, and `tiny` for its params."""
+    """A copy with the real steps and the params of `tiny`."""
     return make_copy(tmp_path / "real")
 
 

@@ -1,4 +1,4 @@
-"""Finished jobs made up for the tests of report and tracking: the files of real ones, small and synthetic."""
+"""Synthetic finished jobs for the tests of report and tracking, with the files of real ones."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def finish(results: Path, spec: Spec, files: dict[str, bytes], **metrics) -> Pat
 
 
 def episodes(rng: np.random.Generator, fold: int, level: float, count: int) -> pd.DataFrame:
-    """Episodes of a fold whose IoU lies around `level`."""
+    """Episodes of a fold with an IoU around `level`."""
     kept = [c for c in range(5 * fold + 1, 5 * fold + 6) if c != EXCLUDED["class"]]
     classes = rng.permutation(np.resize(kept, count))
     union = rng.integers(300, 900, count)
@@ -102,7 +102,7 @@ def scores(frame: pd.DataFrame) -> dict:
 def pictures(
     rng: np.random.Generator, fold: int, level: float, cam: bool, side: int = 97
 ) -> dict[str, np.ndarray]:
-    """The arrays of pictures.npz: a disk of another colour on noise, predicted a little beside the truth."""
+    """The arrays of pictures.npz: a disc on noise, with a slightly shifted prediction."""
     y, x = np.mgrid[:side, :side]
     arrays: dict[str, np.ndarray] = {}
     place = np.random.default_rng(fold)
@@ -170,7 +170,7 @@ def lines(steps: int, rng: np.random.Generator, floor: float = 0.5) -> bytes:
 
 
 def level_of(spec: Spec) -> float:
-    """How well a made-up network segments, by its options, so that methods which share jobs share numbers."""
+    """The score of a synthetic network, computed from its options, so that methods with the same jobs agree."""
     network = spec.params["network"]
     level = {"pmgm": 0.34, "ordered": 0.55, "bam": 0.45}.get(network.get("prior"), 0.4)
     if network["name"] == "bam":
@@ -181,7 +181,7 @@ def level_of(spec: Spec) -> float:
 
 
 def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, empty_fold: int | None) -> dict:
-    """Made-up products of a job: file -> bytes, or what to write as JSON."""
+    """Synthetic products of a job: file -> bytes, or values to write as JSON."""
     args, index = spec.args, {"classes": NAMES, "sizes": {}, "digest": "d1" * 32}
     fold = args.get("fold")
     drawn = np.random.default_rng([fold or 0, args.get("eval_seed", 0)])  # the same for every method
@@ -226,7 +226,7 @@ def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, em
 
 
 def experiment(**changes: Any) -> dict[str, Any]:
-    """The values of the small experiment of the tests, sections changed or replaced."""
+    """Params of a small experiment, with sections changed or replaced."""
     sections = {"data": {"source": "shapes", "size": 97}, "backbone": {"name": "small"}}
     sections |= {"network": {"ensemble": False}, "train": {"steps": 500}, "base_learner": {"steps": 10}}
     sections |= {"report": {"pictures": 2, "bootstrap": 50}, "experiment": "fake"}
@@ -234,10 +234,10 @@ def experiment(**changes: Any) -> dict[str, Any]:
 
 
 def make(results: Path, count: int = 60, empty_fold: int | None = None, **changes: Any) -> Plan:
-    """Finish all jobs of an experiment but its reports, which are left to be run.
+    """Finish all jobs of an experiment except its reports.
 
     Args:
-        empty_fold: a fold that has no class to score, as evaluate writes it.
+        empty_fold: a fold in which no class is scored.
         changes: values of the experiment, see `experiment`.
     """
     results.mkdir(parents=True, exist_ok=True)
@@ -253,12 +253,12 @@ def make(results: Path, count: int = 60, empty_fold: int | None = None, **change
 
 
 def report_of(plan: Plan, name: str = REPORT) -> Spec:
-    """The report on a target, or on all."""
+    """The report on a target, or on all targets."""
     return next(s for s in plan.target(name) if s.step == "report" and name in plan.labels[s.key])
 
 
 def report(results: Path, count: int = 60, empty_fold: int | None = None, **changes: Any) -> Path:
-    """Make an experiment up, run its report, and return the report's folder."""
+    """Make a synthetic experiment, run its report, and return the report's folder."""
     spec = report_of(make(results, count, empty_fold, **changes))
     run_job(spec.path(results))
     return results / spec.folder

@@ -1,4 +1,4 @@
-"""Jobs of the learning steps on a tiny data set, made in a folder without Snakemake or a plan."""
+"""Jobs of the training steps on a tiny data set, run in a folder without Snakemake or a plan."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BAM = {"name": "bam", "width": 16, "ensemble": True}
 
 
 def run_params(**changes: dict[str, Any]) -> RunParams:
-    """Sections of params for a test: the committed ones, CHANGES and `changes` on top, each section by section."""
+    """Sections of params for a test: those of params.yaml, overridden by CHANGES and then by `changes`."""
     committed = {
         **read(ROOT / "params.yaml"),
         "methods": {"own": {}},
@@ -48,7 +48,7 @@ def run_params(**changes: dict[str, Any]) -> RunParams:
 
 
 def params_of(step: str, sections: RunParams) -> dict[str, Any]:
-    """The values that a job of this step gets, as the plan chooses them; weights stay paths."""
+    """The params that the plan gives to a job of this step; weights stay paths."""
     plain = sections.model_dump(mode="json")
     if step == "data":
         return {

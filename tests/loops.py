@@ -1,4 +1,4 @@
-"""Attention masks as loops, the way the paper writes them (Algorithms 1 and S1); rows query, columns support cells."""
+"""Attention masks as loops, as in the paper (Algorithms 1 and S1); rows are query cells, columns support cells."""
 
 import torch
 

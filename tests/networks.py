@@ -1,8 +1,8 @@
-"""Networks with weights made from names (weights_by_seed.py), as the golden numbers were made.
+"""Networks with seeded weights (weights_by_seed.py), as for the golden numbers.
 
-`network("i2r-released", shots=5, blocks=5, cross=4, ensemble=False)` is a whole network, imported from a published
-state dict with weights by seed; `episode("four", 2, 1)` one of its inputs, so `network("bam")(**episode("four", 2, 1))`
-is an Output to compare. `encoder("i2r")` is the frozen part alone.
+`network("i2r-released", shots=5, blocks=5, cross=4, ensemble=False)` is a complete network, imported from a published
+state dict with seeded weights, and `episode("four", 2, 1)` an input, so that `network("bam")(**episode("four", 2, 1))`
+is an Output to compare. `encoder("i2r")` is only the frozen part.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def backbone_params(name: str, **changes: object) -> schema.Backbone:
 
 @cache
 def encoder(kind: str = "i2r") -> Encoder:
-    """Frozen part of `i2r`, `bam` or `bam-vgg16` with weights by seed, 15 base classes; shared, don't change."""
+    """Encoder of `i2r`, `bam` or `bam-vgg16` with seeded weights, 15 base classes; shared, do not modify."""
     name, keys = BASES[kind]
     shapes = {key: shape for key, shape in published(keys).items() if not key.startswith("encoder.")}
     tensors = {key: torch.from_numpy(value) for key, value in fill(shapes).items()}
@@ -53,23 +53,23 @@ def encoder(kind: str = "i2r") -> Encoder:
 
 
 def published(keys: str) -> dict[str, list[int]]:
-    """Names and shapes of a published state dict; `encoder.K.*` are `layerK.*` once more."""
+    """Names and shapes of a published state dict; `encoder.K.*` are copies of `layerK.*`."""
     return json.loads((GOLDEN / keys).read_text())
 
 
 @cache
 def seeded(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """A tensor by seed, by its canonical name; shared, don't change."""
+    """A seeded tensor, by its canonical name; shared, do not modify."""
     return torch.from_numpy(tensor(name, shape))
 
 
 def checkpoint(kind: str, shots: int = 1, blocks: int = 6, cross: int = 5) -> dict[str, torch.Tensor]:
-    """A published state dict with weights by seed: iir-base, bam-base, bam, i2r-released, bam-vgg16, bam-base-vgg16.
+    """A published state dict with seeded weights: iir-base, bam-base, bam, i2r-released, bam-vgg16, bam-base-vgg16.
 
-    Names that mean one tensor share it.
+    Names of the same tensor share it.
 
     Args:
-        shots: 1 or more, of the whole networks. blocks, cross: of i2r-released.
+        shots: of the complete networks. blocks, cross: of i2r-released.
     """
     backbone = "-vgg16_bn" if kind.endswith("-vgg16") else ""
     kind = kind.removesuffix("-vgg16")
@@ -92,14 +92,16 @@ def checkpoint(kind: str, shots: int = 1, blocks: int = 6, cross: int = 5) -> di
 def network(
     kind: str = "i2r-released", shots: int = 1, blocks: int = 6, cross: int = 5, **changes
 ) -> Network:
-    """A whole published network, i2r-released, bam or bam-vgg16, with weights by seed, in eval mode.
+    """A complete published network, i2r-released, bam or bam-vgg16, with seeded weights, in eval mode.
 
     Args:
-        changes: of its options, as `ensemble=False`, `mask="dicm"`, `delta="adaptive"`, `dropout=0.0`.
+        changes: of its options, such as `ensemble=False`, `mask="dicm"`, `delta="adaptive"`, `dropout=0.0`.
     """
     published_kind = kind.removesuffix("-vgg16")
     tensors = rename(published_kind, checkpoint(kind, shots, blocks, cross), kind).tensors
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # training changes norms in place
+    tensors = {
+        name: tensor.clone() for name, tensor in tensors.items()
+    }  # training changes the norms' statistics in place
     about = network_about(published_kind, tensors, size=161)
     return build_network(tensors, about, kind, network_options({**about["network"], **changes}))
 

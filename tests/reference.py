@@ -1,6 +1,6 @@
-"""What the published networks do after their merge, written down a second time: plain, slow, on published names.
+"""A plain, slow reference implementation of the published networks after their merge, with published names.
 
-Everything before (features, CAMs, priors, prototypes) is compared with published numbers elsewhere.
+Everything before the merge (features, CAMs, priors, prototypes) is compared with published numbers in other tests.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def masked_cells(scores: Tensor, mask: str, label_s: Tensor, label_q: Tensor) ->
             elif not agree:
                 out[b, j, i] = -torch.inf
         full = (out[b] == -torch.inf).all(1)
-        out[b][full] = 0  # ours: such a row attends as if there were no mask
+        out[b][full] = 0  # ours: a fully masked row attends as if there were no mask
     return out
 
 

@@ -1,4 +1,4 @@
-"""The learned networks with weights by seed, and episodes of noise (networks.py has those by seed)."""
+"""Meta learners with seeded weights, and episodes of noise (networks.py has seeded episodes)."""
 
 import re
 
@@ -10,7 +10,7 @@ from i2r.config.networks import NETWORKS, network_options
 from i2r.config.readings import settle
 from i2r.nets.encoder import EpisodeInputs
 
-torch.set_num_threads(1)  # small tensors: more threads only wait for one another
+torch.set_num_threads(1)  # more threads do not pay for small tensors
 
 SMALL = {"blocks": 2, "cross": 2, "ensemble": False, "width": 64, "dropout": 0.0, "reduce_dropout": 0.0}
 PUBLISHED = {  # options of the published I2R network that its golden numbers were made with
@@ -28,19 +28,19 @@ PUBLISHED = {  # options of the published I2R network that its golden numbers we
 
 
 def options(name="i2r", reading="paper", **changes):
-    """Options of a network: its defaults, those of a reading, small sizes, and on top `changes`."""
+    """Options of a network: defaults under a reading, with small sizes, overridden by `changes`."""
     defaults = {field: about.default for field, about in NETWORKS[name].model_fields.items()}
     small = {field: value for field, value in SMALL.items() if field in defaults}
     return network_options(settle(defaults, reading, "network") | small | changes)
 
 
 def published_name(name):
-    """Our name of a tensor -> the published one."""
+    """Our name of a tensor -> the published name."""
     return re.sub(r"^(backbone|base_learner|decoder|ensemble)\.", "", name)
 
 
 def fill(module):
-    """Weights by name, in eval mode."""
+    """Load seeded weights; the module is then in eval mode."""
     weights = weights_by_seed.fill({published_name(k): v.shape for k, v in module.state_dict().items()})
     module.load_state_dict({k: torch.tensor(weights[published_name(k)]) for k in module.state_dict()})
     return module.eval()
@@ -51,7 +51,7 @@ def normal(name, shape):
 
 
 def close(ours, theirs, tolerance=2e-5):
-    """Equal shapes, and nowhere further apart than `tolerance` of the largest value."""
+    """Assert equal shapes, and differences of at most `tolerance` times the largest value."""
     ours, theirs = ours.detach(), torch.as_tensor(theirs)
     assert ours.shape == theirs.shape
     worst = float((ours - theirs).abs().max() / theirs.abs().max())

@@ -1,4 +1,4 @@
-"""Attention masks against slow loops and the published code's numbers."""
+"""Attention masks, compared with slow loops and numbers of the published code."""
 
 from pathlib import Path
 

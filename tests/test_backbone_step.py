@@ -1,4 +1,4 @@
-"""The backbone step: the small backbone's training, and weights that are taken from a file."""
+"""The backbone step: training of the small backbone, and weights from a file."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_options_change_the_training(trained, tmp_path, change):
 
 
 def test_it_learns(tmp_path):
-    """A hundred steps beat chance, 0.05, clearly."""
+    """A hundred steps give much more than chance, 0.05."""
     pretrain = {"steps": 100, "batch": 32, "pictures": 800, "held_out": 200, "crop": 48, "margin": 8}
     job = make_job(tmp_path, "backbone", {}, backbone={"pretrain": pretrain})
     metrics = backbone.run(job)

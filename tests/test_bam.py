@@ -1,4 +1,4 @@
-"""BAM: published numbers and names, losses."""
+"""BAM: published numbers, names and losses."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""CAM: the published numbers, pytorch-grad-cam, slow references, and maps with nothing in them."""
+"""CAM: published numbers, pytorch-grad-cam, slow references, and empty maps."""
 
 import copy
 from pathlib import Path
@@ -133,12 +133,12 @@ def test_agrees_with_pytorch_grad_cam(toy, backbone, name, layer):
     ):
         expected = theirs(input_tensor=images, targets=targets)
     maps = cam_maps(PUBLISHED[name], layer, net, x3, ids)
-    for _ in range(2):  # the package normalises each layer, then their mean
+    for _ in range(2):  # the package normalises the map of each layer, then their mean
         maps = maps - maps.amin((1, 2), keepdim=True)
         maps = maps / (maps.amax((1, 2), keepdim=True) + 1e-7)
     assert (
         np.abs(maps.numpy() - expected).max() < 2e-4
-    )  # its XGradCAM sums |A| + 1e-7 as well, in another order
+    )  # its XGradCAM also adds 1e-7, but sums in another order
 
 
 @pytest.mark.parametrize("layer", ["layer3", "layer4"])

@@ -1,4 +1,4 @@
-"""Import of published checkpoints: what goes in by seed comes out bit by bit, and what does not fit is refused."""
+"""Import of published checkpoints: tensors are imported unchanged, and files that do not fit are refused."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ GOLDEN = {name: np.load(FOLDER / f"{name}.npz") for name in ("i2r_priors", "i2r_
 
 
 def saved(path, tensors, wrapped=True, prefix="module.", **more):
-    """A checkpoint as BAM saves it, or Lightning (with more beside the weights)."""
+    """A checkpoint as saved by BAM, or by Lightning (which saves more than the weights)."""
     tensors = {prefix + name: tensor.clone() for name, tensor in tensors.items()}
     torch.save({"state_dict": tensors, "epoch": 3, **more} if wrapped else tensors, path)
     return path
@@ -77,7 +77,7 @@ def test_base_networks_serve_as_backbone_and_base_learner(kind, tmp_path):
 
 
 def out_backbone(options, folder):
-    """What the backbone step would leave."""
+    """A file as the backbone step writes it."""
     backbone = build_backbone(options)
     load_backbone_weights(backbone, options)
     save_file(backbone.state_dict(), folder / "backbone.safetensors")

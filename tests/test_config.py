@@ -1,4 +1,4 @@
-"""Params: what files resolve to, where each value comes from, and the sentence for what is wrong."""
+"""Params: resolved values, their origins, and error messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def get(values: dict[str, Any], key: str) -> Any:
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_a_preset_resolves_alike_as_params_file_and_as_configfile(path: Path, tmp_path: Path):
-    """Nothing of the params.yaml that it replaces shines through, in Snakemake's --configfile either."""
+    """With --configfile no value of params.yaml remains, including under Snakemake."""
     alone = load.load(path)
     for name in ("Snakefile", "workflow", "profiles"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -154,7 +154,7 @@ def test_what_is_wrong_is_named_when_the_plan_is_made(changes: dict, sentence: s
 
 
 def test_values_given_as_text_count_as_what_they_are():
-    """Snakemake's --config makes texts of nested values."""
+    """Snakemake's --config turns nested values into strings."""
     made = resolved(train={"steps": "7", "lr": "0.5"}, network={"ensemble": "false"})
     assert (made.values.train.steps, made.values.train.lr, made.values.network.ensemble) == (7, 0.5, False)
 
@@ -214,7 +214,7 @@ def test_the_value_counts_and_not_the_word():
     assert resolved().methods["i2r"].params == resolved(network={"mask": "dicm"}).methods["i2r"].params
 
 
-# --- for people ----------------------------------------------------------------------------------------------
+# --- for readers ---------------------------------------------------------------------------------------------
 
 
 def test_every_field_has_a_description():

@@ -1,7 +1,7 @@
-"""What holds for everything that is registered: networks, backbones, attention masks, CAM methods, priors.
+"""Tests of everything that is registered: networks, backbones, attention masks, CAM methods, priors.
 
-The parameters of these tests are the registries themselves, so a new entry is tested without a line here; a new network
-needs its rows in OPTIONS, and `test_every_option_is_in_the_table` says so.
+The tests run over the registries, so a new entry is tested without a line here. A new network needs rows in OPTIONS;
+`test_every_option_is_in_the_table` fails without them.
 """
 
 from functools import cache
@@ -31,14 +31,14 @@ ODD = (49, 65)  # height and width of images
 
 
 def tiny(name, **changes):
-    """Options of a network, as small as they can be."""
+    """Options of a network with the smallest possible sizes."""
     fields = NETWORKS[name].model_fields
     return options(name, **{field: value for field, value in TINY.items() if field in fields} | changes)
 
 
 @cache
 def encoder(base=True):
-    """The small backbone with random weights and varied classes; shared, don't change."""
+    """The small backbone with random weights and varied classes; shared, do not modify."""
     torch.manual_seed(0)
     backbone = build_backbone(backbone_params("small"), 20)
     for part in backbone.modules():
@@ -57,7 +57,7 @@ def encoder(base=True):
 
 
 def episode(batch=2, shots=1, size=ODD, seed=0):
-    """Arguments of a Network: noise, with an object of its own colour in each image and unknown pixels."""
+    """Arguments of a Network: noise, with an object of another colour and unknown pixels in each image."""
     torch.manual_seed(seed)
 
     def images(*lead):
@@ -76,7 +76,7 @@ def network(name, shots=1, **changes):
 
 
 def calm(name):
-    """Options without chance, and without masks that a rounding can change or that are used in training alone."""
+    """Options without randomness, and without masks that rounding can change or that only training uses."""
     values = {"dropout": 0.0, "reduce_dropout": 0.0, "mask": "none"}
     return {field: value for field, value in values.items() if field in NETWORKS[name].model_fields}
 
@@ -192,7 +192,7 @@ ENSEMBLE = {
     "dropout": {"dropout": 0.3},
 }
 NAME = {"name": "says which network it is"}
-# network: option: what differs from the network's tiny options; a pair of both; or why nothing changes
+# network: option: changes to the tiny options; or a pair (base, changes); or the reason why nothing changes
 OPTIONS = {
     "i2r": NAME
     | CAM
@@ -207,7 +207,7 @@ OPTIONS = {
         "embedding": {"embedding": True},
         "detach_merge_input": {"detach_merge_input": True},
     },
-    # BAM's own prior needs no CAM: what decides the CAM counts with another prior
+    # BAM's own prior needs no CAM, so options of the CAM are tested with another prior
     "bam": NAME
     | {
         key: row if isinstance(row, str) else tuple({"prior": "pmgm"} | part for part in row)

@@ -83,7 +83,7 @@ def test_scarce_test_classes_are_named_and_stand_in_no_episode():
 
 
 def test_more_shots_leave_out_more_classes(made):
-    """Class 1 has six test images, class 2 two: what one shot scores, five may not."""
+    """Class 1 has six test images, class 2 two: enough for one shot, but not for five."""
     scored = {shots: episodes.evaluation_episodes(made, 0, 12, shots, 2).classes for shots in (1, 2, 5, 6)}
     assert scored == {1: [1, 2], 2: [1], 5: [1], 6: []}
     for episode in episodes.evaluation_episodes(made, 0, 12, 5, 2).episodes:
@@ -118,7 +118,7 @@ def test_supports_show_the_class_and_are_others_than_the_query(made, sampling):
 
 def test_sampling_by_image_passes_every_query_once_an_epoch(made):
     epochs = [[train_episode(made, 0, 0, e * 41 + i, 1).query for i in range(41)] for e in range(2)]
-    for queries in epochs:  # the image whose only class has no other image passes its turn on
+    for queries in epochs:  # the image whose only class has no other image is skipped
         assert set(queries) == {f"t{i}" for i in range(40)}
         assert max(Counter(queries).values()) <= 2
     assert epochs[0] != epochs[1]

@@ -1,4 +1,4 @@
-"""The embedded data set: what its pictures are, and that they never change by themselves."""
+"""The embedded data set: properties of its images, and that they are reproducible."""
 
 import hashlib
 
@@ -72,7 +72,7 @@ def test_classes_and_background_meet_only_across_unknown_pixels(scenes):
 
 
 def test_colour_does_not_tell_the_class(scenes):
-    """The mean colour of an object says nearly nothing about its class: nearest class mean is near chance."""
+    """An object's mean colour hardly depends on its class: a nearest-mean classifier is close to chance."""
     colours, classes = [], []
     for image, labels in scenes:
         for cls in set(np.unique(labels)) - {0, 255}:

@@ -1,4 +1,4 @@
-"""What every registered data source must do; one that is added brings a sample here."""
+"""Tests of every registered data source; a new source needs a function in SAMPLES."""
 
 import pickle
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ SAMPLES = {"shapes": sample_shapes, "voc": sample_voc}  # name: folder -> (its v
 
 
 def make(name, folder):
-    """The folder of a data job on the sample, the folder of its images, and the step's metrics."""
+    """The folder of a data job on the sample, its data_root, and the step's metrics."""
     options, root = SAMPLES[name](folder / "sample")
     out = folder / "out"
     out.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Views of training and test: where pixels go, and what fills the rest."""
+"""Training and evaluation views: positions of pixels, and padding."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_the_crop_is_drawn_anew_until_the_class_is_inside():
 
     assert inside(4) > 0.9
     assert inside(None) < 0.4
-    # a class larger than the window never fits: the last draw is taken
+    # a class larger than the window never fits, so the last draw is taken
     assert train_view(image, np.full((97, 400), 4, np.uint8), 97, augment(), rng(), 4)[1].shape == (97, 97)
 
 
@@ -107,7 +107,7 @@ def test_rotation_takes_image_and_mask_along_and_fills_the_corners():
     assert (labels != still).any()
     assert (labels[:4, :4] == 255).all() or (labels[:4, -4:] == 255).all()
     red = to_image(view)[..., 0].astype(int)
-    for cls in (0, 3, 7):  # but for the rim, where the image is interpolated
+    for cls in (0, 3, 7):  # except at the rim, where the image is interpolated
         assert np.mean(np.abs(red[labels.numpy() == cls] - 10 * cls) < 3) > 0.85
 
 
@@ -148,7 +148,7 @@ def test_the_evaluation_view_stands_top_left_on_black():
     view, labels, place = transforms.evaluation_view(image, mask, 97)
     assert place == (96, 80, 96, 80)
     picture = to_image(view)
-    assert (picture[:96, :80] == image).all()  # pictures of `shapes` are not resampled
+    assert (picture[:96, :80] == image).all()  # images of `shapes` are not resampled
     assert not picture[96:].any() and not picture[:, 80:].any()
     assert (labels[:96, :80].numpy() == mask).all()
     assert (labels[96:] == 255).all() and (labels[:, 80:] == 255).all()

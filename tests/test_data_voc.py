@@ -1,4 +1,4 @@
-"""Reading VOC folders: what is accepted, what is refused and in which words; counts on real photographs."""
+"""Reading VOC folders: accepted files, error messages, and counts on real photographs."""
 
 import os
 from pathlib import Path
@@ -143,7 +143,7 @@ def test_the_step_checks_the_digest_and_the_data_set_opens(root, tmp_path):
     assert opened.classes[19] == "tvmonitor"
     data_step.run(job(tmp_path / "b", data | {"digest": metrics["digest"]}, root))
     mask = voc.read_mask(root, "2007_000001")
-    mask[0, 0] = 3  # one pixel more is another data set
+    mask[0, 0] = 3  # one changed pixel makes another data set
     write(root, "2007_000001", mask)
     with pytest.raises(
         voc.DataError,

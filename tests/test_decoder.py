@@ -23,7 +23,7 @@ def golden(name):
 
 
 def fill(module, prefix):
-    """Weights by published name, in eval mode."""
+    """Load seeded weights by published name; the module is then in eval mode."""
     weights = {
         name: weights_by_seed.tensor(prefix + name, value.shape)
         for name, value in module.state_dict().items()

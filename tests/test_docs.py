@@ -1,4 +1,4 @@
-"""The documentation has what the code cites."""
+"""The documentation has the sections that the code cites."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The frozen part of an episode: shots with classes of their own, masks, and what is left out for BAM."""
+"""The encoder on episodes: classes of shots, masks, and parts that BAM does not need."""
 
 import pytest
 import torch
@@ -21,13 +21,13 @@ def net():
 
 @pytest.fixture(scope="module")
 def data(net):
-    """Two episodes with four shots of 41x57 pixels; shot 2 of each is shot 0 again."""
+    """Two episodes with four shots of 41x57 pixels; shot 2 of each repeats shot 0."""
     torch.manual_seed(1)
     supports, masks = torch.randn(2, 4, 3, 41, 57) * 2, (torch.rand(2, 4, 41, 57) < 0.4).long()
     supports[:, 2], masks[:, 2] = supports[:, 0], masks[:, 0]
     masks[..., -4:] = 255
     usual = [net.support(net.images(s).x3, m)[1].mean(0) for s, m in zip(supports, masks, strict=True)]
-    net.backbone.fc.bias.data -= torch.stack(usual).mean(0)  # what all have in common hides their classes
+    net.backbone.fc.bias.data -= torch.stack(usual).mean(0)  # the common mean would dominate the classes
     return {"query": torch.randn(2, 3, 41, 57), "supports": supports, "masks": masks}
 
 
@@ -59,7 +59,7 @@ def test_a_class_that_shots_share_costs_the_query_one_map(net, data):
     hook.remove()
     different = sum(len(row.unique()) for row in out.class_id)
     assert different < 8
-    assert sizes == [8, different + 8]  # masked supports; then queries by class, and whole supports
+    assert sizes == [8, different + 8]  # masked supports; then queries by class, and unmasked supports
 
 
 def test_majority_takes_the_most_frequent_class_then_the_stronger():

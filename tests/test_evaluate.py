@@ -1,4 +1,4 @@
-"""Evaluation and baselines: what the files say follows from the episodes, also after an interruption."""
+"""Evaluation and baselines: scores follow from the episodes, even after an interruption."""
 
 import csv
 import json
@@ -72,7 +72,7 @@ def test_scores_follow_from_the_episodes(done):
         assert entry["queries"] == labels.count(int(c))
         assert (entry["iou"] is None) == (entry["queries"] == 0)
     dataset = job_dataset(done)
-    for row in rows:  # every known pixel of the original is in one of the two unions' parts
+    for row in rows:  # every known pixel of the original counts in one of the unions
         mask = dataset.mask(row["query"])
         assert int(row["union_fg"]) + int(row["inter_bg"]) == (mask != 255).sum()
         assert row["query"] not in row["supports"].split()
@@ -171,7 +171,7 @@ def test_the_threshold_at_test_needs_no_other_training(inputs, done, tmp_path):
 
 
 def test_the_mask_at_test_needs_no_other_training(inputs, tmp_path):
-    """Logits, for after six steps of training the masks may agree in every pixel."""
+    """Compares logits, because after six training steps the predicted masks may be equal."""
     logits = []
     for mask in ("none", "cyctr"):
         job = make_job(tmp_path, "evaluate", inputs, name=mask, evaluate={"mask": mask})
@@ -235,14 +235,14 @@ def test_baselines(compared):
     for name, measures in result["priors"].items():
         own = result["methods"][f"prior-{name}"]
         assert 0 <= own["threshold"] < 1
-        # the best threshold on the test episodes themselves bounds what the chosen one can reach, grids apart
+        # the best threshold on the test episodes is an upper bound for the chosen one, up to differences of the grids
         assert own["miou"] <= measures["iou_best"] + 2
     arrays = np.load(compared.out / "pictures.npz")
     assert {"prediction_0", "prior_bam_0", "meta_0"} <= set(arrays)
 
 
 def test_baselines_know_nothing_of_the_test_when_they_choose(inputs, compared, tmp_path):
-    """Other test episodes, same thresholds."""
+    """With other test episodes the thresholds are the same."""
     episodes = json.loads((inputs["episodes"] / "episodes.json").read_text())
     (tmp_path / "episodes").mkdir()
     (tmp_path / "episodes" / "episodes.json").write_text(
@@ -273,7 +273,7 @@ def test_cam_measures():
 
 
 def test_nearer_prototype_finds_a_marked_region():
-    """Features that are one vector on the object and another off it are told apart cell by cell."""
+    """With one feature vector on the object and another elsewhere, every cell is classified correctly."""
 
     class Kept:
         def features(self, view):

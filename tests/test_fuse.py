@@ -1,4 +1,4 @@
-"""The form that frozen networks compute in: the same numbers, and never those of weights that are gone."""
+"""Frozen networks with fused norms: equal numbers, and always those of the current weights."""
 
 import copy
 
@@ -15,7 +15,7 @@ from i2r.nets.pspnet import PSPNet
 
 
 def lively(module):
-    """The module with norms that do something."""
+    """The module with norms that are not the identity."""
     torch.manual_seed(0)
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):

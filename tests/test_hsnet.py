@@ -1,4 +1,4 @@
-"""HSNet: centre-pivot convolution against a dense one, hypercorrelations, votes."""
+"""HSNet: centre-pivot convolution compared with a dense one, hypercorrelations, votes."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from i2r.nets.hsnet import CenterPivotConv4d, hypercorrelations, vote
 
 
 def dense_conv4d(x, kernel, bias, stride):
-    """A plain 4D convolution of (N, C, a, b, c, d) by (C', C, k, k, k, k), strides on c and d alone."""
+    """A plain 4D convolution of (N, C, a, b, c, d) with (C', C, k, k, k, k), strided only in c and d."""
     side = kernel.shape[-1]
     half = side // 2
     x = F.pad(x, (half,) * 8)

@@ -1,4 +1,4 @@
-"""I2R as a whole: every option, what may and may not change its numbers, losses, published names."""
+"""The complete I2R meta learner: options, invariances, losses, published names."""
 
 import json
 from pathlib import Path

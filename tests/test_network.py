@@ -1,4 +1,4 @@
-"""The published networks as whole modules, with weights by seed, in every configuration that was published."""
+"""The complete published networks with seeded weights, in every published configuration."""
 
 import dataclasses
 
@@ -92,14 +92,14 @@ def test_bam(kind, shots):
 
 
 def compared(output, expected, tolerance=1e-5):
-    """The final scores to a share of their maximum, each loss to 5e-6."""
+    """Assert that final scores differ by at most a share of their maximum, and losses by 5e-6."""
     close(output.final_logits, expected["final_logits"], tolerance)
     for name in ("main", "aux1", "aux2"):
         assert abs(output.losses[name].item() - expected[name].item()) <= 5e-6, name
 
 
 def doubled(tensors):
-    """Floats in float64, all else as it is."""
+    """Floating-point tensors in float64, others unchanged."""
     return {
         name: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
         for name, x in tensors.items()
@@ -121,7 +121,9 @@ def test_i2r_is_what_was_written_down_a_second_time(shots, blocks, cross, size, 
         inputs = inputs or encode_episode(net.encoder, **data, options=net.options)  # the same for every mask
         meta_learner = net.meta_learner.train(training)
         inputs.episode_class = left_out = classes if training else None
-        if training:  # which cells are masked hangs on near ties, which in float32 a CPU's rounding decides
+        if (
+            training
+        ):  # near ties decide which cells are masked, and in float32 they depend on the CPU's rounding
             meta_learner.double()
             inputs = dataclasses.replace(inputs, **doubled(vars(inputs)))
             weights = doubled(weights)
@@ -130,7 +132,7 @@ def test_i2r_is_what_was_written_down_a_second_time(shots, blocks, cross, size, 
             merged, masks = (output.merged_query, output.merged_support), (data["masks"], data["mask_q"])
             fused = (output.base_logits, output.psi, left_out) if ensemble else None
             expected = reference.i2r(weights, *merged, *masks, mask, training, fused)
-        compared(output, expected, 2e-4 if training else 1e-5)  # batch statistics enlarge rounding
+        compared(output, expected, 2e-4 if training else 1e-5)  # batch statistics amplify rounding
 
 
 @pytest.mark.parametrize("shots", [1, 5])
@@ -149,7 +151,7 @@ def test_bam_is_what_was_written_down_a_second_time(shots):
 
 @pytest.mark.parametrize("shots", [1, 2])
 def test_a_side_whose_masks_are_soft_on_the_grid(shots):
-    """At 161 a grid's cells fall on pixels; at 169, as at 473, they fall between them and mix what differs there."""
+    """At 161 the grid's cells coincide with pixels; at 169, as at 473, they are between pixels and mix them."""
     data = networks.episode("four", 1, shots, 169, 169)
     data.pop("mask_q")
     torch.manual_seed(0)
@@ -193,7 +195,7 @@ def test_a_side_whose_masks_are_soft_on_the_grid(shots):
 
 
 def soft(mask, side=11):
-    """A map on a grid of side x side, by the slow bilinear resizing."""
+    """A map resized bilinearly to side x side, by the slow reference."""
     return torch.tensor(aligned(mask.numpy().astype(float), (side, side)), dtype=torch.float32)
 
 
@@ -202,7 +204,7 @@ def mean(features, area):
 
 
 def shot_weights(net, x2_q, x2_s):
-    """Of the shots (K,), by the released layers on sorted distances."""
+    """Weights of the shots (K,), by the released layers on sorted distances."""
     if len(x2_s) == 1:
         return torch.ones(1)
     rows = torch.cat([x2_q, x2_s]).flatten(2)  # (1 + K, C, n)
@@ -218,7 +220,7 @@ def shot_weights(net, x2_q, x2_s):
 
 
 def test_outputs_hold_the_published_building_blocks():
-    """Of the whole module; the parts on their own are compared in test_cam, test_priors and test_bam."""
+    """Outputs of the complete module; its parts are compared in test_cam, test_priors and test_bam."""
     with torch.no_grad():
         i2r = networks.network()(**networks.episode("four", 2, 1))
         many = networks.network(shots=3)(**networks.episode("pub3-2", 1, 3))

@@ -1,4 +1,4 @@
-"""Every value of every option of a network, once through the real steps on a tiny data set."""
+"""Every value of every network option, run once with the real steps on a tiny data set."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SMALL = {
 
 
 def words(section: type[Section], name: str) -> list[Any]:
-    """The values of an option that has a fixed set of them; numbers have none."""
+    """The values of an option with a fixed set of values; empty for numbers."""
     kind = section.model_fields[name].annotation
     found: list[Any] = []
     for part in get_args(kind) if isinstance(kind, types.UnionType) else (kind,):
@@ -137,7 +137,7 @@ def test_attention_masks_at_test(inputs, tmp_path):
 
 @pytest.mark.slow
 def test_views_and_epochs(inputs, tmp_path):
-    """Fresh views go the other way through the encoder; an epoch is a pass over the training list."""
+    """Fresh views are encoded without the cache; an epoch is a pass over the training list."""
     shot, made = inputs
     table = {"class_source": "table"}
     steps(tmp_path / "table", shot, made, train={"augment": {"views": 0}}, network=table)

@@ -1,4 +1,4 @@
-"""Every value of the options of networks, evaluation and CAM head, once through Snakemake on `tiny`."""
+"""Every value of the options of networks, evaluation and CAM head, run once by Snakemake on `tiny`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TINY = {"width": 16, "reduce_dropout": 0.5}
 
 
 def covering() -> dict[str, dict[str, Any]]:
-    """As many methods as the option with most values has; between them they take every value of each option."""
+    """As many methods as the largest number of values of an option; together they take every value of each option."""
     methods: dict[str, dict[str, Any]] = {}
     for row in range(max(map(len, (*CHOICES.values(), *EVALUATIONS.values())))):
         options, evaluate = (

@@ -1,4 +1,4 @@
-"""The two worked examples of docs/extending.md through the steps: HSNet, and I2R on a ViT without a CAM head."""
+"""The worked examples of docs/extending.md, run by the steps: HSNet, and I2R on a ViT without a CAM head."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The library and `i2r predict`: pictures of any size in, maps at the query's size out."""
+"""The library and `i2r predict`: images of any size, maps at the query's size."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ NETWORKS = {
 
 
 def make_training(results, network="i2r"):
-    """weights.safetensors of an untrained network as results/ holds a training; BAM's is one without a CAM head."""
+    """weights.safetensors of an untrained network, as a training in results/; BAM's has no CAM head."""
     torch.manual_seed(0)
     backbone = build_backbone(backbone_params("small"), 20).eval()
     meta_learner = build_meta_learner(NETWORKS[network], backbone.layout)

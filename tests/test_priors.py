@@ -108,7 +108,9 @@ def test_minmax_equals_the_published_one(case):
     ours = masked_minmax(maps, mask)
     sane = ~maps.isnan().flatten(1).any(1) if case == "one_nan" else torch.ones(3, dtype=torch.bool)
     assert ours.isfinite().all()
-    if case == "one_nan":  # published: one NaN empties the whole batch; here only its own image can suffer
+    if (
+        case == "one_nan"
+    ):  # in the published code one NaN empties the batch; here it affects only its own image
         close(ours[sane], torch.tensor(MODULES["minmax_plain_out"])[sane])
     else:
         torch.testing.assert_close(ours, out, rtol=0, atol=2e-5)

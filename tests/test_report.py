@@ -1,4 +1,4 @@
-"""The report from made-up finished jobs: tables, sentences, gaps and figures."""
+"""The report on synthetic finished jobs: tables, sentences, gaps and figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from i2r.report.text import Grid
 
 
 def values_of(folder):
-    """Params and folders of inputs of a finished report."""
+    """Params and input folders of a finished report."""
     spec = json.loads((folder / "manifest.json").read_text())["spec"]
     store = folder.parents[1]
     inputs = {role: store / given["step"] / given["key"] for role, given in spec["inputs"].items()}
@@ -43,7 +43,7 @@ def results(home):
 
 
 def page_of(folder) -> str:
-    """The words of report.html."""
+    """The text of report.html."""
     text = re.sub(r"<style>.*?</style>", "", (folder / "report.html").read_text(), flags=re.S)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text)).replace(" ,", ",")
 
@@ -64,7 +64,7 @@ def test_metrics_has_one_row_a_run(home):
     ]
     assert list(metrics.columns[:10]) == first
     trained = metrics[metrics["checkpoint"] == "last"]
-    assert len(trained) == 3 * 2 + 4  # of table1, and what table3 has beside it
+    assert len(trained) == 3 * 2 + 4  # those of table1, and the others of table3
     baselines = metrics[metrics["checkpoint"] == "none"]
     assert set(baselines["method"]) == set(fake_jobs.BASELINES)
     assert len(baselines) == 2 * len(fake_jobs.BASELINES) and (baselines["on"] == "i2r").all()
@@ -94,7 +94,7 @@ def test_intervals_of_metrics_equal_those_of_table_md(tmp_path):
 def test_excluded_classes_are_named_and_have_no_number(home):
     classes = pd.read_csv(home / "per_class.csv")
     gear = classes[classes["name"] == "gear"]
-    assert gear["iou"].isna().all() and gear["why"].str.contains("only 1 test image").all()
+    assert gear["iou"].isna().all() and gear["why"].str.contains("too few test images").all()
     assert "class 2 (gear): excluded: too few test images (1)" in page_of(home)
 
 
@@ -287,7 +287,7 @@ def test_published_numbers_are_as_printed():
     assert published.table4("pmgm") == 0.2809
     for backbone in paper[
         "table1"
-    ].values():  # means follow from folds but for ABCB's, which are rounded down
+    ].values():  # means are those of the folds, except ABCB's, which are rounded down
         for method, shots in backbone.items():
             for values in shots.values():
                 assert abs(np.mean(values[:4]) - values[4]) < (0.1 if method == "ABCB" else 0.0501)

@@ -1,4 +1,4 @@
-"""The scorer against the published implementations (golden/metrics.json) and against slow definitions."""
+"""Scores compared with the published implementations (golden/metrics.json) and with slow definitions."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def one_hot(prediction: torch.Tensor, classes: int) -> torch.Tensor:
 
 
 def published_miou(result: scores.Scores) -> float:
-    """The published mean: a class that was never drawn counts as 0."""
+    """The published mean, in which a class without episodes counts as 0."""
     return sum(result.iou.values()) / 5
 
 
@@ -81,7 +81,7 @@ def test_equals_released_i2r(name, padded, kind):
         place = Placement(*torch.tensor(original["label"]).shape, 0, 0)
         target = scores.target_on_grid("released", None, torch.tensor(episode["network_size_label"]), place)
         logits = one_hot(torch.tensor(episode[f"network_size_pred_{kind}"]), 2)
-        # its ori_resize pads the squeezed label but stretches the prediction: target of one grid, output of another
+        # its ori_resize pads the squeezed label but stretches the prediction, so their grids differ
         prediction = scores.predict_on_grid("bam" if padded else "released", logits, place)
         counts.append(scores.binary_counts(prediction, scores.pad_square(target) if padded else target))
     result = scores.score(CLASSES, [e["cls"] for e in part["episodes"]], np.array(counts))
@@ -106,7 +106,7 @@ def test_unknown_pixels_count_nowhere():
 
 
 def test_original_grid_cuts_the_padding_off():
-    """A prediction that is right inside the image and wrong in the padding scores 1."""
+    """A prediction that is correct in the image and wrong in the padding scores 1."""
     mask = torch.zeros(60, 100, dtype=torch.uint8)
     mask[20:40, 30:70] = 1
     place = Placement(60, 100, 48, 88)  # longer side to 97, both sides floored to multiples of 8
@@ -143,7 +143,7 @@ def test_bootstrap_interval_holds_the_score_and_narrows():
 
 
 def test_bootstrap_equals_sums_over_drawn_episodes():
-    """Against the slow way: repeat each row as often as it was drawn, and score."""
+    """Compared with scoring each row as often as it was drawn."""
     table = episodes_table(12, np.random.default_rng(2))
     drawn = np.random.default_rng([1, 2, 3]).multinomial(12, np.full(12, 1 / 12), 20)
     fast = statistics.resample(table, 20, statistics.episodes_seed(1, 2, 3))
@@ -154,7 +154,7 @@ def test_bootstrap_equals_sums_over_drawn_episodes():
 
 
 def test_bootstrap_is_paired():
-    """A method that is better by the same share on every episode is better by it in every sample."""
+    """A method that is better by the same factor on every episode is better by it in every sample."""
     table = episodes_table(40, np.random.default_rng(3))
     other = table.assign(inter_fg=table["inter_fg"] * 1.1)
     seed = statistics.episodes_seed(0, 1, 0)

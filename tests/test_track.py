@@ -1,4 +1,4 @@
-"""Tracking: finished and running jobs as MLflow runs, imported once, wherever the clone lies."""
+"""Tracking: finished and running jobs as MLflow runs, imported once, even after the clone has moved."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def no_other_server(monkeypatch):
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory):
-    """A database without runs: making its tables takes MLflow many seconds, so it is done once."""
+    """A database without runs, made once because MLflow needs many seconds to create its tables."""
     home = tmp_path_factory.mktemp("empty")
     MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}").search_experiments()
     return home / "mlflow.db"
@@ -59,7 +59,7 @@ def empty(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory, empty):
-    """(results, plan) of a small experiment whose jobs have finished and been imported."""
+    """(results, plan) of a small experiment whose jobs are finished and imported."""
     results = tmp_path_factory.mktemp("track") / "results"
     results.mkdir()
     shutil.copy(empty, results)
@@ -197,7 +197,9 @@ def test_running_jobs_are_followed_and_then_finished(imported, empty, tmp_path):
         run = one(results, **{"i2r.key": spec.key})
         return sorted(metric.step for metric in client.get_metric_history(run.info.run_id, "loss"))
 
-    (out / "metrics.jsonl").write_text("".join(lines[:10]) + lines[10][:20])  # one line is being written
+    (out / "metrics.jsonl").write_text(
+        "".join(lines[:10]) + lines[10][:20]
+    )  # an incomplete line, still being written
     track.track(results, running=True)
     assert len(losses()) == 10 and one(results, **{"i2r.key": spec.key}).info.status == "RUNNING"
     (out / "metrics.jsonl").write_text("".join(lines[:30]))
@@ -253,7 +255,7 @@ def test_ui_serves_and_ends(imported):
 
 
 def track_job(results: Path) -> dict:
-    """What tracked.json says after the step has run."""
+    """The content of tracked.json after the step has run."""
     out = results / "state" / "abc" / "out"
     out.mkdir(parents=True)
     track_step.run(Job("track", "abc", "track", {}, {}, {}, out, out.parent, Runtime()))

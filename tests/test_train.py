@@ -1,4 +1,4 @@
-"""Training: what is resumed equals what ran through; memory and loading processes change nothing."""
+"""Training: a resumed run equals an uninterrupted one; cache size and loading processes change nothing."""
 
 import json
 import multiprocessing
@@ -48,7 +48,7 @@ def weights(job):
 
 
 def stop_at(monkeypatch, number):
-    """A signal after so many steps."""
+    """Send a signal after this many steps."""
     update = learn.Progress.update
 
     def stop(self, n=1, **values):
@@ -73,7 +73,7 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def whole(inputs, tmp_path_factory):
-    """A training that ran through."""
+    """An uninterrupted training."""
     job = make_job(tmp_path_factory.mktemp("whole"), "train", inputs)
     train.run(job)
     return job
@@ -94,7 +94,7 @@ def test_stopped_by_a_signal_and_resumed_equals_whole(inputs, whole, tmp_path, m
         train.run(job)
     assert torch.load(job.state / "state.pt", weights_only=True)["step"] == 3
     assert not (job.out / "weights.safetensors").exists()
-    with (job.out / "metrics.jsonl").open("a") as file:  # a line after the saved state, as kill -9 leaves one
+    with (job.out / "metrics.jsonl").open("a") as file:  # a line after the saved state, as after kill -9
         file.write('{"step": 4, "loss": 0}\n')
     monkeypatch.undo()
     train.run(job)
@@ -104,7 +104,7 @@ def test_stopped_by_a_signal_and_resumed_equals_whole(inputs, whole, tmp_path, m
 
 @pytest.mark.parametrize("views", [1, 0])
 def test_killed_and_resumed_equals_whole(inputs, tmp_path, views):
-    """kill -9 in the middle; the state is saved after every step."""
+    """kill -9 during the training, with the state saved after every step."""
     changes = {
         "runtime": {"save_every": 1e-6},
         "train": {"augment": {**AUGMENT, "views": views}, "steps": 12},
@@ -129,7 +129,7 @@ def test_killed_and_resumed_equals_whole(inputs, tmp_path, views):
 
 @pytest.mark.parametrize("views", [0, 2])
 def test_loading_processes_change_nothing(inputs, tmp_path, views):
-    """Views of every step's own, and kept ones."""
+    """With fresh views for every step, and with cached ones."""
     made = []
     for workers in (0, 2):
         changes = {
@@ -157,7 +157,7 @@ def test_memory_is_bounded_and_drops_the_oldest():
     for key in (1, 2, 3, 1, 4, 1, 2):
         get(key)
     assert memory.size <= 3 * 400
-    assert made == [1, 2, 3, 4, 2]  # 1 was used again before 4 came, so 2 went
+    assert made == [1, 2, 3, 4, 2]  # 1 was used again before 4 was added, so 2 was removed
 
 
 def test_kept_features_equal_an_encoded_episode(inputs, tmp_path):
@@ -257,7 +257,7 @@ def test_base_learner_and_cam_head_left_scores(inputs):
 
 
 def test_a_backbone_without_classifier_is_taken_but_gives_no_cam(tmp_path, inputs):
-    """VGG-16 as BAM has it: a step that needs its classifier says so."""
+    """BAM's VGG-16 has no classifier; a step that needs one says so."""
     torch.manual_seed(0)
     features = build_backbone(Backbone(name="vgg16-bam"))
     names = {name: t for name, t in features.state_dict().items() if not name.startswith("fc.")}
@@ -308,7 +308,7 @@ def test_a_changed_backbone_gets_a_retrained_classifier_or_keeps_its_own(tmp_pat
 
 
 def test_an_unchanged_backbone_agrees_with_itself(tmp_path, inputs):
-    """The base learner's file may be of a backbone that did not change: then all classes are the same."""
+    """If the base learner's file has the unchanged backbone, all predicted classes agree."""
     earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
     job = make_job(tmp_path, "cam_head", earlier, **LEARNS_ALL)
     assert cam_head.run(job)["agreement"] == 100
@@ -400,6 +400,6 @@ def test_read_ahead_gives_each_view_once_and_the_others_on_demand():
             for view in part:
                 image, number = ahead(view)
                 assert image.item() == float(view.id) and number == view.number
-        assert len(read) == (2 if workers else 5)  # here: only what came before and was not kept
+        assert len(read) == (2 if workers else 5)  # read by this process: only views of earlier parts
         ahead.advance()  # after the last part nothing is expected
         assert ahead(View("9"))[0].item() == 9

@@ -1,7 +1,7 @@
-"""The ViT backbone against a plain second writing of DINOv2's transformer, on the names of its published file.
+"""The ViT backbone, compared with an independent implementation of DINOv2's transformer with the published names.
 
-With random weights all maps of the whole ViT-S/14 at 518 pixels equal those of timm 1.0.31's
-`vit_small_patch14_dinov2` bit by bit; that comparison is not part of the tests, for timm is not a dependency.
+With random weights all maps of ViT-S/14 at 518 pixels are bitwise equal to those of timm 1.0.31's
+`vit_small_patch14_dinov2`; this comparison is not part of the tests, because timm is not a dependency.
 """
 
 import pytest
@@ -78,7 +78,7 @@ def test_features_are_those_of_a_plain_transformer(net):
 def test_positions_are_resized_by_the_sides_and_a_tenth(net):
     weights, image = net.state_dict(), torch.randn(3, 28, 12)
     grid = weights["pos_embed"][0, 1:].T.view(1, 12, 5, 5)
-    cells = F.interpolate(grid, scale_factor=(7.1 / 5, 3.1 / 5), mode="bicubic")[0]  # as DINOv2's own code
+    cells = F.interpolate(grid, scale_factor=(7.1 / 5, 3.1 / 5), mode="bicubic")[0]  # as in DINOv2's code
     assert cells.shape[1:] == (7, 3)
     positions = torch.cat([weights["pos_embed"][0, :1], cells.flatten(1).T])
     expected = plain_maps(weights, image, positions, 4, 2, 8)

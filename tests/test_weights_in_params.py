@@ -1,4 +1,4 @@
-"""Weights that params name: evaluated as they are, or what training starts from; keys go by content."""
+"""Weights files in params: evaluated, or used to start a training; keys depend on their content."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Snakemake, DVC and the plan together, in copies of the project whose steps are instant (see conftest.py)."""
+"""Snakemake, DVC and the plan together, in copies of the project with instant steps (see conftest.py)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STORE, VIEW = "results/store", "results/tiny"
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, new_toy: Callable[[Path], Toy]) -> Toy:
-    """A toy whose stages DVC has run, committed; tests work on copies of it."""
+    """A committed toy whose stages DVC has run; tests work on copies of it."""
     toy = new_toy(tmp_path_factory.mktemp("finished") / "toy")
     toy.run("dvc", "repro")
     assert toy.ran() == ALL
@@ -40,12 +40,12 @@ def finished(tmp_path_factory, new_toy: Callable[[Path], Toy]) -> Toy:
 
 @pytest.fixture
 def copied(finished: Toy, tmp_path: Path) -> Toy:
-    """The finished toy in another folder: everything must go on as if it had been made there."""
+    """A copy of the finished toy in another folder, which must work like the original."""
     return Toy(Path(shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)))
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below results/ but specs: inode and time."""
+    """Inode and time of every file below results/, except specs."""
     files = {str(path.relative_to(folder)): path.lstat() for path in (folder / "results").rglob("*")}
     return {name: (s.st_ino, s.st_mtime_ns) for name, s in files.items() if "results/specs" not in name}
 
@@ -55,7 +55,7 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.slow
 def test_planning_touches_nothing(copied: Toy):
-    """Also with other params than those of the results, and with a result that is damaged."""
+    """Even with other params than those of the results, and with a damaged result."""
     before = listing(copied.folder)
     copied.change(train={"steps": 77}, targets={"table1": {"folds": [0, 1]}})
     for command in (
@@ -122,7 +122,7 @@ def test_values_of_the_command_line(toy: Toy):
 
 @pytest.mark.slow
 def test_presets_beside_one_another_and_back(copied: Toy):
-    """Another experiment, and the first again: nothing is made twice, nothing is overwritten."""
+    """After another experiment the first one is still there: nothing is made twice or overwritten."""
     report = (copied.folder / VIEW / "report/metrics.json").read_text()
     other = yaml.safe_load((copied.folder / "params.yaml").read_text()) | {"experiment": "other"}
     other |= {"train": {"steps": 99}, "methods": {"bam": {"train": {"steps": 99}}}}
@@ -173,7 +173,7 @@ def test_a_renamed_method_is_not_trained_again(copied: Toy):
 
 @pytest.mark.slow
 def test_a_result_made_again_with_another_outcome_makes_what_came_from_it_again(copied: Toy):
-    """As on a GPU, where one key can give two weights: the same command goes on until all agree."""
+    """As on a GPU, where one key can give different weights: the same command continues until all agree."""
     (copied.folder / "outcome").write_text("another")
     damaged = next((copied.folder / STORE).glob("base_learner/*/weights.safetensors"))
     damaged.write_text("cut")
@@ -239,7 +239,7 @@ def test_params_edited_during_a_run_change_nothing_for_it(copied: Toy):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(copied: Toy):
-    """kill -9 of Snakemake: the orphaned job is waited for, its lock and Snakemake's are no obstacle."""
+    """After kill -9 of Snakemake the orphaned job is waited for, and no lock remains."""
     copied.change(train={"steps": 51}, methods={"bam": {"train": {"steps": 51}}})
     slow = copied.folder / "slow"
     slow.mkdir()
@@ -268,7 +268,7 @@ def test_a_killed_run_goes_on(copied: Toy):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on(copied: Toy, number: signal.Signals):
-    """Ctrl-C, to the whole group as a terminal sends it, and a plain kill: no lock is left."""
+    """After Ctrl-C, sent to the process group as by a terminal, and after a plain kill, no lock remains."""
     copied.change(train={"steps": 52}, methods={"bam": {"train": {"steps": 52}}})
     (copied.folder / "slow").mkdir()
     (copied.folder / "slow/train").touch()
@@ -304,7 +304,7 @@ def test_a_failed_job_names_its_log_and_leaves_nothing_half(toy: Toy):
 
 @pytest.mark.slow
 def test_a_clone_with_pulled_results_has_nothing_to_do(finished: Toy, tmp_path: Path):
-    """And when a value changes there, exactly what depends on it is made: no result carries another's params."""
+    """When a value changes there, exactly the results that depend on it are made."""
     finished.run("git", "clone", "-q", str(finished.folder), str(tmp_path / "clone"))
     clone = Toy(tmp_path / "clone")
     clone.run("dvc", "pull", "-q")
@@ -331,7 +331,7 @@ def test_a_clone_with_pulled_results_has_nothing_to_do(finished: Toy, tmp_path: 
 
 @pytest.mark.slow
 def test_a_clone_goes_on_by_snakemake_alone(finished: Toy, tmp_path: Path):
-    """A value changed in a clone with pulled results, and back: what DVC brought is not lost."""
+    """A value is changed in a clone with pulled results, and changed back: the pulled results are not lost."""
     finished.run("git", "clone", "-q", str(finished.folder), str(tmp_path / "clone"))
     clone = Toy(tmp_path / "clone")
     clone.run("dvc", "pull", "-q")

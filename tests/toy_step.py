@@ -1,4 +1,4 @@
-"""Stands in for every step's module in a copy of the project: makes each product at once, and says that it ran."""
+"""Replaces every step's module in a copy of the project: writes each product at once, and records that it ran."""
 
 import json
 import time
@@ -19,7 +19,7 @@ def run(job: Job) -> dict:
             product = product / "miou.png"
         made = {"args": job.args, "params": job.params}
         made["inputs"] = {role: (path / "manifest.json").is_file() for role, path in job.inputs.items()}
-        if Path("outcome").exists():  # what a step that is not deterministic adds
+        if Path("outcome").exists():  # for a step that is not deterministic
             made["outcome"] = Path("outcome").read_text()
         product.write_text("" if name == "metrics.jsonl" else json.dumps(made))
     wait = Path("slow") / job.step

@@ -1,4 +1,4 @@
-"""Gram distance of query and supports, shot weights, and the ensemble with the base learner (docs/method.md 7.2, 7.3)."""
+"""Gram distance of query and supports, shot weights, ensemble with the base learner (docs/method.md 7.2, 7.3)."""
 
 from __future__ import annotations
 

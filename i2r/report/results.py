@@ -80,7 +80,7 @@ class Finished:
 
     @cached_property
     def scores(self) -> dict[str, dict[str, Any]]:
-        """Scores: of an evaluation under the name "", of a baselines job by baseline (none in a fold without classes)."""
+        """Scores: of an evaluation under the name "", of a baselines job by baseline (none in an empty fold)."""
         found = self.json("scores.json")
         return {"": found} if self.step == "evaluate" else found.get("methods", {})
 

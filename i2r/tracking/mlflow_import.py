@@ -92,7 +92,7 @@ def set_aside_moved(results: Path) -> None:
         path.replace(results / "mlflow-moved.db")
         shutil.rmtree(results / "mlartifacts", ignore_errors=True)
         print(
-            "results/ was moved or copied: its runs are imported again; the old database is now results/mlflow-moved.db",
+            "results/ was moved or copied: its runs are imported again; the old database is results/mlflow-moved.db",
             file=sys.stderr,
         )
 

@@ -1,8 +1,8 @@
 """A vision transformer in the layout of DINOv2's ViT-S/14 (Oquab et al. 2023), without registers.
 
-State names are those of the published file dinov2_vits14_pretrain.pth, which can be `backbone.weights`. x2, x3 and x4 of
-unmasked images are the patch tokens after blocks 6, 9 and 12, each through the final norm, exactly as DINOv2's
-`get_intermediate_layers(norm=True)` returns them.
+State names are those of the published file dinov2_vits14_pretrain.pth, which can be `backbone.weights`. Features of
+unmasked images, x2, x3 and x4, are the patch tokens after blocks 6, 9 and 12, each through the final norm, exactly as
+DINOv2's `get_intermediate_layers(norm=True)` returns them.
 
 Supports are masked at x4, not at x3: every token has attended to the entire image, and the network was not trained on
 tokens set to zero halfway. So the object's features are DINOv2's own.
