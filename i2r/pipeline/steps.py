@@ -62,7 +62,7 @@ STEPS = {
     step.name: step
     for step in (
         # what is read of `data` and `backbone` depends on their source and name (plan.py)
-        Step("data", "data", "i2r.steps.data:run", ("index.json",), folders=("VOC",), minutes=120),
+        Step("data", "data", "i2r.steps.data:run", ("index.json",), 2, folders=("VOC",), minutes=120),
         Step("lists", "data", "i2r.steps.lists:run", ("lists.json",), 2, {"data": ("novel", "min_area")}, memory=2000),
         Step(
             "episodes", "data", "i2r.steps.episodes:run", ("episodes.json",), 2,
