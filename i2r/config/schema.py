@@ -335,6 +335,10 @@ class RunParams(Sections):
                 f"backbone.name: {self.backbone.name} has no classifier to make a CAM of; take a network.prior "
                 "without one (bam, mean)"
             )
+        if self.evaluate.mask != "none" and not hasattr(self.network, "mask"):
+            raise ValueError(
+                f"evaluate.mask: {self.evaluate.mask}, but the network {self.network.name} has no attention to mask"
+            )
         if mode == "retrained" and self.backbone.name == "squeezenet1_1":
             raise ValueError(
                 "cam_head.mode: retrained needs a classifier on averages, which squeezenet1_1 has not"
