@@ -87,7 +87,8 @@ def test_every_value_runs_from_params_through_snakemake(real: Toy):
         "baselines": {"threshold_episodes": 2},
         "report": {"pictures": 1, "bootstrap": 2},
         "methods": methods,
-        "targets": {"table1": {"methods": list(methods), "folds": [0], "shots": [2], "baselines": "i2r"}},
+        "data": {"shapes": {"train_images": 150, "val_images": 200}},
+        "targets": {"table1": {"methods": list(methods), "folds": [0], "shots": [5], "baselines": "i2r"}},
         "make": ["table1"],
     }
     (real.folder / "params.yaml").write_text(json.dumps(values))  # JSON is YAML

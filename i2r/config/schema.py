@@ -24,7 +24,11 @@ NAME_SAID = (
 # Folders of results/ that are no experiment's, stages of the pipeline, and forms that the report has for a target.
 RESERVED = ("store", "specs", "state", "logs", "benchmarks", "mlartifacts", "mlruns")
 STAGES = ("data", "backbone", "base_learner", "cam_head", "train", "evaluate", "ablate", "report")
-FORMS = ("table1", "table3", "table4")
+FORMS = {
+    "table1": "i2r.report.forms.table1:show",
+    "table3": "i2r.report.forms.table3:show",
+    "table4": "i2r.report.forms.table4:show",
+}
 Fold = Annotated[int, Field(ge=0, le=3)]
 
 
@@ -357,7 +361,7 @@ class RunParams(Sections):
 class Target(Section):
     """What a table or figure shows: which methods, where; `snakemake NAME` makes it alone."""
 
-    form: Literal[FORMS] | None = Field(
+    form: Literal[tuple(FORMS)] | None = Field(
         None, description="how the report shows it, as that table of the paper; null: the target's own name"
     )
     methods: list[str] = Field([], description="names from methods, in the order of the rows")
