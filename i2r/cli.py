@@ -151,6 +151,12 @@ def ui(args: argparse.Namespace) -> None:
     serve(RESULTS, args.port)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to 65535, got {text!r}")
+    return int(text)
+
+
 def import_checkpoint(args: argparse.Namespace) -> None:
     """Turn a published checkpoint into a file of ours."""
     from i2r.nets.io.published import import_checkpoint
@@ -246,7 +252,7 @@ def parser() -> argparse.ArgumentParser:
     verb.set_defaults(function=track)
 
     verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
-    verb.add_argument("--port", type=int, default=5000)
+    verb.add_argument("--port", type=_port, default=5000)
     verb.set_defaults(function=ui)
 
     verb = verbs.add_parser("import-checkpoint", help="turn a published checkpoint into weights of ours")
