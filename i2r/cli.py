@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from i2r.config.base import ParamsError
-from i2r.config.load import PARAMS, PRESETS, Params, load
+from i2r.config.load import PARAMS, PRESETS, Params, extended, load
 from i2r.config.schema import STAGES
 from i2r.files import write_json, write_text
 from i2r.pipeline.plan import RESULTS
@@ -65,6 +65,11 @@ def plan(args: argparse.Namespace) -> None:
 
     made = stages.prepare(_params(args))
     if args.write:
+        for path in extended(args.configfile or PARAMS):
+            if path.resolve().parent != PRESETS.resolve():
+                raise ParamsError(
+                    f"{path}: DVC sees no change of it; put what params.yaml extends into {PRESETS}/"
+                )
         stages.write_plan(made)
         return
     located, jobs = Located(made), made.of("all")

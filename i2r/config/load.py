@@ -153,18 +153,26 @@ def read_layers(path: str | Path) -> list[tuple[str, Values]]:
     Raises:
         ParamsError: as read, or files that extend one another in a circle.
     """
-    layers: list[tuple[str, Values]] = []
+    return [(place.name, values) for place, values in _chain(Path(path))]
+
+
+def extended(path: str | Path) -> list[Path]:
+    """The files that a params file extends; errors as of `read_layers`."""
+    return [place for place, _ in _chain(Path(path))][:-1]
+
+
+def _chain(place: Path) -> list[tuple[Path, Values]]:
+    chain: list[tuple[Path, Values]] = []
     seen: list[Path] = []
-    place = Path(path)
     while True:
         if place.resolve() in seen:
             raise ParamsError(f"{place}: extends itself by way of {', '.join(map(str, seen))}")
         seen.append(place.resolve())
         values = read(place)
         below = values.pop(EXTENDS, None)
-        layers.insert(0, (place.name, values))
+        chain.insert(0, (place, values))
         if below is None:
-            return layers
+            return chain
         if not isinstance(below, str):
             raise ParamsError(f"{place}: {EXTENDS} must name a file, got {below!r}")
         place = next(

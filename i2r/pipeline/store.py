@@ -191,7 +191,6 @@ def show(plan: Plan, results: Path = RESULTS) -> None:
     Nothing is lost by that: what is removed is in the store, and files that no job made stay.
     """
     fill(plan.experiment, results)
-    (results / "state" / "view").unlink(missing_ok=True)
     for folder, key in _differences(plan, results).items():
         if key is not None:
             own = results / plan.jobs[key].folder

@@ -1,7 +1,7 @@
 """The plan (i2r/pipeline/plan.py): its jobs, where their results lie, and what a rule needs to know of a job."""
 
 import sys
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from snakemake.exceptions import WorkflowError
 
@@ -21,6 +21,7 @@ except (ParamsError, JobError) as error:
 
 LOCATED = store.Located(PLAN)
 RUNTIME = PLAN.params.values.runtime
+VIEW = f"results/state/{PLAN.experiment}.view"  # asked for where only the view of the results has to change
 THREADS = PLAN.params.values.threads
 
 
@@ -35,7 +36,7 @@ def files(jobs):
 
 def asked(jobs):
     """Manifests and products of jobs, and their readable folders where these show something else."""
-    return files(jobs) + ([] if store.shown(PLAN) else ["results/state/view"])
+    return files(jobs) + ([] if store.shown(PLAN) else [VIEW])
 
 
 def needs(step):
@@ -71,6 +72,12 @@ def asked_for(words):
             if spec and (not below or below[0] in (store.MANIFEST, *spec.products)):
                 found[word] = spec
     return found
+
+
+def show():
+    """Make the view what the plan says."""
+    store.show(PLAN)
+    Path(VIEW).unlink(missing_ok=True)
 
 
 def memory(step):
