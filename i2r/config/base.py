@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 WORD = "reading"  # as a value: what the reading says (config/readings.py)
 
@@ -16,7 +16,7 @@ class ParamsError(ValueError):
 class Section(BaseModel):
     """Unknown keys are errors, and nothing changes after the check."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 Positive = Annotated[int, Field(gt=0)]
@@ -24,6 +24,16 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
+
+
+def _once(values: list) -> list:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value!r} stands twice")
+    return values
+
+
+Once = AfterValidator(_once)  # of a list: no value stands in it twice
 
 
 def said(description: str, **limits: Any) -> Any:

@@ -12,18 +12,21 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from i2r.config.base import Count, NotNegative, Positive, Rate, Section, Share, said
+from i2r.config.base import Count, NotNegative, Once, Positive, Rate, Section, Share, said
 from i2r.config.networks import I2ROptions, NetworkOptions, network_options
 
 FROM_ONE_SHOT = "1shot"  # train.start
 
-NAME = r"^[a-z0-9][a-z0-9._-]*$"
+NAME = r"^[a-z0-9][a-z0-9._-]{0,59}$"
 NAME_SAID = (
-    "a name is of small letters, digits, dots, hyphens and underscores, and begins with a letter or digit"
+    "a name is of small letters, digits, dots, hyphens and underscores, begins with a letter or digit, "
+    "and has at most 60 characters"
 )
-# Folders of results/ that are no experiment's, stages of the pipeline, and forms that the report has for a target.
-RESERVED = ("store", "specs", "state", "logs", "benchmarks", "mlartifacts", "mlruns")
+# What results/ has that is no experiment's, stages of the pipeline, other names of rules and of folders beside a
+# target's, and forms that the report has for a target.
+RESERVED = ("store", "specs", "state", "logs", "benchmarks", "mlartifacts", "mlruns", "mlflow.db")
 STAGES = ("data", "backbone", "base_learner", "cam_head", "train", "evaluate", "ablate", "report")
+OTHERS = ("all", "view", "plan", "lists", "episodes", "baselines", "track")
 FORMS = {
     "table1": "i2r.report.forms.table1:show",
     "table3": "i2r.report.forms.table3:show",
@@ -75,7 +78,7 @@ class Data(Section):
     @field_validator("size")
     @classmethod
     def _grid(cls, size: int) -> int:
-        if (size - 1) % 8:
+        if size == 1 or (size - 1) % 8:
             raise ValueError(f"size - 1 must be a multiple of 8 (473, 321, 97 ...), got {size}")
         return size
 
@@ -204,6 +207,13 @@ class Augment(Section):
     blur_p: Share = Field(0.5, description="how often it is blurred")
     flip_p: Share = Field(0.5, description="how often it is mirrored")
 
+    @field_validator("scale")
+    @classmethod
+    def _scale(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError(f"must be a range, the smaller number first, got {list(scale)}")
+        return scale
+
 
 class BaseAugment(Augment):
     """Augmentation of the base learner's images where the backbone learns too; otherwise features are kept."""
@@ -275,7 +285,7 @@ class Evaluate(Section):
     """Evaluation on the frozen test episodes; nothing of it changes a training."""
 
     episodes: Positive = Field(1000, description="test episodes a fold")
-    seeds: list[Count] = Field([0], min_length=1, description="each draws its own episodes")
+    seeds: Annotated[list[Count], Once] = Field([0], min_length=1, description="each draws its own episodes")
     scoring: Literal["original", "bam", "released", "size"] = said("grid that is scored (docs/method.md 8.2)")
     tta: Literal["none", "scales", "released"] = said("test-time augmentation at sides 1, 0.8, 1.25 of S")
     mask: Literal["none", "cyctr"] = Field("none", description="attention mask at test (paper Table 3)")
@@ -364,10 +374,14 @@ class Target(Section):
     form: Literal[tuple(FORMS)] | None = Field(
         None, description="how the report shows it, as that table of the paper; null: the target's own name"
     )
-    methods: list[str] = Field([], description="names from methods, in the order of the rows")
-    folds: list[Fold] = Field([0, 1, 2, 3], min_length=1, description="test folds")
-    shots: list[Positive] = Field([1], min_length=1, description="support images an episode")
-    seeds: list[Count] = Field([0], min_length=1, description="training seeds of the meta learner")
+    methods: Annotated[list[str], Once] = Field(
+        [], description="names from methods, in the order of the rows"
+    )
+    folds: Annotated[list[Fold], Once] = Field([0, 1, 2, 3], min_length=1, description="test folds")
+    shots: Annotated[list[Positive], Once] = Field([1], min_length=1, description="support images an episode")
+    seeds: Annotated[list[Count], Once] = Field(
+        [0], min_length=1, description="training seeds of the meta learner"
+    )
     ablation: bool = Field(False, description="what no other target needs belongs to the stage ablate")
     baselines: str | None = Field(
         None, description="method on whose frozen networks the baselines run; null: no baselines"
@@ -387,7 +401,7 @@ class Report(Section):
 class Runtime(Section):
     """How to run. Nothing here changes a number."""
 
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     workers: Count = Field(0, description="processes that load images")
     save_every: Rate = Field(60, description="seconds between saved states")
     cache_gb: NotNegative = Field(4, description="memory for kept features, GB")
@@ -426,7 +440,7 @@ class Experiment(Sections):
         default_factory=lambda: {"i2r": MethodParams()}, description="name: what differs from the sections"
     )
     targets: dict[str, Target] = Field(default_factory=dict, description="name: what a table or figure shows")
-    make: list[str] = Field(
+    make: Annotated[list[str], Once] = Field(
         [], description="targets that plain snakemake, make run and dvc repro make; empty: all"
     )
     report: Report = Field(default_factory=Report, description="the report")
@@ -444,19 +458,22 @@ class Experiment(Sections):
                 f"experiment: {self.experiment!r} is a folder that results/ needs; take another name"
             )
         for name in self.targets:
-            if name in STAGES or name == "all":
-                raise ValueError(f"targets: {name!r} is the name of a stage; take another")
+            if name in (*STAGES, *OTHERS) or name.endswith("_job"):
+                raise ValueError(
+                    f"targets: {name!r} is the name of a stage, a folder or a rule; take another"
+                )
         return self
 
     @model_validator(mode="after")
     def _targets(self) -> Self:
         for name, target in self.targets.items():
-            for method in (*target.methods, *filter(None, [target.baselines])):
+            baselines = [] if target.baselines is None else [target.baselines]
+            for method in (*target.methods, *baselines):
                 if method not in self.methods:
                     raise ValueError(
                         f"targets.{name}: {method!r} is not among methods ({', '.join(self.methods)})"
                     )
-            if not target.methods and not target.baselines:
+            if not target.methods and not baselines:
                 raise ValueError(f"targets.{name}: has neither methods nor baselines, so it shows nothing")
             if target.form is None and name not in FORMS:
                 raise ValueError(

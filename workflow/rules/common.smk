@@ -1,6 +1,7 @@
 """The plan (i2r/pipeline/plan.py): its jobs, where their results lie, and what a rule needs to know of a job."""
 
 import sys
+from pathlib import Path, PurePath
 
 from snakemake.exceptions import WorkflowError
 
@@ -8,18 +9,19 @@ from i2r.config.base import ParamsError
 from i2r.config.schema import STAGES
 from i2r.pipeline import store
 from i2r.pipeline.plan import REPORT, RESULTS
-from i2r.pipeline.spec import read_spec
+from i2r.pipeline.spec import JobError, read_spec
 from i2r.pipeline.stage import from_snakemake, gpus
 from i2r.pipeline.steps import STEPS
 
 # A --configfile takes the place of params.yaml, so there is no `configfile:` here, which would merge the two.
 try:
     PLAN = from_snakemake(workflow.overwrite_configfiles, workflow.config_settings.config)
-except ParamsError as error:
+except (ParamsError, JobError) as error:
     raise WorkflowError(error)
 
 LOCATED = store.Located(PLAN)
 RUNTIME = PLAN.params.values.runtime
+VIEW = f"results/state/{PLAN.experiment}.view"  # asked for where only the view of the results has to change
 THREADS = PLAN.params.values.threads
 
 
@@ -34,7 +36,7 @@ def files(jobs):
 
 def asked(jobs):
     """Manifests and products of jobs, and their readable folders where these show something else."""
-    return files(jobs) + ([] if store.shown(PLAN) else ["results/state/view"])
+    return files(jobs) + ([] if store.shown(PLAN) else [VIEW])
 
 
 def needs(step):
@@ -61,13 +63,21 @@ def product(step, name):
 
 
 def asked_for(words):
-    """Jobs that the command line names by a readable folder, or a file in it: results/shapes/train/i2r-..."""
-    named = PLAN.named()
-    folders = {word: word.removeprefix("results/").rstrip("/") for word in words}
-    found = {
-        word: named.get(folder) or named.get(folder.rpartition("/")[0]) for word, folder in folders.items()
-    }
-    return {word: spec for word, spec in found.items() if spec}
+    """Jobs that the command line names by a readable folder, or a product in it: results/shapes/train/i2r-..."""
+    named, found = PLAN.named(), {}
+    for word in words:
+        path = PurePath(word.removeprefix("results/"))
+        for folder in (path, *path.parents):
+            spec, below = named.get(str(folder)), path.relative_to(folder).parts
+            if spec and (not below or below[0] in (store.MANIFEST, *spec.products)):
+                found[word] = spec
+    return found
+
+
+def show():
+    """Make the view what the plan says."""
+    store.show(PLAN)
+    Path(VIEW).unlink(missing_ok=True)
 
 
 def memory(step):

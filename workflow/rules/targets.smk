@@ -4,7 +4,7 @@
 # Where nothing else is to do: `onsuccess` then makes the view what it should be, and removes this file.
 rule view:
     output:
-        touch("results/state/view"),
+        touch(VIEW),
 
 
 for stage in STAGES:
