@@ -23,8 +23,8 @@ onstart:
 
 
 onsuccess:
-    store.show(PLAN)
+    show()
 
 
 onerror:
-    store.show(PLAN)
+    show()

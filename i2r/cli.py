@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from i2r.config.base import ParamsError
-from i2r.config.load import PARAMS, PRESETS, Params, load
+from i2r.config.load import PARAMS, PRESETS, Params, extended, load
 from i2r.config.schema import STAGES
 from i2r.files import write_json, write_text
 from i2r.pipeline.plan import RESULTS
@@ -66,6 +66,11 @@ def plan(args: argparse.Namespace) -> None:
 
     made = stages.prepare(_params(args))
     if args.write:
+        for path in extended(args.configfile or PARAMS):
+            if path.resolve().parent != PRESETS.resolve():
+                raise ParamsError(
+                    f"{path}: DVC does not track this file; params.yaml can only extend files in {PRESETS}/"
+                )
         stages.write_plan(made)
         return
     located, jobs = Located(made), made.of("all")
@@ -152,6 +157,12 @@ def ui(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
     serve(RESULTS, args.port)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to 65535, got {text!r}")
+    return int(text)
 
 
 def import_checkpoint(args: argparse.Namespace) -> None:
@@ -249,7 +260,7 @@ def parser() -> argparse.ArgumentParser:
     verb.set_defaults(function=track)
 
     verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
-    verb.add_argument("--port", type=int, default=5000)
+    verb.add_argument("--port", type=_port, default=5000)
     verb.set_defaults(function=ui)
 
     verb = verbs.add_parser("import-checkpoint", help="convert a published checkpoint")

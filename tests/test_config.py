@@ -18,9 +18,10 @@ from i2r.config import load, readings, show
 from i2r.config.base import WORD, ParamsError
 from i2r.config.networks import NETWORKS
 from i2r.config.schema import BACKBONES, Experiment, RunParams
+from i2r.pipeline.steps import STEPS
 
 PRESETS = sorted((ROOT / "workflow/presets").glob("*.yaml"))
-PASCAL = ROOT / "workflow/presets/pascal.yaml"
+PASCAL, TINY = (ROOT / f"workflow/presets/{name}.yaml" for name in ("pascal", "tiny"))
 
 
 def resolved(name: str = "tiny", **changes: Any) -> load.Params:
@@ -146,11 +147,39 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
         ({"make": ["table2"]}, "'table2' is not among targets"),
         ({"reading": "authors"}, "reading"),
         ({"train": {"momentum": WORD}}, r"train\.momentum: no reading has a value for it"),
+        ({"train": {"lr": float("inf")}}, r"train\.lr: .*finite number"),
+        ({"train": {"augment": {"scale": [2, 1]}}}, r"train\.augment\.scale: must be a range"),
+        ({"train": {1: 2}}, r"train\.1: a key must be text"),
+        ({"methods": {"bam": {"network": {"width": {"a.b": 2}}}}}, r"methods\.bam: network\.width: "),
+        (
+            {"methods": {"bam": {"network": {"name": ["bam"]}}}},
+            r"methods\.bam: network\.name: must be one of",
+        ),
+        ({"methods": {"bam": {"network": "unet"}}}, r"test: methods\.bam: network\.name: must be one of"),
+        ({"network": {"name": {}}}, r"network\.name: must be one of"),
+        ({"runtime": {"device": "gpu"}}, r"runtime\.device: .*\(got 'gpu'\)"),
+        ({"evaluate": {"seeds": [1, 1]}}, r"evaluate\.seeds: 1 is given twice"),
+        (
+            {"targets": {"table1": {"methods": ["i2r", "i2r"]}}},
+            r"targets\.table1\.methods: 'i2r' is given twice",
+        ),
+        ({"targets": {"table1": {"folds": [0, 0]}}}, r"targets\.table1\.folds: 0 is given twice"),
+        ({"targets": {"table4": {"baselines": ""}}}, "'' is not among methods"),
+        ({"targets": {"train_job": {"methods": ["i2r"]}}}, "a folder or a rule"),
+        ({"methods": {"a" * 61: {}}}, "at most 60 characters"),
+        ({"experiment": "mlflow.db"}, "is reserved for a folder of results/"),
     ],
 )
 def test_what_is_wrong_is_named_when_the_plan_is_made(changes: dict, sentence: str):
     with pytest.raises(ParamsError, match=sentence):
-        resolved(**changes)
+        load.resolve([*load.read_layers(TINY), ("test", changes)], "test")
+
+
+@pytest.mark.parametrize("name", [*STEPS, "plan", "view", "all"])
+def test_a_target_has_no_name_of_a_folder_beside_its_report(name: str):
+    """Its report would take the place of the step's results."""
+    with pytest.raises(ParamsError, match=f"'{name}' is the name of a stage"):
+        resolved(targets={name: {"form": "table1", "methods": ["i2r"]}})
 
 
 def test_values_given_as_text_count_as_what_they_are():

@@ -68,7 +68,7 @@ def test_the_methods_take_every_value():
     methods = covering().values()
     for name, values in CHOICES.items():
         if name != "depth":
-            taken = [method["network"].get(name) for method in methods]
+            taken = [method.get("network", {}).get(name) for method in methods]
             assert all(value in taken for value in values), name
     for name, values in EVALUATIONS.items():
         taken = [method.get("evaluate", {}).get(name) for method in methods]
@@ -87,7 +87,8 @@ def test_every_value_runs_from_params_through_snakemake(real: Toy):
         "baselines": {"threshold_episodes": 2},
         "report": {"pictures": 1, "bootstrap": 2},
         "methods": methods,
-        "targets": {"table1": {"methods": list(methods), "folds": [0], "shots": [2], "baselines": "i2r"}},
+        "data": {"shapes": {"train_images": 150, "val_images": 200}},
+        "targets": {"table1": {"methods": list(methods), "folds": [0], "shots": [5], "baselines": "i2r"}},
         "make": ["table1"],
     }
     (real.folder / "params.yaml").write_text(json.dumps(values))  # JSON is YAML

@@ -13,11 +13,12 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from i2r import cli
 from i2r.config import load
 from i2r.config.base import ParamsError
 from i2r.config.schema import STAGES
 from i2r.files import read_json, write_json
-from i2r.pipeline import digests, plan
+from i2r.pipeline import digests, plan, store
 from i2r.pipeline.jobs import run_job
 from i2r.pipeline.spec import JobError, read_spec, write_spec
 from i2r.pipeline.steps import STEPS, steps_of
@@ -172,6 +173,12 @@ def test_two_jobs_never_share_a_readable_folder():
     assert "pascal/lists/VOC2012-fold0-i2r-large" in folders
 
 
+@pytest.mark.parametrize(("root", "name"), [("..", "voc"), ("data/my set {1}/", "my-set-1"), ("/", "voc")])
+def test_a_folder_of_data_gives_a_name_that_is_safe_in_a_path(root: str, name: str):
+    made = planned("pascal", data={"root": root})
+    assert f"pascal/data/{name}" in made.named()
+
+
 def test_a_test_time_option_adds_no_training():
     """Row 6 of Table 3 evaluates the networks of row 7 with another mask."""
     row = {"methods": {"row6": {"evaluate": {"mask": "cyctr"}}}}
@@ -265,5 +272,62 @@ def test_the_umask_counts_for_files(tmp_path: Path):
 def test_a_missing_file_of_weights_is_named():
     with pytest.raises(ParamsError, match=r"methods\.i2r\.train\.start: no such file: nowhere\.pth"):
         planned(methods={"i2r": {"train": {"start": "nowhere.pth"}}})
-    with pytest.raises(ParamsError, match="may contain only"):
-        planned(methods={"i2r": {"train": {"start": "{unknown}.pth"}}})
+    for start in ("{unknown}.pth", "{fold", "{fold.a}", "{fold[0]}"):
+        with pytest.raises(ParamsError, match="may contain"):
+            planned(methods={"i2r": {"train": {"start": start}}})
+    with pytest.raises(ParamsError, match="no such file"):
+        planned(methods={"i2r": {"train": {"start": "{fold:0>999}.pth"}}})
+
+
+def test_weights_of_the_backbone_count_by_content(tmp_path: Path):
+    """A file in the place of another makes another network; the same file elsewhere makes the same."""
+    files = [tmp_path / name for name in ("a.pth", "b.pth")]
+    for file in files:
+        file.write_bytes(b"weights")
+    first, second = (keys(planned("voc-animals", backbone={"weights": str(file)}), "train") for file in files)
+    assert first == second
+    files[0].write_bytes(b"others")
+    changed = planned("voc-animals", backbone={"weights": str(files[0])})
+    assert not keys(changed, "train") & first
+    (spec,) = (spec for spec in changed.of("all") if spec.step == "backbone")
+    assert spec.files == {"backbone.weights": str(files[0])}
+    with pytest.raises(ParamsError, match=r"backbone\.weights: no such file"):
+        planned("voc-animals", backbone={"weights": "nowhere.pth"})
+    planned("voc-animals", backbone={"weights": "nowhere.pth", "digest": "0" * 64})
+
+
+def test_a_spec_elsewhere_is_refused_and_nothing_is_written_there(tmp_path: Path):
+    spec = next(s for s in planned().jobs.values() if s.step == "lists")
+    for path in (tmp_path / "x.json", tmp_path / "specs/lists/other.json", tmp_path / "a/train/b.json"):
+        write_json(path, spec.values())
+        with pytest.raises(JobError, match="a spec must stay where it was written, at results/specs/lists/"):
+            run_job(path)
+    assert not list(tmp_path.rglob("state"))
+
+
+def test_what_is_no_manifest_is_none(tmp_path: Path):
+    for text in ("", "null", "[]", "{}", '{"spec": {}, "products": {}, "sizes": {}}', '{"spec": 1}'):
+        (tmp_path / "manifest.json").write_text(text)
+        assert store.manifest(tmp_path) is None
+
+
+def test_a_port_that_is_none_gets_its_sentence(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        cli.main(["ui", "--port", "99999"])
+    assert "must be a number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_backbones_shots_readings_and_data_sets_stand_side_by_side():
+    other = {"animals": {"data": {"root": "data/voc2012-animals"}}, "released": {"reading": "released"}}
+    target = {"table1": {"methods": ["i2r", "bam", "animals", "released"], "folds": [2], "shots": [1, 5]}}
+    made = planned("pascal", methods=other, targets=target, make=["table1"])
+    named = made.named()
+    for place in ("backbone/resnet50", "backbone/resnet50-bam", "data/VOC2012", "data/voc2012-animals"):
+        assert f"pascal/{place}" in named
+    runs = [
+        named[f"pascal/train/{name}-{shot}shot-fold2-seed0"]
+        for name in target["table1"]["methods"]
+        for shot in (1, 5)
+    ]
+    assert len({spec.key for spec in runs}) == len(runs)
+    assert named["pascal/train/released-1shot-fold2-seed0"].params["network"]["mask"] == "transposed"

@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2r.config import schema
 from i2r.metrics.statistics import interval
 from i2r.paper import published
 from i2r.pipeline.jobs import run_job
 from i2r.report import results as read
-from i2r.report.forms import FORMS, table1, table3
+from i2r.report.forms import table1, table3
 from i2r.report.results import Results
 from i2r.report.target import Target
 from i2r.report.text import Grid
@@ -356,10 +355,6 @@ def test_a_grid_is_the_same_in_markdown_and_html():
     assert (
         "a &lt;b&gt;" in text and 'best" >2.0' in text and '<span class="interval">[0.5, 1.5]</span>' in text
     )
-
-
-def test_forms_are_those_that_params_can_ask_for():
-    assert set(FORMS) == set(schema.FORMS)
 
 
 def test_nothing_of_the_report_imports_torch_or_mlflow():

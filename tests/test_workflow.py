@@ -84,6 +84,8 @@ def test_a_result_is_asked_for_by_its_readable_path(toy: Toy):
     made = json.loads((toy.folder / path).read_text())
     assert made["args"] == {"fold": 0, "shot": 1, "seed": 0}
     assert NOTHING in toy.run("snakemake", "-n", path)
+    assert "No rule to produce" in toy.run("snakemake", "-n", path.replace("weights", "weight"), code=1)
+    assert "report_job" in toy.run("snakemake", "-n", f"{VIEW}/table3/figures/miou.png")
 
 
 @pytest.mark.slow
@@ -206,6 +208,81 @@ def test_a_damaged_result_is_made_again(copied: Toy, damage: str, command: tuple
 
 
 @pytest.mark.slow
+def test_damage_of_the_same_kind_is_seen_again(copied: Toy):
+    for _ in range(2):
+        for home in (STORE, VIEW):
+            manifest = next((copied.folder / home).glob("cam_head/*/manifest.json"))
+            manifest.unlink()
+            manifest.write_text('{"spec": {}, "products": {}, "sizes": {}}')
+        copied.run("snakemake")
+        assert copied.ran() == Counter(cam_head=1)
+
+
+@pytest.mark.slow
+def test_content_that_changed_is_no_input(copied: Toy):
+    """A file of the view changed in place, its size kept; its hard link in the store changes with it."""
+    scores = copied.folder / VIEW / "evaluate/bam-1shot-fold0-seed0-eval0/scores.json"
+    (made,) = (
+        path for path in (copied.folder / STORE).glob("evaluate/*/scores.json") if is_same(path, scores)
+    )
+    changed = made.read_text().replace('"fold": 0', '"fold": 9')
+    for path in (scores, made):
+        path.unlink()
+        path.write_text(changed)
+    copied.change(report={"bootstrap": 7})
+    output = copied.run("snakemake", code=1)
+    assert "scores.json: is not what was made; `i2r run evaluate --spec results/specs/evaluate/" in output
+    assert not copied.ran()
+    assert "is not what was made" in copied.run("i2r", "stage", "evaluate")
+    assert copied.ran() == Counter(evaluate=1)
+    copied.run("snakemake")
+    assert copied.ran() == REPORTED
+    assert '"fold": 0' in scores.read_text()
+
+
+@pytest.mark.slow
+def test_the_view_is_mended_from_the_store_and_keeps_what_is_not_ours(copied: Toy):
+    folder = copied.folder / VIEW / "train/bam-1shot-fold0-seed0"
+    (folder / "weights.safetensors").unlink()
+    (folder / "weights.safetensors").write_text("cut")
+    (folder / "notes.txt").write_text("mine")
+    assert "view" in copied.run("snakemake", "-n")
+    copied.run("snakemake")
+    assert not copied.ran()
+    assert (folder / "weights.safetensors").read_text() != "cut"
+    copied.change(targets={"table1": {"folds": [1]}})
+    copied.run("snakemake", "train")
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"], "of a fold that is not in the plan"
+
+
+@pytest.mark.slow
+def test_a_link_without_its_file_is_made_again(copied: Toy):
+    """As after `rm -rf .dvc/cache`, where DVC links."""
+    shutil.rmtree(copied.folder / STORE)
+    weights = copied.folder / VIEW / "cam_head/shapes-small-fold0/weights.safetensors"
+    weights.unlink()
+    weights.symlink_to("nowhere")
+    copied.run("snakemake")
+    assert copied.ran() == Counter(cam_head=1)
+    assert NOTHING in copied.run("snakemake", "-n")
+
+
+def test_specs_that_cannot_be_written_get_a_sentence(toy: Toy):
+    (toy.folder / "results").mkdir()
+    (toy.folder / "results/specs").touch()
+    for command in (("snakemake", "-n"), ("i2r", "plan")):
+        output = toy.run(*command, code=1)
+        assert "Not a directory; specs are written to results/specs" in output and "Traceback" not in output
+
+
+def test_a_file_that_dvc_would_not_watch_is_refused(toy: Toy):
+    shutil.move(toy.folder / "params.yaml", toy.folder / "mine.yaml")
+    (toy.folder / "params.yaml").write_text("extends: mine.yaml\nexperiment: tiny\n")
+    assert "mine.yaml: DVC sees no change of it" in toy.run("i2r", "plan", "--write", code=1)
+    toy.run("i2r", "plan")
+
+
+@pytest.mark.slow
 def test_changed_code_is_named(copied: Toy):
     module = copied.folder / "i2r/steps/train.py"
     module.write_text(module.read_text() + "\n\nANOTHER = 1\n")
@@ -290,8 +367,9 @@ def test_a_failed_job_names_its_log_and_leaves_nothing_half(toy: Toy):
     text = module.read_text()
     broken = "(job.out / 'weights.safetensors').touch()\n    raise ValueError('no sense in it')"
     module.write_text(text.replace("-> dict:\n", f"-> dict:\n    {broken}\n", 1))
-    output = toy.run("snakemake", "--cores", "2", code=1)
+    output = toy.run("i2r", "stage", "all", "--cores", "2", code=1)
     assert "results/logs/backbone/" in output and "no sense in it" in output
+    assert not (toy.folder / "results/state/owner.json").exists(), "it was not killed"
     assert not list((toy.folder / STORE).glob("backbone/*/*"))
     module.write_text(text)
     toy.ran()
@@ -372,6 +450,24 @@ def test_changes_and_back_with_each_kind_of_dvc_cache(copied: Toy, link: str):
     assert "up to date" in copied.run("dvc", "status")
 
 
+@pytest.mark.slow
+def test_a_stage_beside_snakemake_takes_nothing_from_it(copied: Toy):
+    copied.change(train={"steps": 53})
+    (copied.folder / "slow").mkdir()
+    (copied.folder / "slow/train").touch()
+    shutil.rmtree(copied.folder / VIEW / "lists")  # so that the view is part of what is asked for
+    with subprocess.Popen(
+        ["snakemake", "--cores", "2"], cwd=copied.folder, env=copied.environment(), stderr=subprocess.DEVNULL
+    ) as running:
+        try:
+            wait_for(lambda: (copied.folder / "ran.txt").is_file())
+            copied.run("i2r", "stage", "data")
+        finally:
+            (copied.folder / "slow/train").unlink()
+        assert running.wait(120) == 0
+    assert NOTHING in copied.run("snakemake", "-n")
+
+
 # --- helpers -------------------------------------------------------------------------------------------------
 
 
@@ -380,6 +476,10 @@ def wait_for(ready: Callable[[], bool], seconds: float = 60) -> None:
     while not ready():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.1)
+
+
+def is_same(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()
 
 
 def children(pid: int) -> list[int]:

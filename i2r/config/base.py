@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 WORD = "reading"  # a value of params that stands for the value of the chosen reading (config/readings.py)
 
@@ -16,7 +16,7 @@ class ParamsError(ValueError):
 class Section(BaseModel):
     """A section of params: unknown keys are errors, and values are frozen after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 Positive = Annotated[int, Field(gt=0)]
@@ -24,6 +24,16 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
+
+
+def _once(values: list) -> list:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value!r} is given twice")
+    return values
+
+
+Once = AfterValidator(_once)  # for a list without duplicates
 
 
 def said(description: str, **limits: Any) -> Any:

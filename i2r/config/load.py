@@ -153,18 +153,26 @@ def read_layers(path: str | Path) -> list[tuple[str, Values]]:
     Raises:
         ParamsError: as `read`, or files that extend one another in a circle.
     """
-    layers: list[tuple[str, Values]] = []
+    return [(place.name, values) for place, values in _chain(Path(path))]
+
+
+def extended(path: str | Path) -> list[Path]:
+    """The files that a params file extends; errors as for `read_layers`."""
+    return [place for place, _ in _chain(Path(path))][:-1]
+
+
+def _chain(place: Path) -> list[tuple[Path, Values]]:
+    chain: list[tuple[Path, Values]] = []
     seen: list[Path] = []
-    place = Path(path)
     while True:
         if place.resolve() in seen:
             raise ParamsError(f"{place}: extends itself through {', '.join(map(str, seen))}")
         seen.append(place.resolve())
         values = read(place)
         below = values.pop(EXTENDS, None)
-        layers.insert(0, (place.name, values))
+        chain.insert(0, (place, values))
         if below is None:
-            return layers
+            return chain
         if not isinstance(below, str):
             raise ParamsError(f"{place}: {EXTENDS} must be the name of a file, got {below!r}")
         place = next(
@@ -186,8 +194,6 @@ def resolve(layers: Sequence[tuple[str, Values]], where: str = "params") -> Para
         return _resolve(layers)
     except ValidationError as error:
         raise ParamsError(f"{where}: {describe(error)}") from None
-    except ParamsError:
-        raise
     except ValueError as error:
         raise ParamsError(f"{where}: {error}") from None
 
@@ -220,6 +226,7 @@ def _resolve(layers: Sequence[tuple[str, Values]]) -> Params:
     given: Values = {}
     origin: Origin = {}
     for source, values in layers:
+        _expect_text_keys(values)
         _expect_mappings(values)
         if _other_network(given, values):
             given = {name: value for name, value in given.items() if name != "network"}
@@ -234,6 +241,14 @@ def _resolve(layers: Sequence[tuple[str, Values]]) -> Params:
     return Params(values, methods, origin)
 
 
+def _expect_text_keys(values: Values, where: str = "") -> None:
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise ParamsError(f"{where}{name!r}: keys must be text; put it in quotes")
+        if isinstance(value, dict):
+            _expect_text_keys(value, f"{where}{name}.")
+
+
 def _expect_mappings(values: Values) -> None:
     for name in SECTIONS:
         if not isinstance(values.get(name, {}), dict):
@@ -242,7 +257,7 @@ def _expect_mappings(values: Values) -> None:
 
 def _sections(network: Values) -> Values:
     name = network.get("name", NETWORK_DEFAULT.model_fields["name"].default)
-    if name not in NETWORKS:
+    if name not in list(NETWORKS):
         raise ParamsError(f"network.name: must be one of {', '.join(NETWORKS)}, got {name!r}")
     return _section_defaults(name)
 
@@ -260,25 +275,25 @@ def _method(name: str, own: MethodParams, sections: Values, reading: str, origin
     if "network" in above:
         above["network"] = _spelled(above["network"])
     own_origin = {key: origin[key] for key in leaves(sections)}
-    if _other_network(sections, above):
-        fresh = _sections(above["network"])["network"]
-        sections = sections | {"network": fresh}
-        own_origin = {k: v for k, v in own_origin.items() if not k.startswith("network.")}
-        own_origin |= dict.fromkeys((f"network.{key}" for key in leaves(fresh)), DEFAULT)
-    merged = overlay(sections, above)
-    own_origin |= dict.fromkeys(leaves(above), f"method {name}")
     reading = own.reading or reading
-    own_origin |= {
-        key: f"reading {reading}, by {own_origin.get(key, DEFAULT)}"
-        for key in leaves(merged)
-        if _at(merged, key) == WORD
-    }
     try:
+        if _other_network(sections, above):
+            fresh = _sections(above["network"])["network"]
+            sections = sections | {"network": fresh}
+            own_origin = {k: v for k, v in own_origin.items() if not k.startswith("network.")}
+            own_origin |= dict.fromkeys((f"network.{key}" for key in leaves(fresh)), DEFAULT)
+        merged = overlay(sections, above)
         params = RunParams(**settle(merged, reading))
     except ValidationError as error:
         raise ParamsError(f"methods.{name}: {describe(error)}") from None
     except ValueError as error:
         raise ParamsError(f"methods.{name}: {error}") from None
+    own_origin |= dict.fromkeys(leaves(above), f"method {name}")
+    own_origin |= {
+        key: f"reading {reading}, by {own_origin.get(key, DEFAULT)}"
+        for key in leaves(merged)
+        if _at(merged, key) == WORD
+    }
     return Method(name, own.label or name, reading, params, own_origin)
 
 

@@ -223,6 +223,6 @@ def network_options(values: dict[str, Any]) -> NetworkOptions:
         ValueError: an unknown network; pydantic's ValidationError for wrong options.
     """
     name = values.get("name", "i2r")
-    if name not in NETWORKS:
+    if name not in list(NETWORKS):
         raise ValueError(f"network.name: must be one of {', '.join(NETWORKS)}, got {name!r}")
     return NETWORKS[name](**values)

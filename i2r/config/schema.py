@@ -12,19 +12,26 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from i2r.config.base import Count, NotNegative, Positive, Rate, Section, Share, said
+from i2r.config.base import Count, NotNegative, Once, Positive, Rate, Section, Share, said
 from i2r.config.networks import I2ROptions, NetworkOptions, network_options
 
 FROM_ONE_SHOT = "1shot"  # train.start
 
-NAME = r"^[a-z0-9][a-z0-9._-]*$"
+NAME = r"^[a-z0-9][a-z0-9._-]{0,59}$"
 NAME_SAID = (
-    "names are lower-case letters, digits, dots, hyphens and underscores, and begin with a letter or digit"
+    "names are lower-case letters, digits, dots, hyphens and underscores, begin with a letter or digit, "
+    "and have at most 60 characters"
 )
-# Folders of results/ that an experiment cannot have, stages of the pipeline, and forms in which a target is shown.
-RESERVED = ("store", "specs", "state", "logs", "benchmarks", "mlartifacts", "mlruns")
+# Entries of results/ that an experiment cannot have as its name, stages of the pipeline, other names of rules and
+# folders that a target cannot have, and forms in which a target is shown.
+RESERVED = ("store", "specs", "state", "logs", "benchmarks", "mlartifacts", "mlruns", "mlflow.db")
 STAGES = ("data", "backbone", "base_learner", "cam_head", "train", "evaluate", "ablate", "report")
-FORMS = ("table1", "table3", "table4")
+OTHERS = ("all", "view", "plan", "lists", "episodes", "baselines", "track")
+FORMS = {
+    "table1": "i2r.report.forms.table1:show",
+    "table3": "i2r.report.forms.table3:show",
+    "table4": "i2r.report.forms.table4:show",
+}
 Fold = Annotated[int, Field(ge=0, le=3)]
 
 
@@ -71,7 +78,7 @@ class Data(Section):
     @field_validator("size")
     @classmethod
     def _grid(cls, size: int) -> int:
-        if (size - 1) % 8:
+        if size == 1 or (size - 1) % 8:
             raise ValueError(f"size - 1 must be a multiple of 8 (473, 321, 97 ...), got {size}")
         return size
 
@@ -201,6 +208,13 @@ class Augment(Section):
     blur_p: Share = Field(0.5, description="probability of a blur")
     flip_p: Share = Field(0.5, description="probability of a horizontal flip")
 
+    @field_validator("scale")
+    @classmethod
+    def _scale(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError(f"must be a range, the smaller number first, got {list(scale)}")
+        return scale
+
 
 class BaseAugment(Augment):
     """Augmentation of the base learner's images; used only if the backbone is trained as well."""
@@ -280,7 +294,9 @@ class Evaluate(Section):
     """Evaluation on the fixed test episodes; no value here changes a training."""
 
     episodes: Positive = Field(1000, description="test episodes per fold")
-    seeds: list[Count] = Field([0], min_length=1, description="seeds; each draws its own test episodes")
+    seeds: Annotated[list[Count], Once] = Field(
+        [0], min_length=1, description="seeds; each draws its own test episodes"
+    )
     scoring: Literal["original", "bam", "released", "size"] = said(
         "grid on which predictions are scored (docs/method.md 8.2)"
     )
@@ -346,6 +362,10 @@ class RunParams(Sections):
                 f"backbone.name: {self.backbone.name} has no classifier, which a CAM needs; use a network.prior "
                 "without a CAM (bam, mean)"
             )
+        if self.evaluate.mask != "none" and not hasattr(self.network, "mask"):
+            raise ValueError(
+                f"evaluate.mask: {self.evaluate.mask}, but the network {self.network.name} has no attention to mask"
+            )
         if mode == "retrained" and self.backbone.name == "squeezenet1_1":
             raise ValueError(
                 "cam_head.mode: retrained needs a linear classifier on averages, which squeezenet1_1 does not have"
@@ -364,13 +384,19 @@ class RunParams(Sections):
 class Target(Section):
     """What a table or figure shows: methods, folds, shots and seeds. `snakemake NAME` makes this target alone."""
 
-    form: Literal[FORMS] | None = Field(
+    form: Literal[tuple(FORMS)] | None = Field(
         None, description="form in which the report shows it; null: the form with the target's name"
     )
-    methods: list[str] = Field([], description="names from methods, in the order of the rows")
-    folds: list[Fold] = Field([0, 1, 2, 3], min_length=1, description="test folds")
-    shots: list[Positive] = Field([1], min_length=1, description="support images per episode")
-    seeds: list[Count] = Field([0], min_length=1, description="training seeds of the meta learner")
+    methods: Annotated[list[str], Once] = Field(
+        [], description="names from methods, in the order of the rows"
+    )
+    folds: Annotated[list[Fold], Once] = Field([0, 1, 2, 3], min_length=1, description="test folds")
+    shots: Annotated[list[Positive], Once] = Field(
+        [1], min_length=1, description="support images per episode"
+    )
+    seeds: Annotated[list[Count], Once] = Field(
+        [0], min_length=1, description="training seeds of the meta learner"
+    )
     ablation: bool = Field(
         False,
         description="put the trainings and evaluations that only this target needs into the stage ablate",
@@ -391,7 +417,7 @@ class Report(Section):
 class Runtime(Section):
     """How to run; no value here changes a number."""
 
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     workers: Count = Field(0, description="processes that load images")
     save_every: Rate = Field(60, description="seconds between saved states")
     cache_gb: NotNegative = Field(4, description="memory for cached features, GB")
@@ -435,7 +461,7 @@ class Experiment(Sections):
         description="name: values that differ from the sections",
     )
     targets: dict[str, Target] = Field(default_factory=dict, description="name: what a table or figure shows")
-    make: list[str] = Field(
+    make: Annotated[list[str], Once] = Field(
         [],
         description="targets that snakemake, make run and dvc repro make when called without one; empty: all",
     )
@@ -454,19 +480,22 @@ class Experiment(Sections):
                 f"experiment: {self.experiment!r} is reserved for a folder of results/; use another name"
             )
         for name in self.targets:
-            if name in STAGES or name == "all":
-                raise ValueError(f"targets: {name!r} is the name of a stage; use another name")
+            if name in (*STAGES, *OTHERS) or name.endswith("_job"):
+                raise ValueError(
+                    f"targets: {name!r} is the name of a stage, a folder or a rule; use another name"
+                )
         return self
 
     @model_validator(mode="after")
     def _targets(self) -> Self:
         for name, target in self.targets.items():
-            for method in (*target.methods, *filter(None, [target.baselines])):
+            baselines = [] if target.baselines is None else [target.baselines]
+            for method in (*target.methods, *baselines):
                 if method not in self.methods:
                     raise ValueError(
                         f"targets.{name}: {method!r} is not among methods ({', '.join(self.methods)})"
                     )
-            if not target.methods and not target.baselines:
+            if not target.methods and not baselines:
                 raise ValueError(f"targets.{name}: has neither methods nor baselines, so it shows nothing")
             if target.form is None and name not in FORMS:
                 raise ValueError(f"targets.{name}.form: missing; the forms are {', '.join(FORMS)}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from i2r.config.networks import NetworkOptions
+from i2r.config.registry import find
 from i2r.nets.backbone.base import Layout
-from i2r.nets.registry import find
 
 __all__ = ["Layout", "build_meta_learner"]
 

@@ -10,11 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from i2r.config.networks import NETWORKS
-from i2r.config.schema import BACKBONES, SOURCES
+from i2r.config.networks import ATTENTION_MASKS, CAMS, NETWORKS, PRIORS, CamOptions
+from i2r.config.schema import BACKBONES, FORMS, SOURCES
+from i2r.files import sha256
 from i2r.pipeline.steps import STEPS
 
 PACKAGE = Path(__file__).parents[1]
+DATA = (".yaml", ".j2")  # suffixes of files next to the modules that count as code
 # Modules that plan and run jobs or show their progress, but do not influence their numbers.
 CARRIERS = ("i2r", "i2r.cli", "i2r.files", "i2r.progress", "i2r.config", "i2r.pipeline")
 
@@ -26,20 +28,8 @@ def modules(step: str, params: Mapping[str, Any] | None = None) -> list[str]:
         params: of the job; they choose its network, backbone and data source. Where they are missing, all
             registered ones count.
     """
-    registered = [options.module for options in NETWORKS.values()] + [
-        entry.build for entry in BACKBONES.values()
-    ]
-    if params is not None:
-        network, backbone = (params.get(section, {}).get("name") for section in ("network", "backbone"))
-        registered = [NETWORKS[network].module] if network in NETWORKS else []
-        registered += [BACKBONES[backbone].build] if backbone in BACKBONES else []
-    elif not STEPS[step].torch:
-        registered = []
-    source = (params or {}).get("data", {}).get("source")
-    if step == "data" or STEPS[step].torch:  # steps that read images
-        registered += [SOURCES[source]] if source in SOURCES else SOURCES.values()
     found: set[str] = set()
-    todo = [place.split(":")[0] for place in (STEPS[step].function, *registered)]
+    todo = [place.split(":")[0] for place in (STEPS[step].function, *_registered(step, params or {}))]
     while todo:
         name = todo.pop()
         if name not in found and not _carries(name):
@@ -48,13 +38,38 @@ def modules(step: str, params: Mapping[str, Any] | None = None) -> list[str]:
     return sorted(found)
 
 
+def _registered(step: str, params: Mapping[str, Any]) -> list[str]:
+    """Addresses in the registries of config/ that a job uses; all of a registry if its params do not choose."""
+
+    def chosen(section: str, registry: Mapping[str, Any]) -> list[Any]:
+        name = params.get(section, {}).get("name" if section != "data" else "source")
+        return [registry[name]] if name in registry else list(registry.values())
+
+    if step == "report":
+        return list(FORMS.values())
+    found = chosen("data", SOURCES) if step == "data" or STEPS[step].torch else []
+    if STEPS[step].torch:
+        found += [entry.build for entry in chosen("backbone", BACKBONES)]
+    if "network" in STEPS[step].reads:
+        networks = chosen("network", NETWORKS)
+        if step != "baselines":  # they use the CAMs and priors of networks, but no network
+            found += [options.module for options in networks]
+        if any(issubclass(options, CamOptions) for options in networks):
+            found += [entry.function for kind in (ATTENTION_MASKS, CAMS, PRIORS) for entry in kind.values()]
+    return found
+
+
 def _carries(module: str) -> bool:
     return module in CARRIERS or module.startswith(("i2r.config.", "i2r.pipeline."))
 
 
 def digest(step: str, params: Mapping[str, Any] | None = None) -> str:
     """A hash of the code of all modules that a job of a step uses; see `modules`."""
-    text = "\n".join(f"{name} {_content(name)}" for name in modules(step, params))
+    used = modules(step, params)
+    text = "\n".join(f"{name} {_content(name)}" for name in used)
+    folders = {path_of(name).parent for name in used}
+    files = sorted(path for folder in folders for kind in DATA for path in folder.glob(f"**/*{kind}"))
+    text += "".join(f"\n{path.relative_to(PACKAGE)} {sha256(path)}" for path in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

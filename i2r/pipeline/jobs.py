@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from i2r.config.schema import Runtime
 from i2r.files import flush, sha256, write_json, write_text
 from i2r.pipeline.digests import digest
-from i2r.pipeline.spec import JobError, Spec, read_spec
+from i2r.pipeline.spec import JobError, Spec, read_spec, spec_path
 from i2r.pipeline.steps import STEPS
 from i2r.pipeline.store import MANIFEST, manifest, problem, products_digest, size_of
 
@@ -86,18 +86,18 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
-def run_job(spec_path: str | Path, step: str | None = None, again: bool = False) -> dict[str, Any]:
+def run_job(path: str | Path, step: str | None = None, again: bool = False) -> dict[str, Any]:
     """Run the job of a spec file (results/specs/<step>/<key>.json) and return its manifest.
 
     Args:
+        path: of the spec, where `i2r plan` wrote it; results/ is found from it.
         again: run it even if its result is complete.
 
     Raises:
         JobError: the spec or an input is not usable, or a product was not made.
     """
-    spec_path = Path(spec_path)
-    spec = read_spec(spec_path, step)
-    results = spec_path.resolve().parents[2]
+    spec = read_spec(Path(path), step)
+    results = _results_of(spec, Path(path).resolve())
     state, folder = results / "state" / spec.key, results / spec.folder
     with locked(results / "state" / "locks" / f"{spec.key}.lock", spec.title):
         inputs = {role: results / given.folder for role, given in spec.inputs.items()}
@@ -113,13 +113,29 @@ def run_job(spec_path: str | Path, step: str | None = None, again: bool = False)
     return manifest(folder)
 
 
+def _results_of(spec: Spec, path: Path) -> Path:
+    """The folder results/ of a spec file."""
+    results = Path(*path.parts[:-3])
+    if path != spec.path(results):
+        raise JobError(f"{path}: a spec must stay where it was written, at {spec.path(Path('results'))}")
+    return results
+
+
 def _digests(spec: Spec, inputs: dict[str, Path]) -> dict[str, str]:
-    """Role -> digest of the input's products."""
+    """Role -> digest of the input's products.
+
+    Raises:
+        JobError: an input is missing or damaged.
+    """
     found = {}
     for role, folder in inputs.items():
         values = manifest(folder)
         if values is None:
             raise JobError(f"{spec.title}: the input {role} is missing ({folder}); run `snakemake`")
+        given = spec.inputs[role]
+        if wrong := problem(folder, given.key, content=True):
+            path = spec_path(given.step, given.key, Path("results"))
+            raise JobError(f"{wrong}; `i2r run {given.step} --spec {path} --again` makes it again")
         found[role] = products_digest(values)
     return found
 

@@ -7,6 +7,8 @@ Names of methods, folders, devices and workers are not part of a key.
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -182,12 +184,14 @@ class _Planner:
 
     def backbone(self, method: Method) -> Spec:
         values = method.params.backbone.model_dump(mode="json", exclude={"digest"})
-        files = {}
+        uses = {"backbone": values}
         if values["name"] != "small":
             del values["pretrain"]
-        if digest := method.params.backbone.digest:  # replaces the path in the key
+        if digest := method.params.backbone.digest:  # with a digest the file is not needed for planning
             files, values["weights"] = {"backbone.weights": values["weights"]}, digest
-        return self.add("backbone", {}, {"backbone": values}, {}, values["name"], method.name, files=files)
+        else:
+            files = _by_content(uses, "backbone", ("weights",), {}, f"methods.{method.name}.backbone.weights")
+        return self.add("backbone", {}, uses, {}, values["name"], method.name, files=files)
 
     def in_fold(self, method: Method, fold: int) -> dict[str, Spec]:
         """Data, lists and backbone of a fold."""
@@ -341,7 +345,9 @@ class _Planner:
 def dataset(method: Method) -> str:
     """Short name of a method's data set."""
     data = method.params.data
-    return data.source if data.source == "shapes" else Path(str(data.root)).name
+    if data.source == "shapes":
+        return data.source
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(data.root)).name).strip(".-") or data.source
 
 
 def _role(spec: Spec) -> str:
@@ -370,10 +376,11 @@ def _by_content(uses: dict, section: str, names: tuple[str, ...], args: dict, wh
             continue
         try:
             path = Path(pattern.format(**args))
-        except (KeyError, IndexError, ValueError):
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError):
             known = ", ".join(f"{{{arg}}}" for arg in args if arg != "eval_seed")
-            raise ParamsError(f"{where}: {pattern!r} may contain only {known}") from None
-        if not path.is_file():
+            what = f"only {known}" if known else "no braces"
+            raise ParamsError(f"{where}: {pattern!r} may contain {what}") from None
+        if not os.path.isfile(path):
             raise ParamsError(f"{where}: no such file: {path}")
         stat = path.stat()
         uses[section] = uses[section] | {name: _digest(path, stat.st_size, stat.st_mtime_ns)}

@@ -30,10 +30,19 @@ ROUNDS = 12  # runs of Snakemake at most: a result made again may differ, so wha
 
 
 def prepare(params: Params, results: Path = RESULTS) -> Plan:
-    """Plan the jobs of an experiment and write their specs, and nothing else."""
+    """Plan the jobs of an experiment and write their specs, and nothing else.
+
+    Raises:
+        JobError: a spec cannot be written.
+    """
     plan = make_plan(params)
-    for spec in plan.jobs.values():
-        write_spec(spec, results)
+    try:
+        for spec in plan.jobs.values():
+            write_spec(spec, results)
+    except OSError as error:
+        raise JobError(
+            f"{error.filename}: {error.strerror}; specs are written to {results / 'specs'}"
+        ) from None
     return plan
 
 
@@ -74,10 +83,13 @@ def run_stage(
     Raises:
         JobError: Snakemake failed, or a result is missing or damaged.
     """
+    params = read_params([configfile] if configfile else [])
     with one_at_a_time(results):
-        plan = prepare(read_params([configfile] if configfile else []), results)
-        store.fill(plan.experiment, results)
+        plan = prepare(params, results)
         jobs = plan.of(stage)
+        for wrong in store.check(plan, jobs, results):
+            print(f"i2r: {wrong}", file=sys.stderr)
+        store.fill(plan.experiment, results)
         if not problems(plan, jobs, results):
             print(f"i2r: nothing to do for {stage}: {len(jobs)} done", file=sys.stderr)
         else:
@@ -178,9 +190,11 @@ def one_at_a_time(results: Path = RESULTS) -> Iterator[None]:
             snakemake("--unlock")
         process = psutil.Process()
         write_json(record, {"host": platform.node(), "pid": process.pid, "since": process.create_time()})
-        yield
-        if not any(Path(".snakemake/locks").glob("*")):
-            record.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            if not any(Path(".snakemake/locks").glob("*")):
+                record.unlink(missing_ok=True)
 
 
 def _gone(owner: dict[str, Any]) -> bool:

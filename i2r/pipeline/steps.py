@@ -62,7 +62,7 @@ STEPS = {
     step.name: step
     for step in (
         # for `data` and `backbone`, plan.py chooses the params: they depend on the source and the name
-        Step("data", "data", "i2r.steps.data:run", ("index.json",), folders=("VOC",), minutes=120),
+        Step("data", "data", "i2r.steps.data:run", ("index.json",), 2, folders=("VOC",), minutes=120),
         Step("lists", "data", "i2r.steps.lists:run", ("lists.json",), 2, {"data": ("novel", "min_area")}, memory=2000),
         Step(
             "episodes", "data", "i2r.steps.episodes:run", ("episodes.json",), 2,

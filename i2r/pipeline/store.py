@@ -20,6 +20,8 @@ from i2r.pipeline.spec import Input, Spec
 from i2r.pipeline.steps import STEPS
 
 MANIFEST = "manifest.json"
+# Everything that jobs write to their folders; all other files there belong to the user.
+OURS = {MANIFEST, *(name for step in STEPS.values() for name in (*step.products, *step.folders))}
 
 
 # --- one result ----------------------------------------------------------------------------------------------
@@ -31,7 +33,14 @@ def manifest(folder: Path) -> dict[str, Any] | None:
         values = read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return None
-    return values if isinstance(values, dict) and {"spec", "products", "sizes"} <= values.keys() else None
+    parts = (
+        [values.get(name) for name in ("spec", "products", "sizes")] if isinstance(values, dict) else [None]
+    )
+    if not all(isinstance(part, dict) for part in parts):
+        return None
+    spec, products, sizes = parts
+    complete = spec.get("step") in STEPS and spec.get("key") and products.keys() == sizes.keys()
+    return values if complete else None
 
 
 def products_digest(values: dict[str, Any]) -> str:
@@ -88,8 +97,7 @@ class Located:
         own = self.results / spec.folder
         if manifest(own) is None:
             for view in self.plan.views(key):
-                values = manifest(self.results / view)
-                if values is not None and values["spec"].get("key") == key:
+                if problem(self.results / view, key) is None:
                     return self.results / view
         return own
 
@@ -134,9 +142,10 @@ class Located:
         if spec.key not in self.plan.jobs or self.state(spec) != "again":
             return []
         path = self.results / "specs" / "again" / f"{spec.key}.json"
-        newest = max(file.stat().st_mtime for file in self.folder(spec.key).iterdir())
+        newest = max(file.lstat().st_mtime for file in self.folder(spec.key).iterdir())
         if not path.is_file() or path.stat().st_mtime <= newest:
-            write_json(path, {"again": self.problem(spec)})
+            # the time makes the content differ, because Snakemake also compares the content of small files
+            write_json(path, {"again": self.problem(spec), "after": newest})
             os.utime(path, (newest + 1, newest + 1))
         return [str(path)]
 
@@ -156,6 +165,21 @@ def fill(experiment: str, results: Path = RESULTS) -> None:
             link(folder, own, values)
 
 
+def check(plan: Plan, jobs: list[Spec], results: Path = RESULTS) -> list[str]:
+    """Compare the hashes of results with their manifests, and return a sentence for each damaged result.
+
+    Planning compares only sizes, so the manifest of a result with right sizes and wrong content is removed: the result
+    is then copied from its other place, or made again.
+    """
+    found = []
+    for spec in jobs:
+        for folder in (results / name for name in (spec.folder, *plan.views(spec.key))):
+            if problem(folder, spec.key) is None and (wrong := problem(folder, spec.key, content=True)):
+                (folder / MANIFEST).unlink()
+                found.append(wrong)
+    return found
+
+
 def shown(plan: Plan, results: Path = RESULTS) -> bool:
     """Whether the view of an experiment shows the finished results of its plan, and nothing else."""
     return not _differences(plan, results)
@@ -164,16 +188,17 @@ def shown(plan: Plan, results: Path = RESULTS) -> bool:
 def show(plan: Plan, results: Path = RESULTS) -> None:
     """Update the view of an experiment: link the finished results of its plan, and remove everything else.
 
-    What is removed remains in the store.
+    Results that are removed remain in the store; files that no job made are kept.
     """
     fill(plan.experiment, results)
-    (results / "state" / "view").unlink(missing_ok=True)
     for folder, key in _differences(plan, results).items():
-        if folder.exists():
-            shutil.rmtree(folder)
         if key is not None:
             own = results / plan.jobs[key].folder
             link(own, folder, manifest(own))
+        elif folder.exists():
+            _clear(folder)
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _differences(plan: Plan, results: Path) -> dict[Path, str | None]:
@@ -185,7 +210,7 @@ def _differences(plan: Plan, results: Path) -> dict[Path, str | None]:
             found[folder] = None
     for folder, key in wanted.items():
         made, seen = manifest(results / plan.jobs[key].folder), manifest(folder)
-        if made is not None and seen != made:
+        if made is not None and (seen != made or problem(folder, key)):
             found[folder] = key
         elif made is None and seen is not None and seen["spec"].get("key") != key:
             found[folder] = None
@@ -200,9 +225,7 @@ def _results_below(home: Path) -> list[Path]:
 
 
 def link(source: Path, target: Path, values: dict[str, Any]) -> None:
-    """Hard-link a result into another folder, or copy it where links are not possible; the manifest comes last."""
-    if target.exists():
-        shutil.rmtree(target)
+    """Hard-link a result into another folder, or copy it where links are not possible; a user's own files are kept."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -214,7 +237,22 @@ def link(source: Path, target: Path, values: dict[str, Any]) -> None:
             )
         else:
             _link_file(path, temporary / name)
+    if target.exists():
+        _clear(target)
+        for path in target.iterdir():
+            path.replace(temporary / path.name)
+        target.rmdir()
     temporary.replace(target)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the files of a job from a folder, starting with the manifest."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name != MANIFEST):
+        if path.name in OURS:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _link_file(source: str | Path, target: str | Path) -> None:

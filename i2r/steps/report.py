@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from i2r.config.registry import find
+from i2r.config.schema import FORMS
 from i2r.files import write_json, write_text
 from i2r.pipeline.jobs import Job
 from i2r.report import gallery, page
-from i2r.report.forms import FORMS
 from i2r.report.forms.shown import Shown
 from i2r.report.results import METRICS, PER_CLASS, Results
 from i2r.report.target import Target, labels
@@ -31,7 +32,7 @@ def run(job: Job) -> dict[str, Any]:
     results.curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
 
     targets = [Target(name, results) for name in job.params["targets"]]
-    shown = [(target, FORMS[target.form](target)) for target in targets]
+    shown = [(target, find(FORMS[target.form])(target)) for target in targets]
     for name in dict.fromkeys([*FILES, *(made.file for _, made in shown)]):
         write_tables(out, name, [(target, made) for target, made in shown if made.file == name])
 

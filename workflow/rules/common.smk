@@ -1,6 +1,7 @@
 """The plan (i2r/pipeline/plan.py), and what rules need from it: files, inputs and resources of jobs."""
 
 import sys
+from pathlib import Path, PurePath
 
 from snakemake.exceptions import WorkflowError
 
@@ -8,18 +9,19 @@ from i2r.config.base import ParamsError
 from i2r.config.schema import STAGES
 from i2r.pipeline import store
 from i2r.pipeline.plan import REPORT, RESULTS
-from i2r.pipeline.spec import read_spec
+from i2r.pipeline.spec import JobError, read_spec
 from i2r.pipeline.stage import from_snakemake, gpus
 from i2r.pipeline.steps import STEPS
 
 # A --configfile replaces params.yaml. With a `configfile:` directive here, Snakemake would merge the two.
 try:
     PLAN = from_snakemake(workflow.overwrite_configfiles, workflow.config_settings.config)
-except ParamsError as error:
+except (ParamsError, JobError) as error:
     raise WorkflowError(error)
 
 LOCATED = store.Located(PLAN)
 RUNTIME = PLAN.params.values.runtime
+VIEW = f"results/state/{PLAN.experiment}.view"  # requested if only the view has to be updated
 THREADS = PLAN.params.values.threads
 
 
@@ -34,7 +36,7 @@ def files(jobs):
 
 def asked(jobs):
     """Manifests and products of jobs, and the rule that updates the view if it is outdated."""
-    return files(jobs) + ([] if store.shown(PLAN) else ["results/state/view"])
+    return files(jobs) + ([] if store.shown(PLAN) else [VIEW])
 
 
 def needs(step):
@@ -61,13 +63,21 @@ def product(step, name):
 
 
 def asked_for(words):
-    """Jobs requested on the command line by a readable folder, or a file in it: results/shapes/train/i2r-..."""
-    named = PLAN.named()
-    folders = {word: word.removeprefix("results/").rstrip("/") for word in words}
-    found = {
-        word: named.get(folder) or named.get(folder.rpartition("/")[0]) for word, folder in folders.items()
-    }
-    return {word: spec for word, spec in found.items() if spec}
+    """Jobs requested on the command line by a readable folder, or a product in it: results/shapes/train/i2r-..."""
+    named, found = PLAN.named(), {}
+    for word in words:
+        path = PurePath(word.removeprefix("results/"))
+        for folder in (path, *path.parents):
+            spec, below = named.get(str(folder)), path.relative_to(folder).parts
+            if spec and (not below or below[0] in (store.MANIFEST, *spec.products)):
+                found[word] = spec
+    return found
+
+
+def show():
+    """Update the view of the experiment."""
+    store.show(PLAN)
+    Path(VIEW).unlink(missing_ok=True)
 
 
 def memory(step):

@@ -4,7 +4,7 @@
 # Gives Snakemake something to run if only the view is outdated; `onsuccess` updates the view and removes this file.
 rule view:
     output:
-        touch("results/state/view"),
+        touch(VIEW),
 
 
 for stage in STAGES:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2r.config import schema
-from i2r.nets.registry import find
+from i2r.config.registry import find
 
 
 class Layout(NamedTuple):

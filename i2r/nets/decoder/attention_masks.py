@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from i2r.config.networks import ATTENTION_MASKS, AttentionMask
-from i2r.nets.registry import find
+from i2r.config.registry import find
 
 
 def applies(strategy: str, query_known: bool) -> bool:

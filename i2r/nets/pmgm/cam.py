@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2r.config.networks import CAMS
+from i2r.config.registry import find
 from i2r.nets.backbone.base import Backbone
-from i2r.nets.registry import find
 
 CELLS = (2, 3)
 

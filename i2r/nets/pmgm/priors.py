@@ -14,10 +14,10 @@ from __future__ import annotations
 import torch
 
 from i2r.config.networks import PRIORS, CamOptions
+from i2r.config.registry import find
 from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.pmgm.regions import Regions, cam_regions
 from i2r.nets.precision import full
-from i2r.nets.registry import find
 from i2r.nets.resize import bilinear, nearest
 
 EPS = 1e-5  # of averages, cosines and min-max
