@@ -234,8 +234,8 @@ def _resolve(layers: Sequence[tuple[str, Values]]) -> Params:
         origin |= dict.fromkeys(leaves(values), source)
     sections = overlay(_sections(given.get("network", {})), {n: given[n] for n in SECTIONS if n in given})
     reading = given.get("reading", "paper")
-    whole = {**{n: v for n, v in given.items() if n not in SECTIONS}, **settle(sections, reading)}
-    values = Experiment(**whole)
+    complete = {**{n: v for n, v in given.items() if n not in SECTIONS}, **settle(sections, reading)}
+    values = Experiment(**complete)
     origin = dict.fromkeys(leaves(sections), DEFAULT) | origin
     methods = {name: _method(name, own, sections, reading, origin) for name, own in values.methods.items()}
     return Params(values, methods, origin)

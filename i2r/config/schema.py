@@ -49,7 +49,7 @@ class Shapes(Section):
 class Data(Section):
     """The data set, its lists, and the size of a network's input."""
 
-    source: str = Field("voc", description="shapes: generated; voc: a folder in VOC's layout")
+    source: str = Field("voc", description="shapes: generated; voc: a folder in the layout of PASCAL VOC")
     root: str | None = Field(None, description="folder with JPEGImages/ and SegmentationClassAug/ (voc)")
     digest: str | None = Field(
         None, description="sha256 of the data set, as the data step prints it; null: not checked"

@@ -102,8 +102,8 @@ def run_job(path: str | Path, step: str | None = None, again: bool = False) -> d
     with locked(results / "state" / "locks" / f"{spec.key}.lock", spec.title):
         inputs = {role: results / given.folder for role, given in spec.inputs.items()}
         made_from = _digests(spec, inputs)
-        whole = not again and problem(folder, spec.key, content=True) is None
-        if whole and manifest(folder)["inputs"] == made_from:
+        complete = not again and problem(folder, spec.key, content=True) is None
+        if complete and manifest(folder)["inputs"] == made_from:
             print(f"{spec.title}: already made", file=sys.stderr)
         else:
             print(f"{spec.title}: started", file=sys.stderr, flush=True)

@@ -3,8 +3,8 @@
 For the generated data set the small backbone takes the place of a network trained on ImageNet. It learns all twenty
 classes from images with a single object each, at the scale of the episodes. It never sees the data set's images.
 
-Half of each batch is read as the episodes read their supports (see `Encoder.support`): layer3 times the object's
-mask. Trained on whole images alone, this small network gives every masked support one and the same class.
+In half of each batch layer3 is multiplied by the object's mask, as for the supports of episodes (`Encoder.support`).
+When it is trained only on unmasked images, this small network predicts the same class for every masked support.
 """
 
 from __future__ import annotations

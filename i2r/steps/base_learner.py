@@ -79,8 +79,7 @@ def trained_elsewhere(
     """Use the weights of a file, and score them.
 
     Raises:
-        JobError: they are for another number of classes, or include a backbone, which
-            `trains: head` says is not changed.
+        JobError: they are for another number of classes, or include a backbone although `trains` is head.
     """
     path = options.weights
     encoder = open_encoder(backbone, job.inputs["backbone"] / WEIGHTS, path).to(device)

@@ -91,7 +91,7 @@ def retrain(
     Only this linear layer learns, so the masked averages of layer4 are computed once for each pair.
 
     Raises:
-        JobError: the classifier is not one of averages.
+        JobError: the classifier is not linear on averages.
     """
     if not encoder.backbone.linear_classifier:
         name = job.params["backbone"]["name"]

@@ -162,7 +162,7 @@ class Importer:
             place = (self.results / "mlartifacts" / name).as_uri() if self.local else None
             kind = {
                 "mlflow.experimentKind": "custom_model_development"
-            }  # the UI for training, not for chat models
+            }  # so that the UI shows training metrics
             self.experiments[name] = self.client.create_experiment(name, place, kind)
         return self.experiments[name]
 

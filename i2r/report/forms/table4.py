@@ -58,8 +58,8 @@ def show(target: Target) -> Shown:
         )
         drawn.append(Figure(f"{target.name}{suffix(target, dataset, shot)}", caption, draw))
     grids += cam_grids(target)
-    whole = pd.concat(frames, ignore_index=True)
-    return Shown("priors", title, whole, grids, sentences, drawn)
+    frame = pd.concat(frames, ignore_index=True)
+    return Shown("priors", title, frame, grids, sentences, drawn)
 
 
 def paper_differences(target: Target, shot: int) -> list[str]:
