@@ -220,7 +220,7 @@ def test_damage_of_the_same_kind_is_seen_again(copied: Toy):
 
 @pytest.mark.slow
 def test_content_that_changed_is_no_input(copied: Toy):
-    """A file of the view changed in place, its size kept; its hard link in the store changes with it."""
+    """As when a file of the view is edited in place, which is the same file in the store, and keeps its size."""
     scores = copied.folder / VIEW / "evaluate/bam-1shot-fold0-seed0-eval0/scores.json"
     (made,) = (
         path for path in (copied.folder / STORE).glob("evaluate/*/scores.json") if is_same(path, scores)

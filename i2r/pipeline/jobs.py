@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from i2r.config.schema import Runtime
-from i2r.files import flush, sha256, write_json, write_text
+from i2r.files import flush, read_json, sha256, write_json, write_text
 from i2r.pipeline.digests import digest
 from i2r.pipeline.spec import JobError, Spec, read_spec, spec_path
 from i2r.pipeline.steps import STEPS
@@ -107,6 +107,7 @@ def run_job(path: str | Path, step: str | None = None, again: bool = False) -> d
             print(f"{spec.title}: already made", file=sys.stderr)
         else:
             print(f"{spec.title}: started", file=sys.stderr, flush=True)
+            _keep_state_of(made_from, state)
             seconds = _make(spec, inputs, made_from, folder, state)["times"]["seconds"]
             print(f"{spec.title}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
         shutil.rmtree(state, ignore_errors=True)
@@ -138,6 +139,14 @@ def _digests(spec: Spec, inputs: dict[str, Path]) -> dict[str, str]:
             raise JobError(f"{wrong}; `i2r run {given.step} --spec {path} --again` makes it again")
         found[role] = products_digest(values)
     return found
+
+
+def _keep_state_of(made_from: dict[str, str], state: Path) -> None:
+    """Remove what was saved with other inputs, for an input can have been made again since."""
+    begun = state / "inputs.json"
+    if state.exists() and not (begun.is_file() and read_json(begun) == made_from):
+        shutil.rmtree(state)
+    write_json(begun, made_from)
 
 
 def _make(
