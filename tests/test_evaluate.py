@@ -8,8 +8,9 @@ import signal
 import numpy as np
 import pytest
 import torch
-from learning import BAM, make_job, prepare
+from learning import BAM, make_job, prepare, run_params
 
+from i2r.config.base import ParamsError
 from i2r.config.networks import PRIORS
 from i2r.data.episodes import load_episodes
 from i2r.engine import episode_loop
@@ -19,7 +20,6 @@ from i2r.engine.images import View
 from i2r.engine.inputs import job_dataset, job_encoder
 from i2r.metrics import segmentation as scores
 from i2r.metrics.prior_maps import cam_measures
-from i2r.pipeline.jobs import JobError
 from i2r.steps import baselines, evaluate, train
 
 
@@ -186,13 +186,9 @@ def test_the_mask_at_test_needs_no_other_training(inputs, tmp_path):
     assert not torch.allclose(*logits)
 
 
-def test_a_mask_at_test_needs_an_attention(inputs, tmp_path):
-    trained = make_job(tmp_path, "train", inputs, network=BAM, train={"steps": 1})
-    train.run(trained)
-    options = {"network": BAM, "evaluate": {"mask": "cyctr"}}
-    job = make_job(tmp_path, "evaluate", {**inputs, "train": trained.out}, **options)
-    with pytest.raises(JobError, match=r"evaluate\.mask: cyctr, but the network bam has no attention"):
-        evaluate.run(job)
+def test_a_mask_at_test_needs_an_attention():
+    with pytest.raises(ParamsError, match=r"evaluate\.mask: cyctr, but the network bam has no attention"):
+        run_params(network=BAM, evaluate={"mask": "cyctr"})
 
 
 def test_a_network_without_prior_and_cam_is_scored(inputs, tmp_path):

@@ -68,7 +68,7 @@ def test_the_methods_take_every_value():
     methods = covering().values()
     for name, values in CHOICES.items():
         if name != "depth":
-            taken = [method["network"].get(name) for method in methods]
+            taken = [method.get("network", {}).get(name) for method in methods]
             assert all(value in taken for value in values), name
     for name, values in EVALUATIONS.items():
         taken = [method.get("evaluate", {}).get(name) for method in methods]

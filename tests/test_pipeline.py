@@ -343,3 +343,19 @@ def test_a_port_that_is_none_gets_its_sentence(capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         cli.main(["ui", "--port", "99999"])
     assert "must be a number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_backbones_shots_readings_and_data_sets_stand_side_by_side():
+    other = {"animals": {"data": {"root": "data/voc2012-animals"}}, "released": {"reading": "released"}}
+    target = {"table1": {"methods": ["i2r", "bam", "animals", "released"], "folds": [2], "shots": [1, 5]}}
+    made = planned("pascal", methods=other, targets=target, make=["table1"])
+    named = made.named()
+    for place in ("backbone/resnet50", "backbone/resnet50-bam", "data/VOC2012", "data/voc2012-animals"):
+        assert f"pascal/{place}" in named
+    runs = [
+        named[f"pascal/train/{name}-{shot}shot-fold2-seed0"]
+        for name in target["table1"]["methods"]
+        for shot in (1, 5)
+    ]
+    assert len({spec.key for spec in runs}) == len(runs)
+    assert named["pascal/train/released-1shot-fold2-seed0"].params["network"]["mask"] == "transposed"

@@ -343,6 +343,23 @@ def test_a_killed_run_goes_on(copied: Toy):
 
 
 @pytest.mark.slow
+def test_what_a_job_finished_after_snakemake_was_killed_is_kept(copied: Toy):
+    copied.change(train={"steps": 54})
+    (copied.folder / "slow").mkdir()
+    (copied.folder / "slow/train").touch()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    with subprocess.Popen(["snakemake"], cwd=copied.folder, env=copied.environment(), **quiet) as running:
+        wait_for(lambda: (copied.folder / "ran.txt").is_file())
+        running.kill()
+    before = len(list((copied.folder / STORE).glob("train/*/manifest.json")))
+    (copied.folder / "slow/train").unlink()
+    wait_for(lambda: len(list((copied.folder / STORE).glob("train/*/manifest.json"))) > before)
+    copied.run("snakemake", "--unlock")
+    copied.run("snakemake")
+    assert copied.ran() == Counter(train=1, evaluate=1) + REPORTED
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on(copied: Toy, number: signal.Signals):
     """Ctrl-C, to the whole group as a terminal sends it, and a plain kill: no lock is left."""

@@ -35,7 +35,7 @@ from i2r.nets.networks import build_meta_learner
 from i2r.nets.output import Output
 from i2r.nets.pmgm.regions import cam_regions
 from i2r.nets.resize import bilinear
-from i2r.pipeline.jobs import Job, JobError
+from i2r.pipeline.jobs import Job
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -99,19 +99,12 @@ def evaluation_options(job: Job) -> NetworkOptions:
 
 
 def evaluated_network(job: Job, options: NetworkOptions, encoder: Encoder) -> nn.Module:
-    """The trained meta learner, or that of a file, with the attention mask of the evaluation.
-
-    Raises:
-        JobError: the network has no attention that could be masked.
-    """
+    """The trained meta learner, or that of a file, with the attention mask of the evaluation."""
     meta_learner = build_meta_learner(options, encoder.layout, job.args["shot"])
     load_meta_learner(
         meta_learner, job.params.get("train", {}).get("weights") or job.inputs["train"] / WEIGHTS
     )
-    mask = job.params["evaluate"]["mask"]
-    if mask != "none":
-        if not hasattr(meta_learner, "test_mask"):
-            raise JobError(f"evaluate.mask: {mask}, but the network {options.name} has no attention to mask")
+    if (mask := job.params["evaluate"]["mask"]) != "none":
         meta_learner.test_mask = mask
     return meta_learner.eval()
 
