@@ -26,11 +26,11 @@ def _no_truth(value: Any) -> Any:
 
 
 Number = BeforeValidator(_no_truth)  # pydantic takes true for 1
-Positive = Annotated[int, Number, Field(gt=0)]
-Count = Annotated[int, Number, Field(ge=0)]
-Rate = Annotated[float, Number, Field(gt=0)]
-Share = Annotated[float, Number, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Number, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0), Number]
+Count = Annotated[int, Field(ge=0), Number]
+Rate = Annotated[float, Field(gt=0), Number]
+Share = Annotated[float, Field(ge=0, le=1), Number]
+NotNegative = Annotated[float, Field(ge=0), Number]
 
 
 def _once(values: list) -> list:

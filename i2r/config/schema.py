@@ -32,7 +32,7 @@ FORMS = {
     "table3": "i2r.report.forms.table3:show",
     "table4": "i2r.report.forms.table4:show",
 }
-Fold = Annotated[int, Number, Field(ge=0, le=3)]
+Fold = Annotated[int, Field(ge=0, le=3), Number]
 
 
 # --- what a method runs with ---------------------------------------------------------------------------------
