@@ -333,6 +333,15 @@ def test_a_state_saved_with_other_inputs_is_not_gone_on_from(tmp_path: Path, mon
     assert found == [False, True, False, True]
 
 
+def test_a_lock_that_cannot_be_taken_is_named(tmp_path: Path):
+    (tmp_path / "state").touch()
+    with (
+        pytest.raises(JobError, match="the workflow needs a lock there"),
+        jobs.locked(tmp_path / "state/stage.lock", "the workflow"),
+    ):
+        pass
+
+
 def test_what_is_no_manifest_is_none(tmp_path: Path):
     for text in ("", "null", "[]", "{}", '{"spec": {}, "products": {}, "sizes": {}}', '{"spec": 1}'):
         (tmp_path / "manifest.json").write_text(text)

@@ -66,11 +66,11 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
     """Hold a lock file; the system frees it when its process ends, however it ends.
 
     Raises:
-        JobError: naming the holder, if it is taken and `wait` is False.
+        JobError: naming the holder, if it is taken and `wait` is False; or its folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(path), path.with_suffix(".owner")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         holder = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "another process"
@@ -78,6 +78,8 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
             raise JobError(f"{what} is being worked on by {holder}") from None
         print(f"{what} is being worked on by {holder}: waiting for it", file=sys.stderr, flush=True)
         lock.acquire()
+    except OSError as error:
+        raise JobError(f"{error.filename}: {error.strerror}; {what} needs a lock there") from None
     try:
         write_text(owner, f"process {os.getpid()} on {platform.node()}\n")
         yield
