@@ -278,7 +278,7 @@ def test_specs_that_cannot_be_written_get_a_sentence(toy: Toy):
 def test_a_file_that_dvc_would_not_watch_is_refused(toy: Toy):
     shutil.move(toy.folder / "params.yaml", toy.folder / "mine.yaml")
     (toy.folder / "params.yaml").write_text("extends: mine.yaml\nexperiment: tiny\n")
-    assert "mine.yaml: DVC sees no change of it" in toy.run("i2r", "plan", "--write", code=1)
+    assert "mine.yaml: DVC does not track this file" in toy.run("i2r", "plan", "--write", code=1)
     toy.run("i2r", "plan")
 
 

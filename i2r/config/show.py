@@ -79,7 +79,7 @@ def _rows(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str,
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             rows += _rows(kind, f"{prefix}{name}.")
             continue
-        default = [] if field.default_factory else field.default
+        default = field.default_factory() if field.default_factory else field.default
         text = (
             ""
             if field.is_required()
