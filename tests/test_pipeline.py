@@ -17,8 +17,8 @@ from i2r import cli
 from i2r.config import load
 from i2r.config.base import ParamsError
 from i2r.config.schema import STAGES
-from i2r.files import read_json, write_json
-from i2r.pipeline import digests, plan, store
+from i2r.files import read_json, sha256, write_json
+from i2r.pipeline import digests, jobs, plan, store
 from i2r.pipeline.jobs import run_job
 from i2r.pipeline.spec import JobError, read_spec, write_spec
 from i2r.pipeline.steps import STEPS, steps_of
@@ -303,6 +303,43 @@ def test_a_spec_elsewhere_is_refused_and_nothing_is_written_there(tmp_path: Path
         with pytest.raises(JobError, match="a spec must stay where it was written, at results/specs/lists/"):
             run_job(path)
     assert not list(tmp_path.rglob("state"))
+
+
+def test_a_state_saved_with_other_inputs_is_not_gone_on_from(tmp_path: Path, monkeypatch):
+    """An input made again with another outcome while a job was interrupted."""
+    made = planned()
+    data, lists = (next(s for s in made.jobs.values() if s.step == step) for step in ("data", "lists"))
+    write_spec(lists, tmp_path)
+
+    def make_data(text: str) -> None:
+        folder = tmp_path / data.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "index.json").write_text(text)
+        values = {"spec": data.values(), "products": {"index.json": sha256(folder / "index.json")}}
+        write_json(folder / "manifest.json", values | {"sizes": {"index.json": len(text)}, "inputs": {}})
+
+    found = []
+
+    def interrupted(job):
+        found.append((job.state / "saved").exists())
+        (job.state / "saved").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "_function", lambda job: interrupted)
+    for text in ("one", "one", "two", "two"):
+        make_data(text)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(lists.path(tmp_path))
+    assert found == [False, True, False, True]
+
+
+def test_a_lock_that_cannot_be_taken_is_named(tmp_path: Path):
+    (tmp_path / "state").touch()
+    with (
+        pytest.raises(JobError, match="the workflow needs a lock there"),
+        jobs.locked(tmp_path / "state/stage.lock", "the workflow"),
+    ):
+        pass
 
 
 def test_what_is_no_manifest_is_none(tmp_path: Path):

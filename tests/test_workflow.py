@@ -220,7 +220,7 @@ def test_damage_of_the_same_kind_is_seen_again(copied: Toy):
 
 @pytest.mark.slow
 def test_content_that_changed_is_no_input(copied: Toy):
-    """A file of the view changed in place, its size kept; its hard link in the store changes with it."""
+    """As when a file of the view is edited in place, which is the same file in the store, and keeps its size."""
     scores = copied.folder / VIEW / "evaluate/bam-1shot-fold0-seed0-eval0/scores.json"
     (made,) = (
         path for path in (copied.folder / STORE).glob("evaluate/*/scores.json") if is_same(path, scores)
@@ -340,6 +340,23 @@ def test_a_killed_run_goes_on(copied: Toy):
     assert "unlocking Snakemake" in text
     assert copied.ran() == TRAINED, "the orphan's work counts"
     assert NOTHING in copied.run("snakemake", "-n")
+
+
+@pytest.mark.slow
+def test_what_a_job_finished_after_snakemake_was_killed_is_kept(copied: Toy):
+    copied.change(train={"steps": 54})
+    (copied.folder / "slow").mkdir()
+    (copied.folder / "slow/train").touch()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    with subprocess.Popen(["snakemake"], cwd=copied.folder, env=copied.environment(), **quiet) as running:
+        wait_for(lambda: (copied.folder / "ran.txt").is_file())
+        running.kill()
+    before = len(list((copied.folder / STORE).glob("train/*/manifest.json")))
+    (copied.folder / "slow/train").unlink()
+    wait_for(lambda: len(list((copied.folder / STORE).glob("train/*/manifest.json"))) > before)
+    copied.run("snakemake", "--unlock")
+    copied.run("snakemake")
+    assert copied.ran() == Counter(train=1, evaluate=1) + REPORTED
 
 
 @pytest.mark.slow

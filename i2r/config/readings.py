@@ -41,7 +41,7 @@ OPTIONS = (
     Option("base_learner.backbone_rate", None, 0.1, 0.1, "both pretrainings: backbone 2.5e-4"),
     Option("base_learner.augment.scale", None, [1.0, 1.0], [0.5, 2.0], "both pretrainings"),
     Option(
-        "base_learner.augment.rotate_p", None, 0.0, 0.5, "both pretrainings (released: the random crop only)"
+        "base_learner.augment.rotate_p", None, 0.0, 0.5, "both pretrainings (released: only the random crop)"
     ),
     Option("base_learner.augment.blur_p", None, 0.0, 0.5, "both pretrainings"),
     Option("base_learner.augment.flip_p", None, 0.0, 0.5, "both pretrainings"),
@@ -56,15 +56,15 @@ OPTIONS = (
     Option("network.cross", 4, 5, None, "paper Table S1; released config"),
     Option("network.ensemble", None, True, True, "configs (released: off for COCO)"),
     Option("network.shot_weights", "mean", "gram", "gram", "paper 3.1; both models"),
-    Option("network.shot_cam", "all", "last", None, "paper 3.1; released: what its loop leaves"),
-    Option("network.embedding", False, True, None, "released model alone"),
-    Option("network.detach_merge_input", False, True, None, "released model alone"),
+    Option("network.shot_cam", "all", "last", None, "paper 3.1; released: the last value of its loop"),
+    Option("network.embedding", False, True, None, "released model only"),
+    Option("network.detach_merge_input", False, True, None, "released model only"),
     Option(
         "network.ignore", None, "background", "255", "released: 255 becomes 0 before the losses; BAM's losses"
     ),
     Option("train.steps", None, "300 epochs", "200 epochs", "configs"),
     Option("train.batch", 8, 8, 8, "paper 4.1; configs"),
-    Option("train.lr", 0.01, 0.05, 0.05, "paper 4.1; configs (BAM: 0.005 there, times 10 in effect)"),
+    Option("train.lr", 0.01, 0.05, 0.05, "paper 4.1; configs (BAM: 0.005, multiplied by 10 in its code)"),
     Option("train.precision", None, "bf16", "fp32", "trainers"),
     Option("evaluate.scoring", None, "released", "bam", "validation of both codes"),
     Option("evaluate.tta", "none", "released", "none", "paper: not named; released validation"),

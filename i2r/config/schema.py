@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from i2r.config.base import Count, NotNegative, Once, Positive, Rate, Section, Share, said
+from i2r.config.base import Count, NotNegative, Number, Once, Positive, Rate, Section, Share, said
 from i2r.config.networks import I2ROptions, NetworkOptions, network_options
 
 FROM_ONE_SHOT = "1shot"  # train.start
@@ -32,7 +32,7 @@ FORMS = {
     "table3": "i2r.report.forms.table3:show",
     "table4": "i2r.report.forms.table4:show",
 }
-Fold = Annotated[int, Field(ge=0, le=3)]
+Fold = Annotated[int, Field(ge=0, le=3), Number]
 
 
 # --- what a method runs with ---------------------------------------------------------------------------------
@@ -149,9 +149,10 @@ class Backbone(Section):
         "resnet50, resnet101, squeezenet1_1, resnet50-bam, resnet101-bam, vgg16-bam, vit_small_14 or small"
     )
     weights: str | None = Field(
-        None, description="a .safetensors or .pth file; null: torchvision's ImageNet weights"
+        None,
+        description="a .safetensors or .pth file, which counts by its content; null: torchvision's ImageNet weights",
     )
-    digest: str | None = Field(None, description="sha256 of that file; keys then hold it instead of the path")
+    digest: str | None = Field(None, description="sha256 of that file; with it a plan does not need the file")
     stride_at: Literal["3x3", "1x1"] = Field(
         "3x3", description="convolution of a bottleneck with the stride: 3x3 (torchvision) or 1x1 (He et al.)"
     )
@@ -426,7 +427,7 @@ class Runtime(Section):
 class MethodParams(Section):
     """A method: a label, its own reading if any, and values that differ from the experiment's sections."""
 
-    label: str | None = Field(None, description="name in tables; null: the method's name")
+    label: str | None = Field(None, pattern="^.*$", description="name in tables; null: the method's name")
     reading: Literal["paper", "released", "bam"] | None = Field(
         None, description="reading of its sections; null: the experiment's"
     )

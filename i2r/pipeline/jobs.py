@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from i2r.config.schema import Runtime
-from i2r.files import flush, sha256, write_json, write_text
+from i2r.files import flush, read_json, sha256, write_json, write_text
 from i2r.pipeline.digests import digest
 from i2r.pipeline.spec import JobError, Spec, read_spec, spec_path
 from i2r.pipeline.steps import STEPS
@@ -66,11 +66,11 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
     """Hold a lock file. The operating system releases it when the process ends, even if it is killed.
 
     Raises:
-        JobError: the lock is taken and `wait` is False; the message names the holder.
+        JobError: the lock is taken and `wait` is False; the message names the holder. Or its folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(path), path.with_suffix(".owner")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         holder = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "another process"
@@ -78,6 +78,8 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
             raise JobError(f"{what} is being worked on by {holder}") from None
         print(f"{what} is being worked on by {holder}; waiting", file=sys.stderr, flush=True)
         lock.acquire()
+    except OSError as error:
+        raise JobError(f"{error.filename}: {error.strerror}; {what} needs a lock there") from None
     try:
         write_text(owner, f"process {os.getpid()} on {platform.node()}\n")
         yield
@@ -107,6 +109,7 @@ def run_job(path: str | Path, step: str | None = None, again: bool = False) -> d
             print(f"{spec.title}: already made", file=sys.stderr)
         else:
             print(f"{spec.title}: started", file=sys.stderr, flush=True)
+            _keep_state_of(made_from, state)
             seconds = _make(spec, inputs, made_from, folder, state)["times"]["seconds"]
             print(f"{spec.title}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
         shutil.rmtree(state, ignore_errors=True)
@@ -138,6 +141,14 @@ def _digests(spec: Spec, inputs: dict[str, Path]) -> dict[str, str]:
             raise JobError(f"{wrong}; `i2r run {given.step} --spec {path} --again` makes it again")
         found[role] = products_digest(values)
     return found
+
+
+def _keep_state_of(made_from: dict[str, str], state: Path) -> None:
+    """Remove what was saved with other inputs, for an input can have been made again since."""
+    begun = state / "inputs.json"
+    if state.exists() and not (begun.is_file() and read_json(begun) == made_from):
+        shutil.rmtree(state)
+    write_json(begun, made_from)
 
 
 def _make(
