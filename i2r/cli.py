@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from i2r.config.base import ParamsError
+from i2r.config.experiment import STAGES
 from i2r.config.load import PARAMS, PRESETS, Params, extended, load
-from i2r.config.schema import STAGES
 from i2r.files import write_json, write_text
 from i2r.pipeline.plan import RESULTS
 from i2r.pipeline.spec import JobError

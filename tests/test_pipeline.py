@@ -16,7 +16,7 @@ from conftest import ROOT
 from i2r import cli
 from i2r.config import load
 from i2r.config.base import ParamsError
-from i2r.config.schema import STAGES
+from i2r.config.experiment import STAGES
 from i2r.files import read_json, sha256, write_json
 from i2r.pipeline import digests, jobs, plan, store
 from i2r.pipeline.jobs import run_job

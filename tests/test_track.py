@@ -22,7 +22,7 @@ pytest.importorskip("mlflow", reason="mlflow is not installed")
 
 from mlflow import MlflowClient
 
-from i2r.config.schema import Runtime
+from i2r.config.experiment import Runtime
 from i2r.pipeline.jobs import Job
 from i2r.steps import track as track_step
 from i2r.tracking import mlflow_import as track

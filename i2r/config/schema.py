@@ -1,7 +1,6 @@
-"""The schema of an experiment: every value, its default and what it means. docs/params.md is made from it.
+"""The sections of params: every value, its default and what it means. docs/params.md is made from it.
 
-An experiment has methods. Each runs with the sections of `RunParams`: those of the experiment, overridden by the
-method's own values. Defaults are the paper's experiment; where paper, released code and BAM differ, the default is
+Defaults are the paper's experiment; where paper, released code and BAM differ, the default is
 `reading`, which stands for the value of the chosen reading (config/readings.py).
 """
 
@@ -12,30 +11,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from i2r.config.base import Count, NotNegative, Number, Once, Positive, Rate, Section, Share, said
-from i2r.config.networks import I2ROptions, NetworkOptions, network_options
+from i2r.config.base import Count, NotNegative, Once, Positive, Rate, Section, Share, said
+from i2r.config.networks import NetworkOptions, network_options
 
 FROM_ONE_SHOT = "1shot"  # train.start
-
-NAME = r"^[a-z0-9][a-z0-9._-]{0,59}$"
-NAME_SAID = (
-    "names are lower-case letters, digits, dots, hyphens and underscores, begin with a letter or digit, "
-    "and have at most 60 characters"
-)
-# Entries of results/ that an experiment cannot have as its name, stages of the pipeline, other names of rules and
-# folders that a target cannot have, and forms in which a target is shown.
-RESERVED = ("store", "specs", "state", "logs", "benchmarks", "mlartifacts", "mlruns", "mlflow.db")
-STAGES = ("data", "backbone", "base_learner", "cam_head", "train", "evaluate", "ablate", "report")
-OTHERS = ("all", "view", "plan", "lists", "episodes", "baselines", "track")
-FORMS = {
-    "table1": "i2r.report.forms.table1:show",
-    "table3": "i2r.report.forms.table3:show",
-    "table4": "i2r.report.forms.table4:show",
-}
-Fold = Annotated[int, Field(ge=0, le=3), Number]
-
-
-# --- what a method runs with ---------------------------------------------------------------------------------
 
 
 class Shapes(Section):
@@ -377,135 +356,3 @@ class RunParams(Sections):
                 "photographs need another backbone"
             )
         return self
-
-
-# --- the experiment --------------------------------------------------------------------------------------------
-
-
-class Target(Section):
-    """What a table or figure shows: methods, folds, shots and seeds. `snakemake NAME` makes this target alone."""
-
-    form: Literal[tuple(FORMS)] | None = Field(
-        None, description="form in which the report shows it; null: the form with the target's name"
-    )
-    methods: Annotated[list[str], Once] = Field(
-        [], description="names from methods, in the order of the rows"
-    )
-    folds: Annotated[list[Fold], Once] = Field([0, 1, 2, 3], min_length=1, description="test folds")
-    shots: Annotated[list[Positive], Once] = Field(
-        [1], min_length=1, description="support images per episode"
-    )
-    seeds: Annotated[list[Count], Once] = Field(
-        [0], min_length=1, description="training seeds of the meta learner"
-    )
-    ablation: bool = Field(
-        False,
-        description="put the trainings and evaluations that only this target needs into the stage ablate",
-    )
-    baselines: str | None = Field(
-        None, description="method on whose frozen networks the baselines run; null: no baselines"
-    )
-
-
-class Report(Section):
-    """The report; no value here is part of another result's key."""
-
-    pictures: Count = Field(6, description="episodes per fold to show, at most evaluate.pictures")
-    bootstrap: Positive = Field(1000, description="bootstrap samples of the episodes for an interval")
-    margin: NotNegative = Field(10.0, description="points of mIoU that I2R should be above the best baseline")
-
-
-class Runtime(Section):
-    """How to run; no value here changes a number."""
-
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    workers: Count = Field(0, description="processes that load images")
-    save_every: Rate = Field(60, description="seconds between saved states")
-    cache_gb: NotNegative = Field(4, description="memory for cached features, GB")
-
-
-class MethodParams(Section):
-    """A method: a label, its own reading if any, and values that differ from the experiment's sections."""
-
-    label: str | None = Field(None, pattern="^.*$", description="name in tables; null: the method's name")
-    reading: Literal["paper", "released", "bam"] | None = Field(
-        None, description="reading of its sections; null: the experiment's"
-    )
-    data: dict[str, Any] = Field(default_factory=dict, description="values that differ from data")
-    backbone: dict[str, Any] = Field(default_factory=dict, description="values that differ from backbone")
-    base_learner: dict[str, Any] = Field(
-        default_factory=dict, description="values that differ from base_learner"
-    )
-    cam_head: dict[str, Any] = Field(default_factory=dict, description="values that differ from cam_head")
-    network: dict[str, Any] | str = Field(
-        default_factory=dict,
-        description="values that differ from network; with another name, from that network's defaults",
-    )
-    train: dict[str, Any] = Field(default_factory=dict, description="values that differ from train")
-    evaluate: dict[str, Any] = Field(default_factory=dict, description="values that differ from evaluate")
-    baselines: dict[str, Any] = Field(default_factory=dict, description="values that differ from baselines")
-
-
-class Experiment(Sections):
-    """A complete params file."""
-
-    experiment: str = Field(description="name of the experiment; results/<experiment>/ has its results")
-    reading: Literal["paper", "released", "bam"] = Field(
-        "paper", description="source of every value written as `reading`"
-    )
-    threads: Positive = Field(
-        1,
-        description="CPU threads of a job; part of the keys, because more threads round sums differently",
-    )
-    methods: dict[str, MethodParams] = Field(
-        default_factory=lambda: {"i2r": MethodParams()},
-        description="name: values that differ from the sections",
-    )
-    targets: dict[str, Target] = Field(default_factory=dict, description="name: what a table or figure shows")
-    make: Annotated[list[str], Once] = Field(
-        [],
-        description="targets that snakemake, make run and dvc repro make when called without one; empty: all",
-    )
-    report: Report = Field(default_factory=Report, description="the report")
-    runtime: Runtime = Field(default_factory=Runtime, description="how to run")
-
-    @model_validator(mode="after")
-    def _names(self) -> Self:
-        named = {"experiment": [self.experiment], "methods": self.methods, "targets": self.targets}
-        for where, names in named.items():
-            for name in names:
-                if not re.fullmatch(NAME, name):
-                    raise ValueError(f"{where}: {name!r} is not a valid name: {NAME_SAID}")
-        if self.experiment in RESERVED:
-            raise ValueError(
-                f"experiment: {self.experiment!r} is reserved for a folder of results/; use another name"
-            )
-        for name in self.targets:
-            if name in (*STAGES, *OTHERS) or name.endswith("_job"):
-                raise ValueError(
-                    f"targets: {name!r} is the name of a stage, a folder or a rule; use another name"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _targets(self) -> Self:
-        for name, target in self.targets.items():
-            baselines = [] if target.baselines is None else [target.baselines]
-            for method in (*target.methods, *baselines):
-                if method not in self.methods:
-                    raise ValueError(
-                        f"targets.{name}: {method!r} is not among methods ({', '.join(self.methods)})"
-                    )
-            if not target.methods and not baselines:
-                raise ValueError(f"targets.{name}: has neither methods nor baselines, so it shows nothing")
-            if target.form is None and name not in FORMS:
-                raise ValueError(f"targets.{name}.form: missing; the forms are {', '.join(FORMS)}")
-        for name in self.make:
-            if name not in self.targets:
-                raise ValueError(f"make: {name!r} is not among targets ({', '.join(self.targets)})")
-        if not self.targets:
-            raise ValueError("targets: missing, so there is nothing to make")
-        return self
-
-
-NETWORK_DEFAULT = I2ROptions

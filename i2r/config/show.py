@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from i2r.config.base import WORD, ParamsError
+from i2r.config.experiment import Experiment, MethodParams, Target
 from i2r.config.load import SECTIONS, Params, leaves
 from i2r.config.networks import NETWORKS
 from i2r.config.readings import OPTIONS, READINGS, says
-from i2r.config.schema import Experiment, MethodParams, RunParams, Target
+from i2r.config.schema import RunParams
 
 WIDTH = 150  # columns of a table that is not printed to a terminal
 

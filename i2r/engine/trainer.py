@@ -17,7 +17,8 @@ import torch
 import torch.utils.deterministic
 from torch import Tensor, nn
 
-from i2r.config.schema import Runtime, Schedule
+from i2r.config.experiment import Runtime
+from i2r.config.schema import Schedule
 from i2r.files import replacing
 from i2r.pipeline.jobs import Job, JobError
 from i2r.progress import Progress

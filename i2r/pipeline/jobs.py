@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from i2r.config.schema import Runtime
+from i2r.config.experiment import Runtime
 from i2r.files import flush, read_json, sha256, write_json, write_text
 from i2r.pipeline.digests import digest
 from i2r.pipeline.spec import JobError, Spec, read_spec, spec_path
@@ -66,7 +66,8 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
     """Hold a lock file. The operating system releases it when the process ends, even if it is killed.
 
     Raises:
-        JobError: the lock is taken and `wait` is False; the message names the holder. Or its folder cannot be written to.
+        JobError: the lock is taken and `wait` is False (the message names the holder), or the lock's folder cannot be
+            written to.
     """
     lock, owner = FileLock(path), path.with_suffix(".owner")
     try:

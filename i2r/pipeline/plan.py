@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from i2r.config.base import ParamsError
+from i2r.config.experiment import STAGES, Target
 from i2r.config.load import Method, Params
-from i2r.config.schema import FROM_ONE_SHOT, STAGES, Target
+from i2r.config.schema import FROM_ONE_SHOT
 from i2r.files import sha256
 from i2r.pipeline.spec import Input, Spec, make_spec
 from i2r.pipeline.steps import STEPS

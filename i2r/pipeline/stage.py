@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 
 from i2r.config.base import ParamsError
+from i2r.config.experiment import STAGES
 from i2r.config.load import PARAMS, Params, load
-from i2r.config.schema import STAGES
 from i2r.files import read_json, write_json
 from i2r.pipeline import store
 from i2r.pipeline.digests import digest

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from i2r.config.experiment import STAGES
 from i2r.config.networks import CamOptions, NetworkOptions
-from i2r.config.schema import STAGES, RunParams
+from i2r.config.schema import RunParams
 
 ALL = ("*",)  # every value of a section
 CAM = tuple(n for n in CamOptions.model_fields if n not in (*NetworkOptions.model_fields, "prior"))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from i2r.config.experiment import FORMS
 from i2r.config.registry import find
-from i2r.config.schema import FORMS
 from i2r.files import write_json, write_text
 from i2r.pipeline.jobs import Job
 from i2r.report import gallery, page

@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 from snakemake.exceptions import WorkflowError
 
 from i2r.config.base import ParamsError
-from i2r.config.schema import STAGES
+from i2r.config.experiment import STAGES
 from i2r.pipeline import store
 from i2r.pipeline.plan import REPORT, RESULTS
 from i2r.pipeline.spec import JobError, read_spec

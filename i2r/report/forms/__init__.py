@@ -1,1 +1,1 @@
-"""The forms in which the report shows targets; config.schema.FORMS lists them (docs/extending.md)."""
+"""The forms in which the report shows targets; config.experiment.FORMS lists them (docs/extending.md)."""
