@@ -1,4 +1,4 @@
-"""A params file as a whole: methods, targets, the report, and how to run.
+"""The schema of a params file: methods, targets, the report, and how to run.
 
 An experiment has methods. Each runs with the sections of `RunParams` (config/schema.py): those of the experiment,
 overridden by the method's own values.
