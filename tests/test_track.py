@@ -273,7 +273,7 @@ def test_a_broken_database_is_a_sentence_and_no_failure(tmp_path, capsys):
     results.mkdir()
     (results / "mlflow.db").write_bytes(b"this is no database, though it has a name of one" * 20)
     found = track_job(results)
-    assert found["imported"] is None and "`i2r track` imports them later" in found["why"]
+    assert found["imported"] is None and "`i2r track` can import them later" in found["why"]
     assert found["why"] in capsys.readouterr().err
 
 
