@@ -153,7 +153,7 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
         ({"threads": True}, r"threads: must be a number \(got True\)"),
         ({"methods": {"bam": {"train": {"lr": True}}}}, r"methods\.bam: train\.lr: must be a number"),
         ({"methods": {"bam": {"label": "two\nlines"}}}, r"methods\.bam\.label: "),
-        ({"train": {1: 2}}, r"train\.1: a key must be text"),
+        ({"train": {1: 2}}, r"train\.1: keys must be text"),
         ({"methods": {"bam": {"network": {"width": {"a.b": 2}}}}}, r"methods\.bam: network\.width: "),
         (
             {"methods": {"bam": {"network": {"name": ["bam"]}}}},
