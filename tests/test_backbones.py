@@ -160,7 +160,7 @@ def without(name):
             lambda s: {**s, "layer0.1.weight": torch.zeros(1, 3, 7, 7)},
             r"\(1, 3, 7, 7\) instead of \(32, 6, 3, 3\)",
         ),
-        (lambda s: {**s, "fc.weight": torch.zeros(20, 64)}, "64 channels; layer4 of small has 128"),
+        (lambda s: {**s, "fc.weight": torch.zeros(20, 64)}, "64 channels, but layer4 of small has 128"),
         (without("fc.bias"), "without fc.bias"),
     ],
 )

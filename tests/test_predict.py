@@ -196,7 +196,7 @@ def test_what_is_wrong_with_pictures_is_said(trained, tmp_path):
         ),
         ((query, [], []), "0 supports and 0 masks"),
         ((query, [support], [mask, mask]), "1 supports and 2 masks"),
-        ((query, "support.png", "mask.png"), "are lists"),
+        ((query, "support.png", "mask.png"), "must be lists"),
         ((query[..., 0], [support], [mask]), r"query: an image must be an array \(H, W, 3\)"),
         ((query * 1.0, [support], [mask]), r"query: a float image must have values in 0\.\.1"),
         ((broken, [support], [mask]), r"broken.png: cannot be read as an image"),

@@ -93,7 +93,7 @@ def test_missing_and_changed_files_are_named(folder: Path):
     spec = plan_of(folder).named()["tiny/train/on-1shot-fold0-seed0"]
     assert _sections(spec)["train"]["start"] == f"{folder}/b0.safetensors"
     (folder / "b0.safetensors").write_bytes(b"other")
-    with pytest.raises(JobError, match=r"b0\.safetensors: missing, or another file"):
+    with pytest.raises(JobError, match=r"b0\.safetensors: missing, or changed since"):
         _sections(spec)
     (folder / "b0.safetensors").unlink()
     with pytest.raises(ParamsError, match=r"methods\.on\.train\.start: no such file: .*b0\.safetensors"):
@@ -130,7 +130,7 @@ def test_training_starts_from_an_imported_network(inputs, imported, tmp_path):
     job = make_job(tmp_path, "train", inputs, **changes)
     train.run(job)
     learned, start = load_file(job.out / "weights.safetensors"), load_file(imported)
-    assert set(learned) == set(start), "a whole network again, for its meta learner fits no other frozen part"
+    assert set(learned) == set(start), "a network file again, because its meta learner fits no other encoder"
     for name, tensor in learned.items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(tensor, start[name], atol=1e-6, rtol=1e-6)
