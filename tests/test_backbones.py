@@ -194,7 +194,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path, monkeypatch):
 
 
 def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch):
-    with pytest.raises(WeightsError, match="torchvision has no file for 'resnet50-bam'"):
+    with pytest.raises(WeightsError, match="torchvision has no weights for 'resnet50-bam'"):
         load_backbone_weights(
             build_backbone(backbone_params("resnet50-bam")), backbone_params("resnet50-bam")
         )
