@@ -157,7 +157,7 @@ def test_backends_give_the_same_numbers(toy, method, layer):
 
 @pytest.mark.parametrize("method", [method for method in CAMS if method not in IN_PACKAGE])
 def test_a_method_that_the_package_lacks_is_refused_naming_both_keys(method):
-    with pytest.raises(ValueError, match=f"cam: {method} .* cam_backend: grad-cam"):
+    with pytest.raises(ValueError, match=f"cam: {method} .*cam_backend: grad-cam"):
         options(cam=method, cam_layer="layer4", cam_backend="grad-cam")
 
 
