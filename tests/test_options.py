@@ -194,7 +194,7 @@ def test_class_tables():
     [
         ({"blocks": 2, "cross": 3}, r"cross \(3\) cannot be larger than blocks \(2\)"),
         ({"cam": "cam", "cam_layer": "layer3"}, "cam_layer must be layer4 for cam: cam"),
-        ({"cam": "bagcam", "cam_backend": "grad-cam"}, "cam: bagcam .* cam_backend: grad-cam"),
+        ({"cam": "bagcam", "cam_backend": "grad-cam"}, "cam: bagcam .*cam_backend: grad-cam"),
         ({"prior": "pmgm+pmgm"}, "prior must be one of"),
         ({"prior": "pmgm+bam+mean"}, "prior must be one of"),
         ({"delta": 1.5}, "delta"),
