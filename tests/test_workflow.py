@@ -231,9 +231,12 @@ def test_content_that_changed_is_no_input(copied: Toy):
         path.write_text(changed)
     copied.change(report={"bootstrap": 7})
     output = copied.run("snakemake", code=1)
-    assert "scores.json: is not what was made; `i2r run evaluate --spec results/specs/evaluate/" in output
+    assert (
+        "scores.json: damaged, its content has changed; `i2r run evaluate --spec results/specs/evaluate/"
+        in output
+    )
     assert not copied.ran()
-    assert "is not what was made" in copied.run("i2r", "stage", "evaluate")
+    assert "its content has changed" in copied.run("i2r", "stage", "evaluate")
     assert copied.ran() == Counter(evaluate=1)
     copied.run("snakemake")
     assert copied.ran() == REPORTED
