@@ -168,6 +168,14 @@ def test_two_methods_on_one_row_of_the_paper_both_stand_there(tmp_path):
     assert metrics.at["twin", "key"] == metrics.at["i2r", "key"]
 
 
+def test_a_network_without_the_papers_components_stands_in_table_3(tmp_path):
+    methods = fake_jobs.METHODS | {"bam": {"label": "BAM", "network": "bam"}, "hsnet": {"network": "hsnet"}}
+    targets = {"table3": {"methods": ["i2r", "bam", "hsnet"], "folds": [0]}}
+    folder = fake_jobs.report(tmp_path / "results", methods=methods, targets=targets)
+    assert "| BAM | bam |  |  |  |" in (folder / "ablation.md").read_text()
+    assert "| hsnet |  |  |  |  |" in (folder / "ablation.md").read_text()
+
+
 def test_two_backbones_shots_and_readings_stand_in_one_table(tmp_path):
     methods = {"i2r": {"label": "I²R"}, "bam": {"label": "BAM", "network": "bam"}}
     methods["i2r-50"] = {"label": "I²R", "backbone": {"name": "resnet50"}}

@@ -258,7 +258,8 @@ class _Planner:
         needs = self.frozen(method, fold, network.uses_base_learner, network.uses_cam)
         needs["episodes"] = self.episodes(method, needs.pop("lists"), fold, shot, eval_seed)
         args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
-        uses, files = STEPS["evaluate"].params(sections), {}
+        no_cam = {} if network.uses_cam else {"evaluate": ("delta",)}
+        uses, files = STEPS["evaluate"].params(sections, no_cam), {}
         if trained:
             needs["train"] = trained
         else:

@@ -94,7 +94,7 @@ def without_episodes(job: Job, result: dict[str, Any]) -> dict[str, Any]:
 
 def evaluation_options(job: Job) -> NetworkOptions:
     """The network's options, with the CAM threshold of the evaluation if it has one."""
-    options, delta = network_options(job.params["network"]), job.params["evaluate"]["delta"]
+    options, delta = network_options(job.params["network"]), job.params["evaluate"].get("delta")
     return options if delta is None else options.model_copy(update={"delta": delta})
 
 

@@ -84,9 +84,9 @@ def ablation_frame(target: Target, dataset: str, shot: int, notes: dict[str, lis
         method, parts = target.method(id), parts_of(target, id)
         network, row = method["params"]["network"], table3_row(parts)
         values = {"dataset": dataset, "shot": shot, "method": id, "row": row}
-        values |= {"pmgm": network.get("prior"), "support": network.get("support_branch")}
-        values["mask"] = parts.mask if parts else network.get("mask")
-        values["mask_test"] = method["params"]["evaluate"]["mask"] if "mask" in network else None
+        values |= {"pmgm": network.get("prior", ""), "support": network.get("support_branch", False)}
+        values["mask"] = parts.mask if parts else network.get("mask", "")
+        values["mask_test"] = method["params"]["evaluate"]["mask"] if "mask" in network else ""
         values |= {f"fold-{f}": cells.at[id, f] for f in target.folds}
         values |= {name: cells.at[id, name] for name in ("mean", "mean low", "mean high")}
         gained = target.difference(id, full, shot) if id != full else (np.nan,) * 3
@@ -114,8 +114,8 @@ def ablation_grid(
     names += ["paper, mean"] if papers else []
     grid = Grid([("", name) for name in names], [], words, title=where)
     for row in table.to_dict("records"):
-        texts = [target.labels[row["method"]], row["pmgm"] or "", "✓" if row["support"] else ""]
-        texts += ["" if row[name] in (None, "none") else row[name] for name in ("mask", "mask_test")]
+        texts = [target.labels[row["method"]], row["pmgm"], "✓" if row["support"] else ""]
+        texts += ["" if row[name] in ("", "none") else row[name] for name in ("mask", "mask_test")]
         texts += [number(row[f"fold-{f}"]) for f in target.folds] if len(target.folds) > 1 else []
         texts.append(with_interval(*(row[name] for name in ("mean", "mean low", "mean high"))))
         gained = (row[name] for name in ("difference", "difference low", "difference high"))
