@@ -181,9 +181,19 @@ def test_files_that_are_no_weights_are_refused(tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match=r"gone.safetensors: no such weights file"):
         read_tensors("gone.safetensors")
     for name in ("bad.safetensors", "bad.pth"):
-        Path(name).write_bytes(b"not a tensor in it" * 10)
-        with pytest.raises(WeightsError, match=f"{name}: not a readable"):
-            read_tensors(name)
+        for content in (
+            b"",
+            b"hello",
+            b"<html></html>",
+            b"version https://git-lfs",
+            b"\x80",
+            b"(",
+            b"a tensor" * 99,
+        ):
+            Path(name).write_bytes(content)
+            with pytest.raises(WeightsError, match=f"{name}: not a readable") as caught:
+                read_tensors(name)
+            assert "weights_only" not in str(caught.value), "torch's advice could run any code"
     torch.save({"weights": Malicious()}, "evil.pth")
     with pytest.raises(WeightsError, match=r"evil.pth: not a readable"):
         read_tensors("evil.pth")

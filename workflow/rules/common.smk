@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
 from i2r.pipeline import store
-from i2r.pipeline.plan import REPORT, RESULTS
+from i2r.pipeline.plan import RESULTS
 from i2r.pipeline.spec import JobError, read_spec
 from i2r.pipeline.stage import from_snakemake, gpus
 from i2r.pipeline.steps import STEPS
@@ -22,6 +22,7 @@ except (ParamsError, JobError) as error:
 LOCATED = store.Located(PLAN)
 RUNTIME = PLAN.params.values.runtime
 VIEW = f"results/state/{PLAN.experiment}.view"  # requested if only the view has to be updated
+SHOWN = store.shown(PLAN)
 THREADS = PLAN.params.values.threads
 
 
@@ -36,7 +37,7 @@ def files(jobs):
 
 def asked(jobs):
     """Manifests and products of jobs, and the rule that updates the view if it is outdated."""
-    return files(jobs) + ([] if store.shown(PLAN) else [VIEW])
+    return files(jobs) + ([] if SHOWN else [VIEW])
 
 
 def needs(step):

@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -49,14 +48,16 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             tensors = load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # torch raises errors of many kinds for files that are no checkpoints
         if refused := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
             raise WeightsError(
                 f"{path}: contains a Python object ({refused[1]}), which is not loaded because that could run any "
                 "code; if you trust the file, load it elsewhere and save only its state_dict"
             ) from None
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: not a readable weights file ({first})") from None
+        kind = "safetensors file" if path.suffix == ".safetensors" else "PyTorch checkpoint"
+        raise WeightsError(
+            f"{path}: not a readable weights file; its content is no complete {kind}"
+        ) from None
     if isinstance(tensors, Mapping) and isinstance(tensors.get("state_dict"), Mapping):
         tensors = tensors["state_dict"]
     if not isinstance(tensors, Mapping) or not any(isinstance(value, Tensor) for value in tensors.values()):
