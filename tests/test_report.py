@@ -11,6 +11,8 @@ import fake_jobs
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from conftest import ROOT
 
 from i2r.metrics.statistics import interval
 from i2r.paper import published
@@ -122,6 +124,16 @@ def test_page_says_what_the_numbers_say(home):
         assert key in text and f"{key}.json" in text
     for part in ("Environment", "torch", "train", "lr 0.01", "How each number was made"):
         assert part in text
+
+
+def test_metrics_and_plots_of_dvc_are_in_the_report(home):
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    for entry in (*stages["metrics"], *stages["plots"]):
+        path, form = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+        file = home / path.removeprefix("results/${experiment}/report/")
+        assert file.is_file(), path
+        if form:
+            assert {form["x"], form["y"]} <= set(pd.read_csv(file, nrows=1).columns), path
 
 
 def test_page_needs_no_other_file(home):
