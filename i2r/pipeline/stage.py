@@ -46,15 +46,6 @@ def prepare(params: Params, results: Path = RESULTS) -> Plan:
     return plan
 
 
-def from_snakemake(configfiles: Sequence[Path], config: dict[str, Any] | None) -> Plan:
-    """The plan for Snakemake's --configfile and --config.
-
-    Raises:
-        ParamsError: the params are wrong, or there are several config files.
-    """
-    return prepare(read_params(configfiles, config))
-
-
 def read_params(configfiles: Sequence[Path] = (), config: dict[str, Any] | None = None) -> Params:
     """Params of params.yaml, or of the given file instead, overridden by values of the command line.
 

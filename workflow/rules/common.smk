@@ -10,12 +10,12 @@ from i2r.config.experiment import STAGES
 from i2r.pipeline import store
 from i2r.pipeline.plan import RESULTS
 from i2r.pipeline.spec import JobError, read_spec
-from i2r.pipeline.stage import from_snakemake, gpus
+from i2r.pipeline.stage import gpus, prepare, read_params
 from i2r.pipeline.steps import STEPS
 
 # A --configfile replaces params.yaml. With a `configfile:` directive here, Snakemake would merge the two.
 try:
-    PLAN = from_snakemake(workflow.overwrite_configfiles, workflow.config_settings.config)
+    PLAN = prepare(read_params(workflow.overwrite_configfiles, workflow.config_settings.config))
 except (ParamsError, JobError) as error:
     raise WorkflowError(error)
 
