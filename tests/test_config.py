@@ -133,7 +133,7 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
         ({"cam_head": {"mode": "retrained"}}, "but base_learner.trains is head"),
         (
             {"data": {"source": "voc", "root": "d"}},
-            "needs? another backbone|photographs need another backbone",
+            "photographs need another backbone",
         ),
         ({"data": {"size": 100}}, "size - 1 must be a multiple of 8"),
         (
@@ -223,9 +223,7 @@ def test_pascal_leaves_every_value_in_which_sources_differ_to_the_reading():
 
 
 @pytest.mark.parametrize("reading", readings.READINGS)
-def test_the_row_bam_is_bam_whatever_reading_i2r_has(reading: str, capsys: pytest.CaptureFixture):
-    cli.main(["params", "--configfile", str(PASCAL), "--method", "bam", "--json"])
-    capsys.readouterr()
+def test_the_row_bam_is_bam_whatever_reading_i2r_has(reading: str):
     bam = load.load(PASCAL, {"reading": reading}).methods["bam"].params
     assert bam.backbone.name == "resnet50-bam" and bam.cam_head.mode == "none"
     learner = bam.base_learner
@@ -251,8 +249,6 @@ def test_the_value_counts_and_not_the_word():
 
 
 def test_every_field_has_a_description():
-    schema = json.dumps(show.json_schema())
-    assert "description" in schema
     for model in (Experiment, RunParams, *NETWORKS.values()):
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"
