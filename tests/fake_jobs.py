@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from i2r.config.load import check
+from i2r.config.load import resolve
 from i2r.pipeline.jobs import run_job
 from i2r.pipeline.plan import REPORT, Plan, make_plan
 from i2r.pipeline.spec import Spec, write_spec
@@ -241,7 +241,7 @@ def make(results: Path, count: int = 60, empty_fold: int | None = None, **change
         changes: values of the experiment, see `experiment`.
     """
     results.mkdir(parents=True, exist_ok=True)
-    plan, rng = make_plan(check(experiment(**changes))), np.random.default_rng(0)
+    plan, rng = make_plan(resolve([("params", experiment(**changes))])), np.random.default_rng(0)
     for spec in plan.jobs.values():
         write_spec(spec, results)
         if spec.step in ("report", "track"):

@@ -211,11 +211,6 @@ def load(path: str | Path = PARAMS, command_line: Values | None = None) -> Param
     return resolve(layers, str(path))
 
 
-def check(values: Values, where: str = "params") -> Params:
-    """Validated params from the values of one file."""
-    return resolve([(where, values)], where)
-
-
 def _spelled(network: Any) -> Any:
     """`network: bam` is short for `network: {name: bam}`."""
     return {"name": network} if isinstance(network, str) else network
@@ -258,7 +253,7 @@ def _expect_mappings(values: Values) -> None:
 
 def _sections(network: Values) -> Values:
     name = network.get("name", NETWORK_DEFAULT.model_fields["name"].default)
-    if name not in list(NETWORKS):
+    if name not in list(NETWORKS):  # a list, because a name from a file may not be hashable
         raise ParamsError(f"network.name: must be one of {', '.join(NETWORKS)}, got {name!r}")
     return _section_defaults(name)
 
