@@ -45,6 +45,7 @@ def run(job: Job) -> dict[str, Any]:
     options = network_options(job.params["network"])
     train = Train(**job.params["train"]).over(len(job_lists(job)["train"]))
     encoder = job_encoder(job, device, options)
+    # "head" only names this random stream; another name would give other first weights
     torch.manual_seed(seed_of("head", job.args["fold"], job.args["seed"]))
     meta_learner = build_meta_learner(options, encoder.layout, job.args["shot"])
     if start := start_file(job):
