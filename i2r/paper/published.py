@@ -14,8 +14,6 @@ import yaml
 from i2r.config.readings import says
 
 Sections = dict[str, Any]
-SIZE = 473  # side of the paper's images
-PASCAL = {"train": 5953, "val": 1449}  # images of PASCAL-5i's lists
 BACKBONES = {"resnet50": "ResNet-50", "resnet101": "ResNet-101"}  # of Table 1
 NAMES = {"i2r": "I2R", "bam": "BAM"}  # network: its row of Table 1
 

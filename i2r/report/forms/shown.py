@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from i2r.paper.published import PASCAL, SIZE, table1_backbone
+from i2r.paper.comparable import CHECKPOINT, departures, obstacles, other_images
 from i2r.report.target import Target
 from i2r.report.text import Grid, counted, listed, points
 
@@ -67,44 +67,43 @@ def prefixed(target: Target, dataset: str, shot: int, sentence: str) -> str:
 
 def differences(target: Target, id: str) -> list[str]:
     """Differences from the paper's setting, which make a method's numbers incomparable; empty if there are none."""
-    sections, found = target.method(id)["params"], []
-    if sections["data"]["source"] == "shapes":
-        found.append("the data set is generated")
-    else:
-        found += _other_images(target, id)
-    if table1_backbone(sections) is None:
-        found.append(f"the backbone is {sections['backbone']['name']}")
-    if sections["data"]["size"] != SIZE:
-        found.append(f"images have {sections['data']['size']} pixels a side, not {SIZE}")
-    return found
+    method = target.method(id)
+    found = obstacles(method["params"], method["reading"])
+    return found if method["params"]["data"]["source"] == "shapes" else _other_images(target, id) + found
 
 
 def _other_images(target: Target, id: str) -> list[str]:
-    """Differences of the lists from those of PASCAL-5i, by their lengths."""
     known = target.results.known
     keys = {item.job.inputs.get("data") for item in target.items if item.id == id}
     job = next((known[key] for key in keys if key in known), None)
     if job is None:
         return ["the data set is unknown"]
     index = job.json("index.json")
-    return [
-        f"{len(index[part])} {part} images, not the {count} of PASCAL-5i"
-        for part, count in PASCAL.items()
-        if len(index[part]) != count
-    ]
+    return other_images({part: len(index[part]) for part in ("train", "val")})
+
+
+def departed(target: Target, id: str) -> list[str]:
+    """In what a method whose numbers are comparable differs from the published setting nevertheless."""
+    method = target.method(id)
+    return departures(method["params"], method["reading"])
 
 
 def paper_note(target: Target, notes: Mapping[str, list[str]]) -> str:
-    """A sentence on whether the paper's numbers are shown, and why. notes: id -> `differences`."""
-    if not any(notes.values()):
-        return "The paper's numbers are shown, because data set, backbone and image size are the same."
+    """Which of the paper's numbers are shown and why, and in what each row differs. notes: id -> `differences`."""
+    alike = [id for id, found in notes.items() if not found]
     groups: dict[str, list[str]] = {}
     for id, found in notes.items():
         groups.setdefault("; ".join(found), []).append(target.labels[id])
-    if len(groups) == 1:
+    if not alike and len(groups) == 1:
         return f"The paper's numbers (PASCAL-5i) are not shown, because the setting differs: {next(iter(groups))}."
-    said = [f"{listed(names)}: {why}" for why, names in groups.items() if why]
-    return f"The paper's numbers (PASCAL-5i) are not shown if the setting differs. {'. '.join(said)}."
+    said = [f"Not shown for {listed(names)}: {why}." for why, names in groups.items() if why]
+    if not alike:
+        return " ".join(["The paper's numbers (PASCAL-5i) are not shown if the setting differs.", *said])
+    said.insert(0, "The paper's numbers are shown where data set, backbone and image size are the same.")
+    for id in alike:
+        found = "; ".join(departed(target, id)) or "in nothing else that params say"
+        said.append(f"{target.labels[id]} differs from the published setting: {found}.")
+    return " ".join([*said, CHECKPOINT])
 
 
 # --- seeds and differences --------------------------------------------------------------------------------------

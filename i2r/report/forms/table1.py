@@ -12,6 +12,7 @@ from i2r.report import figures
 from i2r.report.forms.shown import (
     Figure,
     Shown,
+    departed,
     differences,
     gain,
     paper_note,
@@ -62,7 +63,8 @@ def bars(target: Target, dataset: str, shot: int) -> Figure:
 def main_frame(target: Target, dataset: str, notes: dict[str, list[str]]) -> pd.DataFrame:
     """One row for each id, then the published methods on each comparable backbone.
 
-    Columns: dataset, backbone, reading, method, id, training (trained | none | published), then for each shot
+    Columns: dataset, backbone, reading, method, id, training (trained | none | published), differs (in what the
+    setting is not the published one), then for each shot
     `K-shot fold-F`, `K-shot mean`, `K-shot mean low`, `K-shot mean high`, `K-shot paper` (the paper's mean).
     """
     rows = []
@@ -71,6 +73,7 @@ def main_frame(target: Target, dataset: str, notes: dict[str, list[str]]) -> pd.
         name, _, host = id.partition("@")
         row = {"dataset": dataset, "backbone": target.backbone(id), "reading": target.method(id)["reading"]}
         row |= {"method": name, "id": id, "training": UNTRAINED if host else TRAINED}
+        row["differs"] = "" if host else "; ".join(notes[id] or departed(target, id))
         for shot, table in cells.items():
             row |= {f"{shot}-shot {column(name)}": value for name, value in table.loc[id].items()}
             row[f"{shot}-shot paper"] = None if host or notes[id] else paper_mean(target, id, shot)
@@ -79,7 +82,7 @@ def main_frame(target: Target, dataset: str, notes: dict[str, list[str]]) -> pd.
         table1_backbone(target.method(id)["params"]) for id, found in notes.items() if not found
     )
     rows += [row for backbone in alike for row in published_rows(target, backbone)]
-    words = ["dataset", "backbone", "reading", "method", "id", "training"]
+    words = ["dataset", "backbone", "reading", "method", "id", "training", "differs"]
     table = pd.DataFrame(rows)
     return table.astype({name: float for name in table.columns if name not in words})
 

@@ -13,6 +13,7 @@ from i2r.report import figures
 from i2r.report.forms.shown import (
     Figure,
     Shown,
+    departed,
     differences,
     paper_note,
     rests_on,
@@ -23,7 +24,7 @@ from i2r.report.target import Target
 from i2r.report.text import Grid, folds_said, number, points, with_interval
 
 SHOT, BACKBONE = 1, "resnet50"  # of the paper's Table 3
-WORDS = ["dataset", "shot", "method", "row", "pmgm", "support", "mask", "mask_test"]
+WORDS = ["dataset", "shot", "method", "row", "pmgm", "support", "mask", "mask_test", "differs"]
 
 
 def show(target: Target) -> Shown:
@@ -76,8 +77,9 @@ def parts_of(target: Target, id: str):
 def ablation_frame(target: Target, dataset: str, shot: int, notes: dict[str, list[str]]) -> pd.DataFrame:
     """One row for each method; `difference` is to `reference`, `row` is the paper's row with the same components.
 
-    Columns: WORDS, fold-F ..., mean, mean low, mean high, difference, difference low, difference high, paper (if
-    comparable), published (the paper's number in any case). pmgm holds the method's prior.
+    Columns: WORDS (differs: in what the setting is not the published one), fold-F ..., mean, mean low, mean high,
+    difference, difference low, difference high, paper (if comparable), published (the paper's number in any case).
+    pmgm holds the method's prior.
     """
     full, cells, rows = reference(target, dataset), target.table(dataset, shot), []
     for id in methods(target, dataset):
@@ -87,6 +89,7 @@ def ablation_frame(target: Target, dataset: str, shot: int, notes: dict[str, lis
         values |= {"pmgm": network.get("prior", ""), "support": network.get("support_branch", False)}
         values["mask"] = parts.mask if parts else network.get("mask", "")
         values["mask_test"] = method["params"]["evaluate"]["mask"] if "mask" in network else ""
+        values["differs"] = "; ".join(notes[id] or departed(target, id))
         values |= {f"fold-{f}": cells.at[id, f] for f in target.folds}
         values |= {name: cells.at[id, name] for name in ("mean", "mean low", "mean high")}
         gained = target.difference(id, full, shot) if id != full else (np.nan,) * 3

@@ -1,0 +1,98 @@
+"""Whether a published number may stand beside a result, and in what the two settings differ.
+
+Data set, backbone or image size differ: the number is not shown. Anything else: it is shown, and every difference is
+named. The published setting is that of the reading whose experiment gave the number (docs/method.md 10).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from i2r.config.readings import OPTIONS, says
+
+Sections = dict[str, Any]
+PASCAL = {"train": 5953, "val": 1449}  # images of PASCAL-5i's lists
+EPISODES = 1000  # in each fold, of both published evaluations
+DECIDING = ("data.size", "backbone.name")  # with another value the number is not shown
+OF_THE_ROW = ("network.prior", "network.mask")  # which row of Table 3 it is; see published.components
+CHECKPOINT = (
+    "Published checkpoints are the best on the test classes of all epochs; ours are the last of the training."
+)
+
+
+def published_reading(network: str, reading: str) -> str:
+    """The reading of the experiment that gave a published number: BAM's own for BAM, the paper's or its code's for I2R.
+
+    Args:
+        network: name of the method's network.
+        reading: of the method.
+    """
+    if network == "bam":
+        return "bam"
+    return "released" if reading == "bam" else reading
+
+
+def obstacles(sections: Sections, reading: str) -> list[str]:
+    """What makes a method's numbers incomparable with the published one; empty if nothing does.
+
+    The number of images is not in params; see other_images.
+    """
+    expected = _expected(sections, reading)
+    found = ["the data set is generated"] if sections["data"]["source"] == "shapes" else []
+    if (name := sections["backbone"]["name"]) != expected["backbone.name"]:
+        found.append(f"the backbone is {name}, not {expected['backbone.name']}")
+    if (size := sections["data"]["size"]) != expected["data.size"]:
+        found.append(f"images have {size} pixels a side, not {expected['data.size']}")
+    return found
+
+
+def other_images(counts: dict[str, int]) -> list[str]:
+    """Differences of the lists from those of PASCAL-5i, by their lengths; counts: {"train", "val"}."""
+    return [
+        f"{counts[part]} {part} images, not the {count} of PASCAL-5i"
+        for part, count in PASCAL.items()
+        if counts[part] != count
+    ]
+
+
+def departures(sections: Sections, reading: str) -> list[str]:
+    """Other differences from the published setting, as `key: value, not value`; empty if there are none."""
+    expected = _expected(sections, reading) | {"evaluate.episodes": EPISODES, "data.novel": "drop"}
+    base_learner = sections["base_learner"]
+    if base_learner["trains"] != "all" and not sections["network"].get("ensemble", True):
+        # nothing comes from the base learner
+        expected = {key: value for key, value in expected.items() if not _within(key, "base_learner")}
+        expected["base_learner.trains"] = says(published_reading(sections["network"]["name"], reading))[
+            "base_learner.trains"
+        ]
+    files = ("backbone.weights", "base_learner.weights", "train.weights")
+    found = []
+    for key, value in expected.items():
+        ours = _value(sections, key)
+        if key not in DECIDING + OF_THE_ROW and ours is not None and ours != value:
+            found.append(f"{key}: {_shown(ours)}, not {_shown(value)}")
+    return found + [f"{key}: from a file" for key in files if _value(sections, key)]
+
+
+def _expected(sections: Sections, reading: str) -> dict[str, Any]:
+    """Key -> published value; on ResNet-101 that of ResNet-50 with the other depth."""
+    values = says(published_reading(sections["network"]["name"], reading))
+    expected = {option.key: values[option.key] for option in OPTIONS}
+    if sections["backbone"]["name"].startswith("resnet101"):
+        expected["backbone.name"] = expected["backbone.name"].replace("50", "101")
+    return expected
+
+
+def _within(key: str, section: str) -> bool:
+    return key.split(".")[0] == section
+
+
+def _value(sections: Sections, key: str) -> Any:
+    value: Any = sections
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _shown(value: Any) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

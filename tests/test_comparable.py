@@ -1,0 +1,86 @@
+"""Published numbers beside ours: what hides them, and which differences are named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from i2r.config.load import load
+from i2r.paper.comparable import departures, obstacles, other_images
+
+PASCAL = Path(__file__).parents[1] / "workflow/presets/pascal.yaml"
+
+
+@pytest.fixture(scope="module")
+def methods():
+    loaded = load(PASCAL)
+    return {name: (m.params.model_dump(mode="json"), m.reading) for name, m in loaded.methods.items()}
+
+
+def changed(sections, key, value):
+    copy = json.loads(json.dumps(sections))
+    *parts, last = key.split(".")
+    place = copy
+    for part in parts:
+        place = place[part]
+    assert place[last] != value, f"{key} already is {value}"
+    place[last] = value
+    return copy
+
+
+@pytest.mark.parametrize("name", ["i2r", "bam"])
+def test_the_rows_of_pascal_are_those_of_the_paper(methods, name):
+    sections, reading = methods[name]
+    assert obstacles(sections, reading) == [] and departures(sections, reading) == []
+
+
+def test_bam_on_the_backbone_of_i2r_is_not_the_published_bam(methods):
+    assert obstacles(*methods["bam-i2r-backbone"]) == ["the backbone is resnet50, not resnet50-bam"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.source", "shapes"),
+        ("data.size", 417),
+        ("backbone.name", "vgg16-bam"),
+        ("backbone.name", "small"),
+    ],
+)
+def test_other_data_backbone_or_size_hide_the_number(methods, key, value):
+    sections, reading = methods["bam"]
+    assert len(obstacles(changed(sections, key, value), reading)) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.novel", "keep"),
+        ("backbone.weights", "mine.pth"),
+        ("base_learner.trains", "head"),
+        ("base_learner.batch", 4),
+        ("base_learner.lr", 0.1),
+        ("base_learner.weights", "mine.pth"),
+        ("network.ensemble", False),
+        ("train.lr", 0.01),
+        ("train.precision", "bf16"),
+        ("train.weights", "mine.pth"),
+        ("evaluate.scoring", "original"),
+        ("evaluate.tta", "released"),
+        ("evaluate.episodes", 4000),
+    ],
+)
+def test_every_other_difference_is_named(methods, key, value):
+    sections, reading = methods["bam"]
+    found = departures(changed(sections, key, value), reading)
+    assert [text.split(":")[0] for text in found] == [key]
+
+
+def test_a_backbone_of_101_layers_is_compared_with_its_own_numbers(methods):
+    sections, reading = methods["bam"]
+    assert obstacles(changed(sections, "backbone.name", "resnet101-bam"), reading) == []
+
+
+def test_lists_are_those_of_pascal_by_their_lengths():
+    assert other_images({"train": 5953, "val": 1449}) == []
+    assert other_images({"train": 1464, "val": 1449}) == ["1464 train images, not the 5953 of PASCAL-5i"]
