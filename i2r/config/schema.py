@@ -108,7 +108,7 @@ class Schedule(Section):
 class Pretrain(Schedule):
     """Training of the `small` backbone as a classifier of single objects."""
 
-    steps: int | str = Field(1800, description=Schedule.model_fields["steps"].description)
+    steps: int | str = Field(1500, description=Schedule.model_fields["steps"].description)
     batch: Positive = Field(64, description="object crops per step")
     lr: Rate = Field(0.004, description="learning rate")
     optimiser: Literal["sgd", "adamw"] = Field("adamw", description="sgd or adamw")
@@ -119,6 +119,9 @@ class Pretrain(Schedule):
     pictures: Positive = Field(16000, description="images to generate before the training, at most")
     held_out: Positive = Field(1000, description="images on which the accuracy is measured")
     seed: Count = Field(0, description="seed of initial weights, images and their order")
+    threads: Positive = Field(
+        2, description="CPU threads instead of the top level's; all trainings wait for this one"
+    )
 
 
 class Backbone(Section):

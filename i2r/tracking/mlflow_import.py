@@ -295,7 +295,7 @@ class Importer:
             if job.step == "evaluate" and (job.folder / "pictures.npz").is_file():
                 from i2r.report.pictures import episode_figure
 
-                episode_figure(job.folder / "pictures.npz", folder / "episodes.png")
+                episode_figure(job.folder / "pictures.npz", folder / "episodes.png", rows=6)
             self.client.log_artifacts(run_id, str(folder))
 
     # --- running and abandoned jobs --------------------------------------------------------------------------

@@ -17,7 +17,7 @@ for step in STEPS.values():
         retries: 1
         conda:
             "../../envs/i2r.yaml"
-        threads: THREADS
+        threads: threads_of(step.name)
         resources:
             gpu=gpus(RUNTIME.device) if step.torch else 0,
             mem_mb=memory(step),
