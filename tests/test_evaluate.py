@@ -135,11 +135,13 @@ def test_bam_is_scored_by_the_same_way(inputs, tmp_path):
 
 def test_fold_without_a_class_makes_no_number(inputs, tmp_path):
     empty = {"fold": 0, "classes": [], "excluded": [{"class": 1, "name": "x", "images": 0}], "episodes": []}
+    empty["protocol"] = {"draw": "present"}
     (tmp_path / "episodes").mkdir()
     (tmp_path / "episodes" / "episodes.json").write_text(json.dumps(empty))
     for step, run in (("evaluate", evaluate.run), ("baselines", baselines.run)):
         job = make_job(tmp_path, step, {**inputs, "episodes": tmp_path / "episodes"})
         assert run(job)["miou"] is None
+        assert json.loads((job.out / "scores.json").read_text())["protocol"] == empty["protocol"]
         assert read(job)["miou"] is None and "fold 0" in read(job)["why"]
         assert read(job)["excluded"] == empty["excluded"] and table(job) == []
 
