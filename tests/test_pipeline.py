@@ -98,6 +98,19 @@ def test_the_code_of_one_network_is_no_code_of_another():
     assert "i2r.nets.bam" in digests.modules("train", bam)
 
 
+def test_a_validated_base_learner_keeps_two_files_of_weights():
+    for changes, expected in (
+        ({"validate_every": 0}, []),
+        ({"validate_every": 1}, ["last.safetensors"]),
+        ({"validate_every": 1, "checkpoint": "last"}, ["best.safetensors"]),
+    ):
+        made = planned(base_learner=changes, network={"ensemble": True})
+        found = [spec.products for spec in made.jobs.values() if spec.step == "base_learner"]
+        known = STEPS["base_learner"].products
+        assert found and all(list(products) == [*known, *expected] for products in found)
+        assert set(expected) <= store.OURS
+
+
 # --- keys ----------------------------------------------------------------------------------------------------
 
 
