@@ -18,6 +18,7 @@ from i2r.pipeline.spec import JobError
 from i2r.pipeline.steps import STEPS
 
 CODE_VERSIONS = Path("tests/code_versions.json")
+ENSEMBLE = {"auto": None, "on": True, "off": False}
 CHECKPOINTS = ("iir-base", "bam-base", "bam", "i2r-released")
 
 
@@ -170,9 +171,11 @@ def import_checkpoint(args: argparse.Namespace) -> None:
     from i2r.nets.io.published import import_checkpoint
 
     with clear_errors():
-        report = import_checkpoint(args.kind, args.file, args.out, args.size)
+        report = import_checkpoint(args.kind, args.file, args.out, args.size, ENSEMBLE[args.ensemble])
     counts = ", ".join(f"{len(report[name])} {name}" for name in ("used", "ignored", "missing"))
     print(f"wrote {args.out}; keys: {counts}; each in {args.out.with_suffix('.keys.json')}")
+    if report["ensemble"]:
+        print(report["ensemble"])
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -266,6 +269,12 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("import-checkpoint", help="convert a published checkpoint")
     verb.add_argument("--kind", choices=CHECKPOINTS, required=True)
     verb.add_argument("--size", type=int, default=473, help="side of the input (default: 473; COCO: 641)")
+    verb.add_argument(
+        "--ensemble",
+        choices=ENSEMBLE,
+        default="auto",
+        help="combine with the base learner; I2R's for COCO do not (default: auto, found from the weights)",
+    )
     verb.add_argument("file", metavar="FILE", type=Path, help=".pth, .ckpt or .safetensors")
     verb.add_argument("out", metavar="OUT.safetensors", type=Path)
     verb.set_defaults(function=import_checkpoint)

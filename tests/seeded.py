@@ -31,7 +31,7 @@ def options(name="i2r", reading="paper", **changes):
     """Options of a network: defaults under a reading, with small sizes, overridden by `changes`."""
     defaults = {field: about.default for field, about in NETWORKS[name].model_fields.items()}
     small = {field: value for field, value in SMALL.items() if field in defaults}
-    return network_options(settle(defaults, reading, "network") | small | changes)
+    return network_options(settle({"network": defaults}, reading)["network"] | small | changes)
 
 
 def published_name(name):

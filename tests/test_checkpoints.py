@@ -93,13 +93,61 @@ def test_an_imported_network_gives_the_published_numbers(tmp_path):
     assert output.class_id.T.tolist() == GOLDEN["i2r_priors"]["3shot/class_ids"].tolist()
 
 
+INITIAL = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
+MERGES = {"gram_merge.weight": INITIAL, "cls_merge.weight": INITIAL}
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag", "expected", "why"),
+    [
+        ({}, None, True, "have been trained"),
+        (MERGES, None, False, "as before any training"),
+        ({name: 0.97 * INITIAL for name in MERGES}, None, False, "as before any training"),
+        ({"cls_merge.weight": INITIAL}, None, True, "have been trained"),
+        (MERGES, True, True, "as requested"),
+        ({}, False, False, "as requested"),
+    ],
+    ids=["trained", "initial", "only decayed", "one of them trained", "asked for", "asked not to"],
+)
+@pytest.mark.parametrize("kind", ["i2r-released", "bam"])
+def test_the_ensemble_of_a_checkpoint(kind, changes, flag, expected, why, tmp_path):
+    """The published module always has its weights; without the ensemble (I2R on COCO) they are never trained."""
+    source, out = (
+        saved(tmp_path / "a.ckpt", networks.checkpoint(kind) | changes),
+        tmp_path / "out.safetensors",
+    )
+    report = import_checkpoint(kind, source, out, ensemble=flag)
+    assert report["ensemble"].startswith(f"ensemble {'on' if expected else 'off'}: ")
+    assert why in report["ensemble"] and report["missing"] == []
+    options = open_network(out).options
+    assert options.ensemble == report["network"]["network"]["ensemble"] == expected
+    assert all(
+        (f"module.{name}" in report["ignored"] or name in report["ignored"]) != expected for name in MERGES
+    )
+
+
+def test_an_ensemble_that_the_file_does_not_have(tmp_path, capsys):
+    from i2r import cli
+
+    tensors = {n: t for n, t in networks.checkpoint("bam").items() if n not in MERGES}
+    source, out = saved(tmp_path / "a.pth", tensors), tmp_path / "out.safetensors"
+    assert "has no gram_merge, cls_merge" in import_checkpoint("bam", source, out)["ensemble"]
+    out.unlink()
+    with pytest.raises(SystemExit):
+        cli.main(["import-checkpoint", "--kind", "bam", "--ensemble", "on", str(source), str(out)])
+    assert "ensemble off: the file has no gram_merge" in capsys.readouterr().err and not out.exists()
+    cli.main(["import-checkpoint", "--kind", "bam", "--ensemble", "off", str(source), str(out)])
+    assert "ensemble off: the file has no gram_merge" in capsys.readouterr().out
+
+
 def test_the_command(tmp_path, capsys):
     from i2r import cli
 
     assert set(cli.CHECKPOINTS) == set(NAMES)
     source, out = saved(tmp_path / "a.pth", networks.checkpoint("bam")), tmp_path / "out.safetensors"
     cli.main(["import-checkpoint", "--kind", "bam", str(source), str(out)])
-    assert str(out) in capsys.readouterr().out and out.is_file()
+    said = capsys.readouterr().out
+    assert str(out) in said and "ensemble on: " in said and out.is_file()
     saved(tmp_path / "a.ckpt", networks.checkpoint("bam"), hyper_parameters=Path("x"))
     with pytest.raises(SystemExit):
         cli.main(["import-checkpoint", "--kind", "bam", str(tmp_path / "a.ckpt"), str(out)])

@@ -136,6 +136,9 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
             "photographs need another backbone",
         ),
         ({"data": {"size": 100}}, "size - 1 must be a multiple of 8"),
+        ({"base_learner": {"size": 100}}, r"base_learner\.size: size - 1 must be a multiple of 8"),
+        ({"data": {"draw": "all"}}, r"data\.draw: "),
+        ({"data": {"folds": "random"}}, r"data\.folds: "),
         (
             {"methods": {"Bad name/": {}}},
             "'Bad name/' is not a valid name: names are lower-case letters",
@@ -234,6 +237,59 @@ def test_the_row_bam_is_bam_whatever_reading_i2r_has(reading: str):
     assert (bam.train.lr, bam.train.batch, bam.train.precision) == (0.05, 8, "fp32")
     assert (bam.evaluate.scoring, bam.evaluate.tta) == ("bam", "none")
     assert (bam.network.name, bam.network.prior, bam.network.ensemble) == ("bam", "bam", True)
+
+
+BASE_LEARNER = {
+    "released": {
+        **{"trains": "all", "list": "all", "size": 473, "optimiser": "adamw", "warmup": 0.1, "batch": 64},
+        **{"lr": 0.0025, "backbone_rate": 0.1, "steps": "100 epochs"},
+        **{"validate_every": 1, "checkpoint": "best", "patience": 0},
+        # only the random crop
+        "augment": {"scale": [1.0, 1.0], "rotate_p": 0.0, "blur_p": 0.0, "flip_p": 0.0},
+    },
+    "bam": {
+        **{"trains": "all", "list": "all", "size": 417, "optimiser": "sgd", "warmup": 0.0, "batch": 12},
+        **{"lr": 0.0025, "backbone_rate": 0.1, "steps": "100 epochs"},
+        **{"momentum": 0.9, "weight_decay": 1e-4, "power": 0.9},
+        **{"validate_every": 1, "checkpoint": "best", "patience": 75},
+        "augment": {"scale": [0.5, 2.0], "rotate": 10.0, "rotate_p": 0.5, "blur_p": 0.5, "flip_p": 0.5},
+    },
+}
+BASE_LEARNER["paper"] = BASE_LEARNER["bam"] | {"trains": "head"}  # it says nothing else
+
+
+@pytest.mark.parametrize("reading", readings.READINGS)
+@pytest.mark.parametrize("row", ["i2r", "bam"])
+def test_the_base_learner_and_the_draw_are_as_published(reading: str, row: str):
+    """docs/method.md 2.1 and 8.1; the row called BAM is BAM in every reading."""
+    params = load.load(PASCAL, {"reading": reading}).methods[row].params
+    expected = BASE_LEARNER["bam" if row == "bam" else reading]
+    found = params.model_dump(mode="json")["base_learner"]
+    assert {key: get(found, key) for key in load.leaves(expected)} == {
+        key: get(expected, key) for key in load.leaves(expected)
+    }
+    assert (params.data.draw, params.data.folds, params.train.augment.scale) == ("present", None, (0.9, 1.1))
+
+
+@pytest.mark.parametrize("name", ["tiny", "shapes", "voc-animals", "voc-subset"])
+def test_small_presets_train_the_base_learner_on_the_list_of_the_fold(name: str):
+    values = resolved(name).values
+    learner = values.base_learner
+    assert (learner.list, learner.size, learner.validate_every) == ("fold", None, 0)
+    assert values.data.draw == "large"
+
+
+def test_a_reading_has_other_values_for_coco():
+    bam, released = (readings.says(reading, "coco") for reading in ("bam", "released"))
+    assert bam["base_learner.lr"] * bam["base_learner.backbone_rate"] == 0.0025  # 2.5e-3 for all
+    assert (bam["base_learner.steps"], bam["train.steps"]) == ("20 epochs", "50 epochs")
+    assert (released["train.steps"], released["train.batch"]) == ("60 epochs", 24)
+    assert (bam["network.ensemble"], released["network.ensemble"]) == (True, False)
+    assert {readings.says(name, "coco")["data.size"] for name in readings.READINGS} == {641}
+    assert set(readings.COCO) <= {option.key for option in readings.OPTIONS}
+    for source, steps in (("coco", "20 epochs"), ("voc", "100 epochs")):
+        sections = {"data": {"source": source}, "base_learner": {"steps": WORD}}
+        assert readings.settle(sections, "bam")["base_learner"]["steps"] == steps
 
 
 def test_the_paper_can_be_read_with_a_trained_backbone_and_the_untouched_classifier():

@@ -8,6 +8,7 @@ import pytest
 
 from i2r.data import episodes, lists
 from i2r.data.episodes import Episode, train_episode
+from i2r.data.sources import open_source
 from i2r.data.voc import VOC_CLASSES
 from i2r.files import read_json, write_json
 from i2r.steps import episodes as episodes_step
@@ -46,8 +47,14 @@ def test_folds_of_pascal_and_coco():
     assert lists.fold_classes(0) == (list(range(6, 21)), [1, 2, 3, 4, 5])
     assert lists.fold_classes(3)[1] == [16, 17, 18, 19, 20]
     assert lists.fold_classes(1, 80)[1] == list(range(21, 41))
+    for fold in range(4):
+        train, test = lists.fold_classes(fold, 80, "interleaved")
+        assert len(test) == 20 and test[:3] == [fold + 1, fold + 5, fold + 9] and test[-1] == 77 + fold
+        assert sorted(train + test) == list(range(1, 81))
     with pytest.raises(ValueError, match=r"fold must be 0\.\.3"):
         lists.fold_classes(4)
+    with pytest.raises(ValueError, match=r"data\.folds must be contiguous or interleaved"):
+        lists.fold_classes(0, 80, "random")
 
 
 def test_training_drops_images_with_a_pixel_of_a_test_class():
@@ -57,6 +64,57 @@ def test_training_drops_images_with_a_pixel_of_a_test_class():
     assert made["train_by_class"]["6"] == ["large"]
     assert made["train_by_class"]["20"] == []
     assert rule(SMALL, 0, novel="keep")["train"] == [*made["train"], "a speck of a test class"]
+
+
+@pytest.mark.parametrize(
+    ("folds", "trained", "tested"),
+    [
+        ("contiguous", ["v21", "v80"], ["v1", "v5", "v20"]),
+        ("interleaved", ["v20", "v80"], ["v1", "v5", "v21"]),
+    ],
+)
+def test_lists_of_80_classes_in_both_kinds_of_folds(folds, trained, tested):
+    shown = {f"v{cls}": {str(cls): 900} for cls in (1, 5, 20, 21, 80)}
+    coco = {"classes": [f"class {cls}" for cls in range(1, 81)], "train": shown, "val": shown}
+    made = rule(coco, 0, folds=folds)
+    assert (made["train"], made["test"]) == (trained, tested)
+    assert made["protocol"]["folds"] == folds
+
+
+def test_the_class_is_drawn_among_all_in_the_image_or_among_the_large_ones():
+    """Supports come from the class's list in both cases, which has large objects only."""
+    large, present = (rule(SMALL, 0, draw=draw) for draw in ("large", "present"))
+    assert large["train_of"]["two, one of them small"] == [7]
+    assert present["train_of"]["two, one of them small"] == [7, 20]
+    assert large["test_of"]["two test classes"] == [1, 2]
+    assert present["test_of"]["two test classes"] == [1, 2, 3]
+    assert present["test_of"]["with a training class"] == [5]
+    for name in ("train", "test", "train_by_class", "test_by_class"):
+        assert large[name] == present[name]
+    assert (large["protocol"]["draw"], present["protocol"]["draw"]) == ("large", "present")
+    with pytest.raises(ValueError, match=r"data\.draw must be present or large"):
+        rule(SMALL, 0, draw="all")
+
+
+@pytest.mark.parametrize("draw", ["large", "present"])
+def test_training_and_test_episodes_of_a_small_object(draw):
+    both = {"6": 500, "7": 1}
+    train = {f"six {i}": {"6": 500} for i in range(3)} | {f"seven {i}": {"7": 500} for i in range(3)}
+    val = {f"one {i}": {"1": 500} for i in range(3)} | {f"two {i}": {"2": 500} for i in range(3)}
+    made = rule(index({"both": both, **train}, {"both": {"1": 500, "2": 1}, **val}), 0, draw=draw)
+    found = {6: 0, 7: 0, 1: 0, 2: 0}
+    trained = [train_episode(made, 0, 0, i, 1) for i in range(7 * 60)]
+    for episode in (*trained, *episodes.evaluation_episodes(made, 0, 7 * 60, 1).episodes):
+        if episode.query == "both":
+            found[episode.cls] += 1
+        large = made["train_by_class"] | made["test_by_class"]
+        assert episode.supports[0] in large[str(episode.cls)]
+        assert episode.supports[0] != episode.query
+    assert found[6] + found[7] == found[1] + found[2] == 60
+    if draw == "large":
+        assert found[7] == found[2] == 0
+    else:  # both classes equally often
+        assert abs(found[7] - 30) < 16 and abs(found[2] - 30) < 16
 
 
 def test_validation_keeps_images_with_enough_of_a_test_class():
@@ -158,7 +216,8 @@ def test_threshold_episodes_use_training_classes_and_images_only(made):
 def test_the_steps_write_lists_and_episodes(tmp_path, capsys):
     folders = {name: tmp_path / name for name in ("data", "lists", "episodes")}
     write_json(folders["data"] / "index.json", SMALL)
-    data = {"novel": "drop", "min_area": 100}
+    data = {"novel": "drop", "min_area": 100, "draw": "present", "folds": "contiguous"}
+    protocol = dict(data)
     job = {"args": {"fold": 0}, "params": {"data": data}, "inputs": folders, "out": folders["lists"]}
     assert lists_step.run(SimpleNamespace(**job)) == {"train_images": 2, "test_images": 3}
     assert read_json(folders["lists"] / "lists.json")["test_classes"] == [1, 2, 3, 4, 5]
@@ -173,6 +232,7 @@ def test_the_steps_write_lists_and_episodes(tmp_path, capsys):
     saved = episodes.load_episodes(folders["episodes"] / "episodes.json")
     listed = read_json(folders["lists"] / "lists.json")
     assert saved == episodes.evaluation_episodes(listed, 3, 3, 1, 2)
+    assert saved.protocol == read_json(folders["episodes"] / "episodes.json")["protocol"] == protocol
     assert saved.episodes[0] == Episode("test class", ("two test classes",), 1)
     assert saved.classes == [1] and [item["name"] for item in saved.excluded] == excluded
 
@@ -180,3 +240,21 @@ def test_the_steps_write_lists_and_episodes(tmp_path, capsys):
     job = {"args": {"fold": 0}, "params": {"data": data}, "inputs": folders, "out": folders["lists"]}
     with pytest.raises(ValueError, match="min_area 1000000 leave no training image"):
         lists_step.run(SimpleNamespace(**job))
+
+
+@pytest.mark.parametrize(("given", "tested"), [(None, [1, 5, 9, 13, 17]), ("contiguous", [1, 2, 3, 4, 5])])
+def test_without_folds_those_of_the_data_source_are_taken(tmp_path, monkeypatch, given, tested):
+    source = SimpleNamespace(folds="interleaved")
+    monkeypatch.setattr(lists_step, "open_source", {"other": source}.__getitem__)
+    write_json(tmp_path / "index.json", SMALL | {"source": "other"})
+    data = {"novel": "keep", "min_area": 1, "draw": "large", "folds": given}
+    job = {"args": {"fold": 0}, "params": {"data": data}, "inputs": {"data": tmp_path}, "out": tmp_path}
+    lists_step.run(SimpleNamespace(**job))
+    made = read_json(tmp_path / "lists.json")
+    assert made["test_classes"] == tested
+    assert made["protocol"]["folds"] == (given or "interleaved")
+
+
+def test_the_registered_sources_have_contiguous_folds():
+    """PASCAL-5i, and the generated data set that is divided like it."""
+    assert {open_source(name).folds for name in ("voc", "shapes")} == {"contiguous"}

@@ -135,11 +135,13 @@ def test_bam_is_scored_by_the_same_way(inputs, tmp_path):
 
 def test_fold_without_a_class_makes_no_number(inputs, tmp_path):
     empty = {"fold": 0, "classes": [], "excluded": [{"class": 1, "name": "x", "images": 0}], "episodes": []}
+    empty["protocol"] = {"draw": "present"}
     (tmp_path / "episodes").mkdir()
     (tmp_path / "episodes" / "episodes.json").write_text(json.dumps(empty))
     for step, run in (("evaluate", evaluate.run), ("baselines", baselines.run)):
         job = make_job(tmp_path, step, {**inputs, "episodes": tmp_path / "episodes"})
         assert run(job)["miou"] is None
+        assert json.loads((job.out / "scores.json").read_text())["protocol"] == empty["protocol"]
         assert read(job)["miou"] is None and "fold 0" in read(job)["why"]
         assert read(job)["excluded"] == empty["excluded"] and table(job) == []
 
@@ -286,3 +288,25 @@ def test_nearer_prototype_finds_a_marked_region():
     maps = baselines.nearer_prototype(kept, [Draw(6, View("q"), (View("s"),))], inputs)
     assert torch.equal(maps[0].argmax(0)[:2], torch.ones(2, 8, dtype=torch.long))
     assert not maps[0].argmax(0)[2:].any()
+
+
+def test_an_object_too_small_to_be_seen_at_the_networks_size(inputs, tmp_path):
+    """With data.draw: present a query's object can vanish when its mask is resized."""
+    folders = {name: tmp_path / name for name in ("lists", "episodes")}
+    made = {name: json.loads((inputs[name] / f"{name}.json").read_text()) for name in folders}
+    index = json.loads((inputs["data"] / "index.json").read_text())
+    first = made["episodes"]["episodes"][0]
+    cls = str(first["class"])
+    first["query"] = next(name for name, pixels in index["val"].items() if cls not in pixels)
+    lists, trained = made["lists"], str(made["lists"]["train_classes"][0])
+    for name in lists["train"]:  # most queries of the training show nothing of their class
+        lists["train_of"][name] = [int(trained)]
+    for name, folder in folders.items():
+        folder.mkdir()
+        (folder / f"{name}.json").write_text(json.dumps(made[name]))
+    job = make_job(tmp_path, "train", {**inputs, **folders})
+    assert np.isfinite(train.run(job)["loss"])
+    evaluated = make_job(tmp_path, "evaluate", {**inputs, **folders, "train": job.out})
+    assert np.isfinite(evaluate.run(evaluated)["miou"])
+    scored = baselines.run(make_job(tmp_path, "baselines", {**inputs, **folders}))
+    assert all(np.isfinite(value) for value in scored.values())

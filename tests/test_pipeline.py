@@ -98,6 +98,19 @@ def test_the_code_of_one_network_is_no_code_of_another():
     assert "i2r.nets.bam" in digests.modules("train", bam)
 
 
+def test_a_validated_base_learner_keeps_two_files_of_weights():
+    for changes, expected in (
+        ({"validate_every": 0}, []),
+        ({"validate_every": 1}, ["last.safetensors"]),
+        ({"validate_every": 1, "checkpoint": "last"}, ["best.safetensors"]),
+    ):
+        made = planned(base_learner=changes, network={"ensemble": True})
+        found = [spec.products for spec in made.jobs.values() if spec.step == "base_learner"]
+        known = STEPS["base_learner"].products
+        assert found and all(list(products) == [*known, *expected] for products in found)
+        assert set(expected) <= store.OURS
+
+
 # --- keys ----------------------------------------------------------------------------------------------------
 
 
@@ -125,6 +138,9 @@ def test_jobs_stand_after_their_inputs():
         ({"data": {"min_class_images": 4}}, "train", "episodes"),
         ({"data": {"size": 89}}, "backbone", "train"),
         ({"data": {"min_area": 90}}, "data", "lists"),
+        ({"data": {"draw": "present"}}, "data", "lists"),
+        ({"data": {"folds": "interleaved"}}, "data", "lists"),
+        ({"base_learner": {"list": "all"}}, "lists", "base_learner"),
         ({"train": {"lr": 0.5}}, "base_learner", "train"),
         ({"base_learner": {"lr": 0.5}}, "cam_head", "base_learner"),
         ({"threads": 2}, "lists", "train"),

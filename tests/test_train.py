@@ -8,12 +8,14 @@ import time
 
 import pytest
 import torch
-from learning import BAM, make_job, prepare
+from learning import BAM, ROOT, make_job, prepare
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from i2r.config import load
 from i2r.config.networks import network_options
 from i2r.config.schema import Backbone, Schedule
+from i2r.engine import images
 from i2r.engine import trainer as learn
 from i2r.engine.feature_cache import CachedEncoder, Draw, Memory
 from i2r.engine.images import ReadAhead, View, evaluation_reader
@@ -348,6 +350,162 @@ def test_base_learner_reads_the_same_by_any_number_of_processes(inputs, tmp_path
         made.append((weights(job), (job.out / "scores.json").read_text()))
     same(made[0][0], made[1][0])
     assert made[0][1] == made[1][1]
+
+
+def spy(monkeypatch, module, name):
+    """Arguments of the calls of a function."""
+    calls, function = [], getattr(module, name)
+
+    def spied(*args, **named):
+        calls.append(args)
+        return function(*args, **named)
+
+    monkeypatch.setattr(module, name, spied)
+    return calls
+
+
+@pytest.mark.parametrize("trains", ["head", "all"])
+def test_base_learner_trains_on_all_images_or_those_of_the_fold(inputs, tmp_path, trains, monkeypatch):
+    """With all, objects of test classes are background, and an epoch is a pass over the whole list."""
+    earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
+    index = json.loads((inputs["data"] / "index.json").read_text())
+    lists = json.loads((inputs["lists"] / "lists.json").read_text())
+    val = {name: {int(c) for c in pixels} for name, pixels in index["val"].items()}
+    expected = {
+        "all": (set(index["train"]), len(val)),
+        "fold": (
+            set(lists["train"]),
+            sum(bool(found & set(lists["train_classes"])) for found in val.values()),
+        ),
+    }
+    assert expected["all"][0] > expected["fold"][0] and expected["all"][1] > expected["fold"][1]
+    changes = {"cam_head": {"mode": "untouched"}} if trains == "all" else {}
+    for which, (names_of, scored) in expected.items():
+        names = spy(monkeypatch, base_learner, "name_of")
+        labels = spy(monkeypatch, base_learner, "base_labels")
+        options = {"trains": trains, "list": which, "steps": "1 epochs", "batch": 4}
+        job = make_job(tmp_path, "base_learner", earlier, name=which, base_learner=options, **changes)
+        assert base_learner.run(job)["images"] == scored
+        assert len(lines(job)) == len(names_of) // 4
+        assert {args[0][0] for args in names} <= names_of and len(names[0][0]) == len(names_of)
+        seen = {int(c) for masks, _ in labels[: len(lines(job))] for c in masks.unique()} - {0, 255}
+        assert bool(seen & set(lists["test_classes"])) == (which == "all")
+        monkeypatch.undo()
+
+
+def test_steps_of_the_published_base_learner():
+    learner = load.load(ROOT / "workflow/presets/pascal.yaml").methods["bam"].params.base_learner
+    whole = learner.over(5953)
+    assert (learner.steps, learner.batch, whole.steps) == ("100 epochs", 12, 49608)
+    ends = whole.validations(5953)
+    assert len(ends) == 100 and ends[:2] == (496, 992) and ends[-1] == 49608
+    few = whole.model_copy(update={"validate_every": 30}).validations(5953)
+    assert few == (14882, 29765, 44647, 49608)
+    assert whole.model_copy(update={"validate_every": 0}).validations(5953) == (49608,)
+
+
+VALIDATED = {"list": "fold", "steps": 12, "batch": 12, "validate_every": 1, "lr": 0.2}
+
+
+@pytest.mark.parametrize("trains", ["head", "all"])
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_base_learner_keeps_the_best_and_the_last_weights(inputs, tmp_path, trains, checkpoint, monkeypatch):
+    """A validation changes nothing in the training, and the scores are those of the weights that are used."""
+    earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
+    changes = {"cam_head": {"mode": "untouched"}} if trains == "all" else {}
+    given, measure = iter([5.0, 7.0, 7.0, None, 6.0, 1.0, 0.0, 0.0]), base_learner.score
+
+    def score(*args):
+        return measure(*args) | {"miou": next(given)}
+
+    options = VALIDATED | {"trains": trains, "checkpoint": checkpoint}
+    job = make_job(tmp_path, "base_learner", earlier, base_learner=options, **changes)
+    monkeypatch.setattr(base_learner, "score", score)
+    base_learner.run(job)
+    monkeypatch.undo()
+    scores = json.loads((job.out / "scores.json").read_text())
+    steps = [row["step"] for row in scores["validations"]]
+    assert len(steps) > 3 and steps[-1] == 12
+    assert [row["score"] for row in scores["validations"]][:4] == [5.0, 7.0, 7.0, None]
+    assert (scores["checkpoint"], scores["best_step"]) == (checkpoint, steps[1])
+    other = {"best": "last", "last": "best"}[checkpoint]
+    both = {checkpoint: weights(job), other: load_file(job.out / f"{other}.safetensors")}
+    assert not (job.out / f"{checkpoint}.safetensors").exists()
+    plain = make_job(
+        *(tmp_path, "base_learner", earlier, "plain"), base_learner=options | {"validate_every": 0}, **changes
+    )
+    base_learner.run(plain)
+    same(both["last"], weights(plain))
+    assert any(not torch.equal(both["best"][name], tensor) for name, tensor in both["last"].items())
+    assert not (plain.out / "last.safetensors").exists() and not (plain.out / "best.safetensors").exists()
+    used = json.loads((plain.out / "scores.json").read_text())["classes"] == scores["classes"]
+    assert used == (checkpoint == "last")
+
+
+@pytest.mark.parametrize("stop", [2, 5, 12])
+def test_validated_base_learner_killed_and_resumed_equals_whole(inputs, tmp_path, monkeypatch, stop):
+    earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
+    changes = {"base_learner": VALIDATED | {"trains": "all"}, "cam_head": {"mode": "untouched"}}
+    through = make_job(tmp_path, "base_learner", earlier, name="through", **changes)
+    base_learner.run(through)
+    job = make_job(tmp_path, "base_learner", earlier, **changes)
+    stop_at(monkeypatch, stop)
+    with pytest.raises(KeyboardInterrupt):
+        base_learner.run(job)
+    monkeypatch.undo()
+    base_learner.run(job)
+    for file in ("weights.safetensors", "last.safetensors"):
+        same(load_file(job.out / file), load_file(through.out / file))
+    assert (job.out / "scores.json").read_text() == (through.out / "scores.json").read_text()
+    assert lines(job) == lines(through)
+
+
+def test_base_learner_stops_when_validations_bring_nothing_better(inputs, tmp_path, monkeypatch):
+    earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
+    measure, given = base_learner.score, iter([1.0, 3.0, 2.0, 3.0])
+    monkeypatch.setattr(base_learner, "score", lambda *a: measure(*a) | {"miou": next(given, 0.0)})
+    job = make_job(
+        *(tmp_path, "base_learner", earlier), base_learner=VALIDATED | {"steps": 400, "patience": 2}
+    )
+    base_learner.run(job)
+    scores = json.loads((job.out / "scores.json").read_text())
+    assert [row["score"] for row in scores["validations"]] == [1.0, 3.0, 2.0, 3.0]
+    assert scores["best_step"] == scores["validations"][1]["step"]
+    assert lines(job)[-1]["step"] == scores["validations"][-1]["step"]
+
+
+def test_images_of_the_base_learner_are_read_by_loading_processes(inputs, tmp_path, monkeypatch):
+    """For training and for validation; on a GPU one process would read for hours."""
+
+    def within(function):
+        def read(*args):
+            assert torch.utils.data.get_worker_info() is not None
+            return function(*args)
+
+        return read
+
+    monkeypatch.setattr(base_learner, "train_view", within(base_learner.train_view))
+    monkeypatch.setattr(images, "evaluation_view", within(images.evaluation_view))
+    earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
+    for trains in ("head", "all"):
+        changes = {"cam_head": {"mode": "untouched"}} if trains == "all" else {}
+        options = VALIDATED | {"trains": trains, "steps": 2}
+        job = make_job(
+            *(tmp_path, "base_learner", earlier, trains),
+            **changes, base_learner=options, runtime={"workers": 1},
+        )  # fmt: skip
+        base_learner.run(job)
+
+
+def test_base_learner_has_images_of_its_own_size(inputs, tmp_path, monkeypatch):
+    earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
+    for size, expected in ((None, 97), (65, 65)):
+        labels = spy(monkeypatch, base_learner, "base_labels")
+        options = VALIDATED | {"size": size, "steps": 1}
+        job = make_job(tmp_path, "base_learner", earlier, name=str(expected), base_learner=options)
+        base_learner.run(job)
+        assert {masks.shape[-1] for masks, _ in labels} == {expected}
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Defaults are the paper's experiment; where paper, released code and BAM differ, 
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -15,6 +16,17 @@ from i2r.config.base import Count, NotNegative, Once, Positive, Rate, Section, S
 from i2r.config.networks import NetworkOptions, network_options
 
 FROM_ONE_SHOT = "1shot"  # train.start
+
+
+def grid_side(size: int) -> int:
+    """The size, if it can be the side of a network's input.
+
+    Raises:
+        ValueError: size - 1 is not a multiple of 8.
+    """
+    if size == 1 or (size - 1) % 8:
+        raise ValueError(f"size - 1 must be a multiple of 8 (473, 321, 97 ...), got {size}")
+    return size
 
 
 class Shapes(Section):
@@ -42,6 +54,14 @@ class Data(Section):
     min_area: Count = Field(
         2048, description="pixels of a class that an image must have to count for the class"
     )
+    draw: Literal["present", "large"] = said(
+        "an episode's class is drawn among all in the query's mask (present), or those with min_area pixels (large)"
+    )
+    folds: Literal["contiguous", "interleaved"] | None = Field(
+        None,
+        description="fold f tests the f-th quarter of the classes (contiguous), or every fourth, from class f + 1 "
+        "(interleaved: COCO-20i of BAM and I2R); null: as is usual for the source",
+    )
     min_class_images: Positive = Field(
         5, description="test classes with fewer images are left out and named; K shots need at least K + 1"
     )
@@ -57,9 +77,7 @@ class Data(Section):
     @field_validator("size")
     @classmethod
     def _grid(cls, size: int) -> int:
-        if size == 1 or (size - 1) % 8:
-            raise ValueError(f"size - 1 must be a multiple of 8 (473, 321, 97 ...), got {size}")
-        return size
+        return grid_side(size)
 
     @model_validator(mode="after")
     def _root(self) -> Self:
@@ -181,7 +199,7 @@ class Augment(Section):
     views: Count = Field(
         0, description="number of fixed views of each image, whose features are kept; 0: a new view each time"
     )
-    scale: tuple[Rate, Rate] = Field((0.9, 1.1), description="range of the random scale")
+    scale: tuple[Rate, Rate] = said("range of the random scale")
     fit: bool = Field(
         False,
         description="scale relative to the longer side at S, as at test (true), or to the image (false)",
@@ -202,7 +220,6 @@ class Augment(Section):
 class BaseAugment(Augment):
     """Augmentation of the base learner's images; used only if the backbone is trained as well."""
 
-    scale: tuple[Rate, Rate] = said("range of the random scale")
     rotate_p: Share = said("probability of a rotation")
     blur_p: Share = said("probability of a blur")
     flip_p: Share = said("probability of a horizontal flip")
@@ -214,6 +231,11 @@ class BaseLearner(Schedule):
     trains: Literal["head", "all"] = said(
         "head: the head on frozen features; all: the backbone as well (BAM)"
     )
+    list: Literal["all", "fold"] = said(
+        "its images. all: the master lists, with objects of test classes as background; fold: the fold's training "
+        "list, and the validation images that show a base class"
+    )
+    size: Positive | None = said("side of its images in pixels, like data.size; null: data.size")
     optimiser: Literal["sgd", "adamw"] = said("sgd or adamw")
     warmup: Share = said("share of the steps during which the learning rate rises")
     steps: int | str = said("training steps, or passes over the training images such as `100 epochs`")
@@ -222,11 +244,36 @@ class BaseLearner(Schedule):
     backbone_rate: NotNegative = said("the backbone's learning rate, relative to lr")
     width: Positive = Field(512, description="channels before the classifier; at most as many as layer4 has")
     dropout: Share = Field(0.1, description="dropout before the classifier")
+    validate_every: Count = said("epochs between validations; 0: only at the end")
+    checkpoint: Literal["best", "last"] = said(
+        "weights that are used: those of the validation with the best mIoU of the base classes, or the last"
+    )
+    patience: Count = said(
+        "epochs without a better validation after which it stops; 0: it does not stop early"
+    )
     augment: BaseAugment = Field(default_factory=BaseAugment, description="augmentation with trains: all")
     seed: Count = Field(0, description="seed of initial weights, order and views")
     weights: str | None = Field(
         None, description="file of a base learner trained elsewhere; may contain {fold}; null: train one"
     )
+
+    @field_validator("size")
+    @classmethod
+    def _grid(cls, size: int | None) -> int | None:
+        return size if size is None else grid_side(size)
+
+    def validations(self, images: int) -> tuple[int, ...]:
+        """Numbers of steps after which the base learner is validated, the last step included.
+
+        images: number of training images; an epoch is one pass over them. `steps` must be a number, see `over`.
+        """
+        if not self.validate_every:
+            return (self.steps,)
+        ends = (
+            epoch * images // self.batch
+            for epoch in itertools.count(self.validate_every, self.validate_every)
+        )
+        return (*itertools.takewhile(lambda end: end < self.steps, (end for end in ends if end)), self.steps)
 
 
 class CamHead(Schedule):

@@ -27,12 +27,14 @@ class EpisodeList(NamedTuple):
     Attributes:
         classes: test classes that are scored.
         excluded: the other test classes, each {"class", "name", "images"}.
+        protocol: how the lists were made and the classes drawn, see lists.fold_lists.
     """
 
     fold: int
     classes: list[int]
     excluded: list[dict[str, Any]]
     episodes: list[Episode]
+    protocol: dict[str, Any]
 
 
 def _supports(rng: np.random.Generator, images: list[str], query: str, shots: int) -> tuple[str, ...]:
@@ -49,8 +51,8 @@ def train_episode(
     Args:
         lists: from lists.fold_lists.
         sampling: `image`: queries follow a permutation of the training list, a new one in each epoch, and the
-            class is drawn among those of the query (BAM); `balanced`: the class is drawn among all, then the
-            query among its images.
+            class is drawn among those of the query (BAM), as `draw` of the lists says; `balanced`: the class is drawn
+            among all, then the query among its images.
 
     Classes with no more than `shots` images have no episodes; an image that shows only such classes is skipped.
 
@@ -88,8 +90,9 @@ def evaluation_episodes(
     """The fixed test episodes of a fold (docs/method.md 8.2); none if no class is scored.
 
     A class with fewer test images than `min_class_images`, or fewer than K shots and a query need, is not scored.
-    Queries follow the test list in order, repeatedly if needed; the class is drawn among the query's scored classes,
-    the supports among the images of that class. The first n episodes do not depend on the number of episodes.
+    Queries follow the test list in order, repeatedly if needed; the class is drawn among the query's scored classes (as
+    `draw` of the lists says), the supports among the images of that class. The first n episodes do not depend on the
+    number of episodes.
     """
     least, names, by_class = max(min_class_images, shots + 1), lists["names"], lists["test_by_class"]
     scored = [cls for cls in lists["test_classes"] if len(by_class[str(cls)]) >= least]
@@ -108,7 +111,7 @@ def evaluation_episodes(
         query = queries[index % len(queries)]
         cls = int(rng.choice(classes_of[query]))
         drawn.append(Episode(query, _supports(rng, by_class[str(cls)], query, shots), cls))
-    return EpisodeList(lists["fold"], scored, excluded, drawn)
+    return EpisodeList(lists["fold"], scored, excluded, drawn, lists["protocol"])
 
 
 def threshold_episodes(lists: dict[str, Any], seed: int, episodes: int, shots: int) -> list[Episode]:
@@ -118,7 +121,7 @@ def threshold_episodes(lists: dict[str, Any], seed: int, episodes: int, shots: i
 
 
 def save_episodes(path: Path, made: EpisodeList, **more: Any) -> None:
-    """Write {"fold", "classes", "excluded", "episodes": [{"query", "supports", "class"}], ...more}."""
+    """Write {"fold", "classes", "excluded", "protocol", "episodes": [{"query", "supports", "class"}], ...more}."""
     rows = [{"query": e.query, "supports": list(e.supports), "class": e.cls} for e in made.episodes]
     write_json(path, {**more, **made._asdict(), "episodes": rows})
 
@@ -127,7 +130,7 @@ def load_episodes(path: Path) -> EpisodeList:
     """Read a file that save_episodes wrote."""
     read = read_json(path)
     rows = [Episode(row["query"], tuple(row["supports"]), row["class"]) for row in read["episodes"]]
-    return EpisodeList(read["fold"], read["classes"], read["excluded"], rows)
+    return EpisodeList(read["fold"], read["classes"], read["excluded"], rows, read["protocol"])
 
 
 def describe_excluded(made: EpisodeList) -> str:

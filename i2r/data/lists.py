@@ -1,4 +1,4 @@
-"""Which images train and test a fold, by the rule that gives BAM's published lists."""
+"""Which images train and test a fold, and in which classes, by the rule that gives BAM's published lists."""
 
 from __future__ import annotations
 
@@ -7,14 +7,27 @@ from typing import Any
 FOLDS = 4
 
 
-def fold_classes(fold: int, classes: int = 20) -> tuple[list[int], list[int]]:
-    """Training and test classes of a fold, ids from 1; fold f tests classes f C/4 + 1 .. (f + 1) C/4."""
+def fold_classes(fold: int, classes: int = 20, folds: str = "contiguous") -> tuple[list[int], list[int]]:
+    """Training and test classes of a fold f of C classes, ids from 1.
+
+    Args:
+        folds: `contiguous` tests classes f C/4 + 1 .. (f + 1) C/4 (PASCAL-5i; COCO-20i in PANet); `interleaved` tests
+            f + 1, f + 5, f + 9 ... (COCO-20i in BAM and I2R).
+
+    Raises:
+        ValueError: no such fold, C is no multiple of four, or unknown `folds`.
+    """
     if classes % FOLDS or not 0 <= fold < FOLDS:
         raise ValueError(
             f"fold must be 0..{FOLDS - 1} and classes a multiple of {FOLDS}, got {fold} and {classes}"
         )
     share = classes // FOLDS
-    test = list(range(fold * share + 1, (fold + 1) * share + 1))
+    if folds == "contiguous":
+        test = list(range(fold * share + 1, (fold + 1) * share + 1))
+    elif folds == "interleaved":
+        test = list(range(fold + 1, classes + 1, FOLDS))
+    else:
+        raise ValueError(f"data.folds must be contiguous or interleaved, got {folds!r}")
     return [cls for cls in range(1, classes + 1) if cls not in test], test
 
 
@@ -33,26 +46,56 @@ def _select(
     return chosen
 
 
+def _present(
+    images: dict[str, dict[str, int]], chosen: dict[str, list[int]], classes: list[int]
+) -> dict[str, list[int]]:
+    """Each chosen image -> those of `classes` with at least one pixel."""
+    return {name: [cls for cls in classes if images[name].get(str(cls))] for name in chosen}
+
+
 def _by_class(images: dict[str, list[int]], classes: list[int]) -> dict[str, list[str]]:
     return {str(cls): [name for name, present in images.items() if cls in present] for cls in classes}
 
 
-def fold_lists(index: dict[str, Any], fold: int, *, novel: str = "drop", min_area: int) -> dict[str, Any]:
+def fold_lists(
+    index: dict[str, Any],
+    fold: int,
+    *,
+    novel: str = "drop",
+    min_area: int,
+    draw: str = "large",
+    folds: str = "contiguous",
+) -> dict[str, Any]:
     """The lists of one fold (docs/method.md 9), in the order of the master lists.
 
     Training keeps an image with at least `min_area` pixels of a training class: with `novel: drop` (BAM) only if it
     has no pixel of a test class, with `keep` (PFENet, HSNet) in any case. The test keeps an image with at least
-    `min_area` pixels of a test class. `min_area` counts pixels of the stored image.
+    `min_area` pixels of a test class. `min_area` counts pixels of the stored image. An image is in the list of each
+    class of which it has `min_area` pixels; supports come from these lists.
+
+    Args:
+        draw: classes among which that of an episode is drawn (docs/method.md 8.1), given its query: `present`, all
+            with a pixel in the image; `large`, those with `min_area` pixels.
+        folds: see `fold_classes`.
 
     Returns:
         "train", "test": ids; "train_by_class", "test_by_class": {class: ids}; "train_of", "test_of": {id: classes
-        that the image counts for}; "train_classes", "test_classes": all classes of the fold; "names": names of all
-        classes, from class 1.
+        among which an episode's is drawn}; "train_classes", "test_classes": all classes of the fold; "names": names of
+        all classes, from class 1; "protocol": the arguments of this function.
+
+    Raises:
+        ValueError: as `fold_classes`, or unknown `draw`.
     """
+    if draw not in ("present", "large"):
+        raise ValueError(f"data.draw must be present or large, got {draw!r}")
     names = index["classes"]
-    train_classes, test_classes = fold_classes(fold, len(names))
+    train_classes, test_classes = fold_classes(fold, len(names), folds)
     train = _select(index["train"], train_classes, min_area, only=novel == "drop")
     test = _select(index["val"], test_classes, min_area, only=False)
+    drawn_train, drawn_test = train, test
+    if draw == "present":
+        drawn_train = _present(index["train"], train, train_classes)
+        drawn_test = _present(index["val"], test, test_classes)
     return {
         "fold": fold,
         "names": names,
@@ -60,8 +103,9 @@ def fold_lists(index: dict[str, Any], fold: int, *, novel: str = "drop", min_are
         "test_classes": test_classes,
         "train": list(train),
         "test": list(test),
-        "train_of": train,
-        "test_of": test,
+        "train_of": drawn_train,
+        "test_of": drawn_test,
         "train_by_class": _by_class(train, train_classes),
         "test_by_class": _by_class(test, test_classes),
+        "protocol": {"folds": folds, "novel": novel, "min_area": min_area, "draw": draw},
     }

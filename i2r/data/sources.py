@@ -32,6 +32,7 @@ class Source:
         image: (folder of the data set, id) -> uint8 (H, W, 3) RGB.
         mask: (folder of the data set, id) -> uint8 (H, W), class ids and 255 for unknown.
         imagenet: class name -> the corresponding class of ImageNet's 1000; empty if there is no such table.
+        folds: contiguous or interleaved, see lists.fold_classes; used where data.folds of params is null.
     """
 
     classes: tuple[str, ...]
@@ -39,6 +40,7 @@ class Source:
     image: Callable[[Path, str], np.ndarray]
     mask: Callable[[Path, str], np.ndarray]
     imagenet: Mapping[str, int] = field(default_factory=dict)
+    folds: str = "contiguous"
 
 
 def open_source(name: str) -> Source:

@@ -120,6 +120,7 @@ def summary(
             for c in episodes.classes
         },
         "excluded": episodes.excluded,
+        "protocol": episodes.protocol,
         "episodes": len(rows),
         "seconds_per_episode": seconds / len(rows),
     }
@@ -128,7 +129,13 @@ def summary(
 def no_number(episodes: EpisodeList) -> dict[str, Any]:
     """The content of scores.json for a fold in which no class is scored: the reason instead of scores."""
     why = describe_excluded(episodes) or f"fold {episodes.fold}: no episodes"
-    return {"miou": None, "why": why, "excluded": episodes.excluded, "episodes": 0}
+    return {
+        "miou": None,
+        "why": why,
+        "excluded": episodes.excluded,
+        "protocol": episodes.protocol,
+        "episodes": 0,
+    }
 
 
 def cam_classes(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from i2r.config.experiment import Runtime
 from i2r.config.schema import Schedule
+from i2r.engine.validation import Validation
 from i2r.files import replacing
 from i2r.pipeline.jobs import Job, JobError
 from i2r.progress import Progress
@@ -189,6 +190,7 @@ def fit(
     label: str,
     groups: Groups | None = None,
     seed: int = 0,
+    validation: Validation | None = None,
 ) -> dict[str, float]:
     """Train `model` and write metrics.jsonl; the training loop of all steps.
 
@@ -200,6 +202,7 @@ def fit(
             seeded in each step), so that a resumed training equals an uninterrupted one.
         groups: of parameters with their learning rates; None: all parameters with factor 1.
         seed: from the step's params, in addition to the job's own seed.
+        validation: scores the model during the training, and can end it early.
 
     Returns:
         The means over the last logged window, and `seconds_per_step` over all steps.
@@ -215,16 +218,19 @@ def fit(
             model.load_state_dict(state["model"])
             optimiser.load_state_dict(state["optimiser"])
             done, spent = state["step"], state["spent"]
+            if validation:
+                validation.load_state(state["validation"])
 
         def current() -> dict[str, Any]:
             learned = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+            learned |= {"validation": validation.state()} if validation else {}
             return {**learned, "step": done, "rows": log.rows, "sums": dict(log.sums), "spent": spent}
 
         with (
             _Log(job.out / "metrics.jsonl", schedule.steps, state) as log,
             Progress(label, schedule.steps, "step", start=done) as progress,
         ):
-            while done < schedule.steps:
+            while done < schedule.steps and not (validation and validation.over):
                 torch.manual_seed(
                     seed_of(job.step, job.args.get("fold"), job.args.get("seed"), done, seed=seed)
                 )
@@ -234,13 +240,15 @@ def fit(
                 done += 1
                 log.add(done, numbers, learning_rate(schedule, done - 1))
                 progress.update(loss=numbers["loss"])
+                if validation:
+                    validation.after(done, model)
                 if done < schedule.steps:
                     saved.tick(current)
             # so that an interruption after the loop does not repeat the training
             saved.save(current())
             saved.tick(current)
     last = {name: value for name, value in log.rows[-1].items() if name not in ("step", "lr", "seconds")}
-    return {**last, "seconds_per_step": spent / schedule.steps}
+    return {**last, "seconds_per_step": spent / done}
 
 
 def _check(loss: float, step: int, schedule: Schedule, label: str) -> None:

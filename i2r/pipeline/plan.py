@@ -20,7 +20,7 @@ from typing import Any
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES, Target
 from i2r.config.load import Method, Params
-from i2r.config.schema import FROM_ONE_SHOT
+from i2r.config.schema import FROM_ONE_SHOT, BaseLearner
 from i2r.files import sha256
 from i2r.pipeline.spec import Input, Spec, make_spec
 from i2r.pipeline.steps import STEPS
@@ -215,9 +215,11 @@ class _Planner:
         if base_learner or changed:
             uses = STEPS["base_learner"].params(sections)
             files = _by_content(uses, "base_learner", ("weights",), args, "base_learner.weights")
+            products = (*STEPS["base_learner"].products, *_other_weights(sections.base_learner))
             needs["base_learner"] = self.add(
-                "base_learner", args, uses, common, label, method.name, data_root=root, files=files
-            )
+                *("base_learner", args, uses, common, label, method.name),
+                data_root=root, files=files, products=products,
+            )  # fmt: skip
         if cam_head and sections.cam_head.mode != "none":
             uses = STEPS["cam_head"].params(sections)
             given = common | ({"base_learner": needs["base_learner"]} if changed else {})
@@ -346,6 +348,13 @@ class _Planner:
         spec = self.add("report", {}, params, shown, name, "")
         self.reports[name] = spec.key
         return spec
+
+
+def _other_weights(options: BaseLearner) -> tuple[str, ...]:
+    """The file of the weights that a base learner keeps beside those that are used; it has none without validation."""
+    if options.weights or not options.validate_every:
+        return ()
+    return ("last.safetensors",) if options.checkpoint == "best" else ("best.safetensors",)
 
 
 def dataset(method: Method) -> str:

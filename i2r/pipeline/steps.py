@@ -27,6 +27,7 @@ class Step:
         version: part of its jobs' keys; raise it when its numbers change.
         reads: section of params -> the values in it that the result depends on.
         folders: those of its products that are folders.
+        sometimes: products that only some of its jobs write, see plan.py; a rule does not name them.
         torch: whether it computes with torch; the number of threads is then part of its keys.
         memory: MB for a job, without the cached features. minutes: time limit on a cluster.
     """
@@ -38,6 +39,7 @@ class Step:
     version: int = 1
     reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
+    sometimes: tuple[str, ...] = ()
     torch: bool = False
     memory: int = 4000
     minutes: int = 60
@@ -64,7 +66,10 @@ STEPS = {
     for step in (
         # for `data` and `backbone`, plan.py chooses the params: they depend on the source and the name
         Step("data", "data", "i2r.steps.data:run", ("index.json",), 2, folders=("VOC",), minutes=120),
-        Step("lists", "data", "i2r.steps.lists:run", ("lists.json",), 2, {"data": ("novel", "min_area")}, memory=2000),
+        Step(
+            "lists", "data", "i2r.steps.lists:run", ("lists.json",), 2,
+            {"data": ("novel", "min_area", "draw", "folds")}, memory=2000,
+        ),
         Step(
             "episodes", "data", "i2r.steps.episodes:run", ("episodes.json",), 2,
             {"data": ("min_class_images",), "evaluate": ("episodes",)}, memory=2000,
@@ -75,7 +80,8 @@ STEPS = {
         ),
         Step(
             "base_learner", "base_learner", "i2r.steps.base_learner:run", LEARNED, 3,
-            NETWORK | {"base_learner": ALL}, torch=True, minutes=1440,
+            NETWORK | {"base_learner": ALL}, sometimes=("best.safetensors", "last.safetensors"),
+            torch=True, minutes=1440,
         ),
         Step(
             "cam_head", "cam_head", "i2r.steps.cam_head:run", LEARNED, 3,

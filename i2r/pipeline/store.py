@@ -21,7 +21,10 @@ from i2r.pipeline.steps import STEPS
 
 MANIFEST = "manifest.json"
 # Everything that jobs write to their folders; all other files there belong to the user.
-OURS = {MANIFEST, *(name for step in STEPS.values() for name in (*step.products, *step.folders))}
+OURS = {
+    MANIFEST,
+    *(name for step in STEPS.values() for name in (*step.products, *step.folders, *step.sometimes)),
+}
 
 
 # --- one result ----------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from i2r.engine.feature_cache import Memory
 from i2r.engine.images import ReadAhead, View, evaluation_reader, load, load_steps
 from i2r.engine.inputs import WEIGHTS, base_labels, job_dataset, job_lists
 from i2r.engine.trainer import fit, seed_of, set_up
+from i2r.engine.validation import Validation
 from i2r.files import write_json
 from i2r.metrics.segmentation import EPSILON, class_counts
 from i2r.nets.fuse import fuse
@@ -34,11 +37,13 @@ Step = Callable[[int], tuple[Tensor, Tensor]]
 def run(job: Job) -> dict[str, Any]:
     """Train the base learner, with `trains: all` the backbone as well, and score it on the val list's base classes.
 
-    With `weights` the file is used and nothing is trained.
+    If it is validated during the training, the weights that `checkpoint` does not choose are written as well, as
+    last.safetensors or best.safetensors. With `weights` the file is used and nothing is trained.
     """
     device = set_up(job.runtime, job.threads)
-    lists = job_lists(job)
-    options = BaseLearner(**job.params["base_learner"]).over(len(lists["train"]))
+    lists, options = job_lists(job), BaseLearner(**job.params["base_learner"])
+    names = lists["train"] if options.list == "fold" else list(job_dataset(job).index["train"])
+    options = options.over(len(names))
     backbone_options = Backbone(**job.params["backbone"])
     if options.weights:
         return trained_elsewhere(job, options, backbone_options, lists["train_classes"], device)
@@ -51,10 +56,10 @@ def run(job: Job) -> dict[str, Any]:
         backbone.requires_grad_().train()
         model: nn.Module = nn.ModuleList([backbone, net])
         groups = [(1.0, net.parameters()), (options.backbone_rate, backbone.parameters())]
-        next_batch = fresh_views(job, options, lists["train"], device)
+        next_batch = fresh_views(job, options, names, device)
     else:
         backbone, model, groups = fuse(backbone), net, None
-        next_batch = kept_features(job, backbone, options, lists["train"], device)
+        next_batch = kept_features(job, backbone, options, names, device)
 
     def losses(step: int) -> Mapping[str, Tensor]:
         x, masks = next_batch(step)
@@ -62,15 +67,40 @@ def run(job: Job) -> dict[str, Any]:
         logits = net(backbone.maps(x).x4 if whole else x)
         return {"loss": F.cross_entropy(bilinear(logits, target.shape[-2:]), target, ignore_index=UNKNOWN)}
 
+    def measured() -> dict[str, Any]:
+        return score(job, options, backbone, net, classes, device)
+
+    validation = None
+    if every := options.validate_every:
+        patience = math.ceil(options.patience / every)
+        validation = Validation(options.validations(len(names)), lambda: measured()["miou"], patience)
     label = f"base learner {job.label}"
-    metrics = fit(job, model, options, losses, label=label, groups=groups, seed=options.seed)
-    backbone.requires_grad_(False).eval()
-    scores = evaluate(job, backbone, net.eval(), classes, device)
+    metrics = fit(
+        job, model, options, losses, label=label, groups=groups, seed=options.seed, validation=validation
+    )
+    backbone.requires_grad_(False)
+    model.eval()
+    states = {"last": model.state_dict()}
+    if validation:
+        states = {"last": {name: t.clone() for name, t in states["last"].items()}, "best": validation.best}
+    used = options.checkpoint if validation else "last"
+    for kept in sorted(
+        states, key=lambda name: name == used
+    ):  # the one that is used last, because it is scored
+        model.load_state_dict(states[kept])
+        file = WEIGHTS if kept == used else f"{kept}.safetensors"
+        save_weights(job.out / file, net, backbone if whole else None)
+    scores = measured() | ({"checkpoint": used, **validation.summary()} if validation else {})
+    write_json(job.out / "scores.json", scores)
+    return metrics | {name: scores[name] for name in ("miou", "images", "best_step") if name in scores}
+
+
+def save_weights(path: Path, net: nn.Module, backbone: nn.Module | None) -> None:
+    """Write the head's tensors and, if it was trained, the backbone's without its classifier."""
     state = net.state_dict()
-    if whole:
+    if backbone is not None:
         state |= {name: t for name, t in backbone.state_dict().items() if not name.startswith("fc.")}
-    save_file({name: t.contiguous().cpu() for name, t in state.items()}, job.out / WEIGHTS)
-    return metrics | scores
+    save_file({name: t.contiguous().cpu() for name, t in state.items()}, path)
 
 
 def trained_elsewhere(
@@ -91,9 +121,15 @@ def trained_elsewhere(
     tensors = read_tensors(path)
     if options.trains == "head" and any(not name.startswith(("ppm.", "cls.")) for name in tensors):
         raise JobError(f"base_learner.weights: {path} includes a backbone; set base_learner.trains: all")
-    scores = evaluate(job, encoder.backbone, encoder.base_learner, classes, device)
+    scores = score(job, options, encoder.backbone, encoder.base_learner, classes, device)
     save_file({name: t.clone() for name, t in tensors.items()}, job.out / WEIGHTS)
-    return scores
+    write_json(job.out / "scores.json", scores)
+    return {name: scores[name] for name in ("miou", "images")}
+
+
+def side(job: Job, options: BaseLearner) -> int:
+    """Side S of the base learner's images."""
+    return options.size or job.params["data"]["size"]
 
 
 def name_of(names: list[str], fold: int, seed: int, index: int) -> str:
@@ -105,7 +141,7 @@ def name_of(names: list[str], fold: int, seed: int, index: int) -> str:
 
 def fresh_views(job: Job, options: BaseLearner, names: list[str], device: torch.device) -> Step:
     """Step -> images (B, 3, S, S) and masks (B, S, S), with a new view of each image."""
-    size, fold = job.params["data"]["size"], job.args["fold"]
+    size, fold = side(job, options), job.args["fold"]
     read = partial(fresh_view, job_dataset(job), size, options.augment, names, fold, options.seed)
     of_step = load_steps(read, options.steps, options.batch, job.runtime.workers, device)
     return lambda step: tuple(of_step(step))
@@ -125,7 +161,7 @@ def kept_features(
 ) -> Step:
     """Step -> layer4 (B, c4, h4, w4) and masks (B, S, S) of complete images; the features are cached."""
     memory = Memory(job.runtime.cache_gb * 2**30)
-    read = ReadAhead(evaluation_reader(job_dataset(job), job.params["data"]["size"]), job.runtime.workers)
+    read = ReadAhead(evaluation_reader(job_dataset(job), side(job, options)), job.runtime.workers)
     fold, batch = job.args["fold"], options.batch
     begun = False
 
@@ -152,16 +188,24 @@ def kept_features(
 
 
 @torch.no_grad()
-def evaluate(
-    job: Job, backbone: nn.Module, net: nn.Module, classes: list[int], device: torch.device
+def score(
+    job: Job,
+    options: BaseLearner,
+    backbone: nn.Module,
+    net: nn.Module,
+    classes: list[int],
+    device: torch.device,
 ) -> dict[str, Any]:
-    """Write scores.json: IoU (percent) of each base class over the val images that show a base class, at S x S.
+    """The content of scores.json: IoU (percent) of each base class over the val images, at S x S.
 
-    The mean is over the classes that occur in these images, as in BAM.
+    They are all of the val list, or with `list: fold` those that show a base class. The mean is over the classes that
+    occur in these images, as in BAM.
     """
     dataset = job_dataset(job)
-    names = [n for n, pixels in dataset.index["val"].items() if any(str(c) in pixels for c in classes)]
-    read = evaluation_reader(dataset, job.params["data"]["size"])
+    names = list(dataset.index["val"])
+    if options.list == "fold":
+        names = [n for n in names if any(str(c) in dataset.index["val"][n] for c in classes)]
+    read = evaluation_reader(dataset, side(job, options))
     sums = torch.zeros(3, len(classes) + 1, dtype=torch.long)
     with Progress("base classes", len(names), "image") as progress:
         for image, mask in load(read, map(View, names), job.runtime.workers):
@@ -172,7 +216,7 @@ def evaluate(
     inter, union, truth = sums.double()
     iou = 100 * inter / (union + EPSILON)
     present = [place for place in range(1, len(classes) + 1) if truth[place]]
-    scores = {
+    return {
         "miou": float(iou[present].mean()) if present else None,
         "background": float(iou[0]),
         "classes": {
@@ -181,5 +225,3 @@ def evaluate(
         },
         "images": len(names),
     }
-    write_json(job.out / "scores.json", scores)
-    return {name: scores[name] for name in ("miou", "images")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from i2r.data.lists import fold_lists
-from i2r.data.sources import DataError
+from i2r.data.sources import DataError, open_source
 from i2r.files import read_json, write_json
 from i2r.pipeline.jobs import Job
 
@@ -18,7 +18,15 @@ def run(job: Job) -> dict[str, Any]:
     """
     rule = job.params["data"]
     index = read_json(job.inputs["data"] / "index.json")
-    lists = fold_lists(index, job.args["fold"], novel=rule["novel"], min_area=rule["min_area"])
+    folds = rule["folds"] or open_source(index["source"]).folds
+    lists = fold_lists(
+        index,
+        job.args["fold"],
+        novel=rule["novel"],
+        min_area=rule["min_area"],
+        draw=rule["draw"],
+        folds=folds,
+    )
     if not lists["train"]:
         raise DataError(
             f"fold {lists['fold']}: data.novel {rule['novel']!r} and data.min_area {rule['min_area']} "

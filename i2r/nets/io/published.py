@@ -78,6 +78,9 @@ MARKS = {
     ),
 }
 
+# published name: ours, of the ensemble's weights
+MERGES = {name: f"meta_learner.ensemble.{name}.weight" for name in ("gram_merge", "cls_merge")}
+
 # Options of the published networks in which the readings do not differ; blocks, cross and ensemble are found from the
 # weights.
 READING = {"i2r-released": ("i2r", "released"), "bam": ("bam", "bam")}  # kind: network and reading
@@ -101,7 +104,9 @@ class Renamed(NamedTuple):
     ignored: dict[str, str]  # published name: why
 
 
-def import_checkpoint(kind: str, path: str | Path, out: str | Path, size: int = 473) -> dict[str, Any]:
+def import_checkpoint(
+    kind: str, path: str | Path, out: str | Path, size: int = 473, ensemble: bool | None = None
+) -> dict[str, Any]:
     """Convert a published checkpoint to a file of this project, and write a report to OUT.keys.json.
 
     Args:
@@ -110,21 +115,27 @@ def import_checkpoint(kind: str, path: str | Path, out: str | Path, size: int = 
             the prefix `module.` are removed.
         out: .safetensors.
         size: side of the network's input, for a network file.
+        ensemble: whether a network file combines its prediction with the base learner's; None: see `find_ensemble`.
 
     Returns:
         The report: {"kind", "used": {published name: our name}, "ignored": {published name: reason}, "missing": our
-        names, "network": metadata of a network file, see network_file.describe}. Only batch counters may be missing,
-        and are set to 0.
+        names, "network": metadata of a network file, see network_file.describe, "ensemble": whether it has one, and
+        why}. Only batch counters may be missing, and are set to 0.
 
     Raises:
-        WeightsError: the file is unreadable, or does not have the layout of this kind.
+        WeightsError: the file is unreadable, does not have the layout of this kind, or lacks the ensemble that it
+            should have.
     """
     if Path(out).suffix != ".safetensors":
         raise WeightsError(f"{out}: the file to write must end in .safetensors")
     renamed = rename(kind, read_tensors(path), path)
-    about = None
+    about = why = None
     if kind in READING:
-        about = network_about(kind, renamed.tensors, size)
+        has, why = find_ensemble(renamed.tensors, ensemble)
+        if ensemble and not has:
+            raise WeightsError(f"{path}: {why}")
+        about = network_about(kind, renamed.tensors, size, has)
+        renamed = without_ensemble(renamed) if not has else renamed
         network = build_network(renamed.tensors, about, path)
         state = network.state_dict()
         save_network(state, about, out)
@@ -138,6 +149,7 @@ def import_checkpoint(kind: str, path: str | Path, out: str | Path, size: int = 
         "ignored": renamed.ignored,
         "missing": sorted(set(state) - set(renamed.tensors)),
         "network": about,
+        "ensemble": why,
     }
     write_json(Path(out).with_suffix(".keys.json"), report)
     return report
@@ -183,13 +195,55 @@ def _fits(kind: str, tensors: Mapping[str, Tensor]) -> bool:
     return all(name in tensors for name in MARKS[kind]) and all(_pair(kind, name) for name in tensors)
 
 
-def network_about(kind: str, tensors: Mapping[str, Tensor], size: int) -> dict[str, Any]:
-    """The metadata of a network file of these tensors, which determine backbone, blocks, ensemble and shots."""
+def find_ensemble(tensors: Mapping[str, Tensor], wanted: bool | None = None) -> tuple[bool, str]:
+    """Whether a published network combines its prediction with the base learner's, and a sentence that says why.
+
+    I2R's published module always has the ensemble's weights, but uses them for PASCAL only. They start at [1, 0], where
+    the ensemble changes nothing. Without it they get no gradient, so the second number, the weight of the Gram distance
+    or of the base map, stays 0.
+
+    Args:
+        tensors: under our names.
+        wanted: the answer, if it is known; None: found from the weights.
+    """
+    weights = {name: tensors[key] for name, key in MERGES.items() if key in tensors}
+    if len(weights) < len(MERGES):
+        absent = ", ".join(name for name in MERGES if name not in weights)
+        return False, f"ensemble off: the file has no {absent}"
+    if wanted is not None:
+        return wanted, f"ensemble {'on' if wanted else 'off'}: as requested"
+    if all(weight.flatten()[1] == 0 for weight in weights.values()):
+        return (
+            False,
+            f"ensemble off: {' and '.join(weights)} give no weight to the base learner, as before any training",
+        )
+    return True, f"ensemble on: {' and '.join(weights)} have been trained"
+
+
+def without_ensemble(renamed: Renamed) -> Renamed:
+    """The same without the ensemble's weights."""
+    unused = set(MERGES.values())
+    return Renamed(
+        {name: tensor for name, tensor in renamed.tensors.items() if name not in unused},
+        {name: ours for name, ours in renamed.used.items() if ours not in unused},
+        renamed.ignored
+        | {name: "the ensemble is off" for name, ours in renamed.used.items() if ours in unused},
+    )
+
+
+def network_about(
+    kind: str, tensors: Mapping[str, Tensor], size: int, ensemble: bool | None = None
+) -> dict[str, Any]:
+    """The metadata of a network file of these tensors, which determine backbone, blocks and shots.
+
+    ensemble: None: see `find_ensemble`.
+    """
     blocks, cross = (
         _count(tensors, rf"meta_learner\.decoder\.{name}\.(\d+)\.") for name in ("Q_block", "CrossAttn")
     )
-    ensemble = "meta_learner.ensemble.gram_merge.weight" in tensors
-    found = {"ensemble": ensemble} | ({"blocks": blocks, "cross": cross} if blocks else {})
+    found = {"ensemble": find_ensemble(tensors, ensemble)[0]} | (
+        {"blocks": blocks, "cross": cross} if blocks else {}
+    )
     options = network_options(published_options(kind) | found)
     shot_layer = tensors.get("meta_learner.kshot_rw.0.weight")
     shots = 1 if shot_layer is None else shot_layer.shape[1]

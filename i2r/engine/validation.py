@@ -1,0 +1,63 @@
+"""Validation during a training, and the weights with the best score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from torch import nn
+
+
+class Validation:
+    """Scores a model after some steps of its training, and keeps its best state.
+
+    All of it is part of the training's saved state. The score must not depend on random numbers.
+
+    Args:
+        steps: numbers of steps after which the model is scored.
+        score: scores the model, which is in eval mode meanwhile; None counts as lower than any number.
+        patience: number of validations without a better score after which the training ends; 0: it does not end early.
+
+    Attributes:
+        rows: {"step", "score"} of each validation so far.
+        best: the model's state at the validation with the best score, the first of equal ones; None before the first.
+        best_step: the number of steps after which it was reached.
+    """
+
+    def __init__(self, steps: Collection[int], score: Callable[[], float | None], patience: int = 0):
+        self.steps, self.score, self.patience = frozenset(steps), score, patience
+        self.rows: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.best_step = 0
+
+    def after(self, step: int, model: nn.Module) -> None:
+        """Score the model if it is due after this step."""
+        if step not in self.steps:
+            return
+        modes = [(part, part.training) for part in model.modules()]
+        model.eval()
+        score = self.score()
+        for part, training in modes:
+            part.training = training
+        known = [row["score"] for row in self.rows if row["score"] is not None]
+        if self.best is None or (score is not None and score > max(known, default=float("-inf"))):
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            self.best_step = step
+        self.rows.append({"step": step, "score": score})
+
+    @property
+    def over(self) -> bool:
+        """Whether the training ends, because the last `patience` validations were not better."""
+        later = sum(row["step"] > self.best_step for row in self.rows)
+        return bool(self.patience) and later >= self.patience
+
+    def summary(self) -> dict[str, Any]:
+        """For scores.json: every validation, and the number of steps of the best."""
+        return {"best_step": self.best_step, "validations": self.rows}
+
+    def state(self) -> dict[str, Any]:
+        """For the training's saved state."""
+        return {"rows": self.rows, "best": self.best, "best_step": self.best_step}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.rows, self.best, self.best_step = list(state["rows"]), state["best"], state["best_step"]
