@@ -12,7 +12,11 @@ from i2r.config.readings import OPTIONS, says
 
 Sections = dict[str, Any]
 PASCAL = {"train": 5953, "val": 1449}  # images of PASCAL-5i's lists
-EPISODES = 1000  # in each fold, of both published evaluations
+PROTOCOL = {
+    "data.folds": "contiguous",
+    "data.novel": "drop",
+    "evaluate.episodes": 1000,
+}  # of both published codes
 DECIDING = ("data.size", "backbone.name")  # with another value the number is not shown
 OF_THE_ROW = ("network.prior", "network.mask")  # which row of Table 3 it is; see published.components
 CHECKPOINT = (
@@ -38,7 +42,9 @@ def obstacles(sections: Sections, reading: str) -> list[str]:
     The number of images is not in params; see other_images.
     """
     expected = _expected(sections, reading)
-    found = ["the data set is generated"] if sections["data"]["source"] == "shapes" else []
+    source, found = sections["data"]["source"], []
+    if source != "voc":
+        found.append("the data set is generated" if source == "shapes" else f"the data set is {source}")
     if (name := sections["backbone"]["name"]) != expected["backbone.name"]:
         found.append(f"the backbone is {name}, not {expected['backbone.name']}")
     if (size := sections["data"]["size"]) != expected["data.size"]:
@@ -57,7 +63,7 @@ def other_images(counts: dict[str, int]) -> list[str]:
 
 def departures(sections: Sections, reading: str) -> list[str]:
     """Other differences from the published setting, as `key: value, not value`; empty if there are none."""
-    expected = _expected(sections, reading) | {"evaluate.episodes": EPISODES, "data.novel": "drop"}
+    expected = _expected(sections, reading) | PROTOCOL
     base_learner = sections["base_learner"]
     if base_learner["trains"] != "all" and not sections["network"].get("ensemble", True):
         # nothing comes from the base learner

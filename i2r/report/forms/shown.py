@@ -69,7 +69,7 @@ def differences(target: Target, id: str) -> list[str]:
     """Differences from the paper's setting, which make a method's numbers incomparable; empty if there are none."""
     method = target.method(id)
     found = obstacles(method["params"], method["reading"])
-    return found if method["params"]["data"]["source"] == "shapes" else _other_images(target, id) + found
+    return _other_images(target, id) + found if method["params"]["data"]["source"] == "voc" else found
 
 
 def _other_images(target: Target, id: str) -> list[str]:
