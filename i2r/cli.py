@@ -146,7 +146,8 @@ def track(_: argparse.Namespace) -> None:
     """Import all finished runs into MLflow, if it is installed."""
     from i2r.steps.track import import_runs
 
-    import_runs(RESULTS)
+    if import_runs(RESULTS)["imported"] is None:
+        sys.exit(1)
 
 
 def ui(args: argparse.Namespace) -> None:
