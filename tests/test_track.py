@@ -289,7 +289,7 @@ def spoil(results: Path, state: str) -> None:
     [
         ("no database", "is damaged or no database"),
         ("empty", "is not complete"),
-        ("cut", "is damaged"),
+        ("cut", "is damaged or no database"),
         ("newer", "was made by another version of MLflow"),
         ("half made", "is not complete"),
     ],
