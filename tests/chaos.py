@@ -20,9 +20,11 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 from conftest import make_copy
 
@@ -32,12 +34,15 @@ from i2r.pipeline.steps import STEPS
 COMMAND = ["i2r", "stage", "all", "--cores", "2"]
 KINDS = ("group", "parent", "snakemake", "job", "ctrl-c", "sigterm")
 LONGEST = 8.0  # seconds between the beginning of a job and a kill
-TIMED = ("seconds", "created", "time")  # parts of keys whose values differ between runs
+
+
+def is_time(name: str) -> bool:
+    return "seconds" in name or name.endswith("_s")
 
 
 def untimed(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: untimed(v) for k, v in value.items() if not any(part in k for part in TIMED)}
+        return {name: untimed(part) for name, part in value.items() if not is_time(name)}
     return [untimed(part) for part in value] if isinstance(value, list) else value
 
 
@@ -47,6 +52,9 @@ def content(path: Path) -> Any:
         return untimed(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".jsonl":
         return [untimed(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    if path.suffix == ".csv":
+        table = pd.read_csv(path)
+        return table[[name for name in table if not is_time(name)]].to_csv()
     return sha256(path)
 
 
@@ -129,46 +137,58 @@ class Battery:
         self.random = random.Random(seed)
         self.counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
 
-    def next_kind(self) -> str:
-        tried = Counter(kind for (kind, _), count in self.counts.items() for _ in range(count["tries"]))
-        return min(KINDS, key=lambda kind: (tried[kind], self.random.random()))
+    def next_kind(self, kinds: Sequence[str]) -> str:
+        tried = Counter({kind: 0 for kind in kinds})
+        for (kind, _), count in self.counts.items():
+            tried[kind] += count["tries"]
+        return min(kinds, key=lambda kind: (tried[kind], self.random.random()))
 
-    def attack(self, run: Run, kind: str, seen: set[int], until: float) -> tuple[str, str] | None:
-        """Kill the run once; returns (kind, step), or None if the command ended before."""
+    def attack(self, run: Run, kind: str, seen: set[int], until: float) -> list[tuple[str, str]]:
+        """Kill the run in this way, and before that a job of it if that has been done less often.
+
+        Returns:
+            (kind, step) of each kill; empty if the command ended before.
+        """
+        attacks: list[tuple[str, str]] = []
         while run.process.poll() is None:
             fresh = {pid: step for pid, step in run.jobs().items() if pid not in seen}
-            if fresh and time.monotonic() < until:
-                # the job whose step was attacked in this way least often
-                pid = min(fresh, key=lambda p: self.counts[kind, fresh[p]]["tries"])
-                time.sleep(self.random.choice([0.0, 0.3, self.random.uniform(0, LONGEST)]))
-                seen.update(fresh)
-                if run.process.poll() is None and (kind != "job" or psutil.pid_exists(pid)):
-                    run.kill(kind, pid)
-                    return kind, fresh[pid]
-            time.sleep(0.05)
-        return None
+            if not fresh or time.monotonic() > until:
+                time.sleep(0.05)
+                continue
+            now = self.next_kind(("job", kind)) if not attacks else kind
+            pid = min(fresh, key=lambda p: self.counts[now, fresh[p]]["tries"])
+            time.sleep(self.random.choice([0.0, 0.3, self.random.uniform(0, LONGEST)]))
+            seen.update(fresh)
+            if run.process.poll() is None and psutil.pid_exists(pid):
+                run.kill(now, pid)
+                attacks.append((now, fresh[pid]))
+                self.counts[attacks[-1]]["tries"] += 1
+                if now != "job":
+                    break
+        return attacks
 
     def one_pass(self, folder: Path, environment: dict[str, str], until: float) -> list[tuple[str, str]]:
         """Attack a run until it is complete; returns the attacks."""
         attacks: list[tuple[str, str]] = []
         seen: set[int] = set()
         while True:
-            kind = self.next_kind()
+            kind = self.next_kind([kind for kind in KINDS if kind != "job"])
             run = Run(folder, environment, terminal=kind == "ctrl-c")
-            attack = self.attack(run, kind, seen, until)
+            new = self.attack(run, kind, seen, until)
             code = run.process.wait()
             run.close()
-            if attack is not None:
-                attacks.append(attack)
-                self.counts[attack]["tries"] += 1
-                print(f"{folder.name}: {attack[0]} in {attack[1]}, ended with {code}", flush=True)
+            attacks += new
+            for killed, step in new:
+                print(f"{folder.name}: {killed} in {step}; ended with {code}", flush=True)
+            if code and not any(killed != "job" for killed, _ in new):
+                tail = (folder / "output.log").read_text(encoding="utf-8", errors="replace")[-3000:]
+                print(f"{folder}: the command failed after {attacks[-1:]}:\n{tail}", flush=True)
+                for done in attacks[:-1]:
+                    self.counts[done]["recovered"] += 1
+                return attacks
             if code == 0:
                 for done in attacks:
                     self.counts[done]["recovered"] += 1
-                return attacks
-            if attack is None:
-                tail = (folder / "output.log").read_text(encoding="utf-8", errors="replace")[-3000:]
-                print(f"{folder}: the command failed after {attacks[-1:]}:\n{tail}", flush=True)
                 return attacks
 
     def table(self) -> str:
