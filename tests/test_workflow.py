@@ -270,6 +270,17 @@ def test_a_link_without_its_file_is_made_again(copied: Toy):
     assert NOTHING in copied.run("snakemake", "-n")
 
 
+@pytest.mark.slow
+def test_a_home_that_cannot_be_written_to_a_plain_locale_and_odd_characters(toy: Toy, tmp_path: Path):
+    keys = toy.run("i2r", "plan")
+    odd = Toy(Path(shutil.move(toy.folder, tmp_path / "a b#c%20ü[x]'q")))
+    command = ["env", "HOME=/proc", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", "i2r"]
+    assert odd.run(*command, "plan") == keys
+    odd.run(*command, "stage", "all")
+    assert odd.ran() == ALL
+    assert "done" in odd.run(*command, "plan") and NOTHING in odd.run("snakemake", "-n")
+
+
 def test_specs_that_cannot_be_written_get_a_sentence(toy: Toy):
     (toy.folder / "results").mkdir()
     (toy.folder / "results/specs").touch()
@@ -428,7 +439,10 @@ def test_a_failed_job_names_its_log_and_leaves_nothing_half(toy: Toy):
     broken = "(job.out / 'weights.safetensors').touch()\n    raise ValueError('no sense in it')"
     module.write_text(text.replace("-> dict:\n", f"-> dict:\n    {broken}\n", 1))
     output = toy.run("i2r", "stage", "all", "--cores", "2", code=1)
-    assert "results/logs/backbone/" in output and "no sense in it" in output
+    assert "results/logs/backbone/" in output and "no sense in it" in output and "Traceback" in output
+    module.write_text(module.read_text().replace("raise ValueError('no", "raise OSError(28, 'no"))
+    output = toy.run("i2r", "stage", "all", "--cores", "2", code=1)
+    assert output.rstrip().endswith(".log: i2r: no sense in it") and "Traceback" not in output
     assert not list((toy.folder / STORE).glob("backbone/*/*"))
     module.write_text(text)
     toy.ran()

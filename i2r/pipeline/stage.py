@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,7 +151,8 @@ def snakemake(*arguments: str) -> None:
     folder = str(
         Path(sys.executable).parent
     )  # so that rules call this Python even if its environment is not activated
-    environment = os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", "")}
+    environment = os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", "")} | _caches()
+    began = time.time()
     process = subprocess.Popen([sys.executable, "-m", "snakemake", *arguments], env=environment)
     stopped = False
 
@@ -168,4 +171,31 @@ def snakemake(*arguments: str) -> None:
     if stopped:
         raise KeyboardInterrupt
     if code:
-        raise JobError(f"snakemake ended with {code}; its messages above name the log of the job that failed")
+        said = "".join(f"\n{text}" for text in _said(RESULTS, began))
+        raise JobError(
+            f"snakemake ended with {code}; its messages above name the log of the job that failed{said}"
+        )
+
+
+def _said(results: Path, since: float) -> list[str]:
+    """The sentences about expected errors in the logs of jobs that ran since then, with the log's name."""
+    found = {}
+    for log in sorted(results.glob("logs/*/*.log")):
+        if log.stat().st_mtime >= since:
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            found |= {line: f"{log}: {line}" for line in lines if line.startswith("i2r: ")}
+    return list(found.values())
+
+
+def _caches() -> dict[str, str]:
+    """Variables with a folder for the caches of Snakemake and Matplotlib, if the home folder cannot be written to."""
+    try:
+        caches = Path.home() / ".cache"
+        caches.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=caches).close()
+        return {}
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        pass
+    folder = Path(tempfile.gettempdir()) / f"i2r-cache-{os.getuid()}"
+    names = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
+    return {name: os.environ.get(name, str(folder)) for name in names}
