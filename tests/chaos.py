@@ -217,6 +217,9 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path, default=Path("results/chaos.md"))
     args = options.parse_args()
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a command in the background would ignore Ctrl-C
     end, battery = time.monotonic() + 60 * args.minutes, Battery(args.seed)
     home = Path(tempfile.mkdtemp(prefix="chaos-"))
     quiet = make_copy(home / "undisturbed")
