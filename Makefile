@@ -12,7 +12,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint ui clean-env
+.PHONY: help setup run test test-all lint chaos ui clean-env
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ test: lint ## linters and quick tests, eight minutes on two cores
 
 test-all: lint ## linters and all tests, forty minutes on two cores
 	pytest -n 2 --dist worksteal
+
+chaos: setup ## kill runs of the preset tiny in many ways and compare; a quarter of an hour, see results/chaos.md
+	PYTHONPATH=$(CURDIR) $(BIN)/python tests/chaos.py
 
 ui: setup ## serve MLflow with all runs, on this machine only
 	i2r ui

@@ -19,6 +19,7 @@ include: "workflow/rules/jobs.smk"
 
 
 onstart:
+    alone.sign()
     store.fill(PLAN.experiment)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
 from i2r.config.load import PARAMS, PRESETS, Params, extended, load
+from i2r.errors import as_sentences
 from i2r.files import write_json, write_text
 from i2r.pipeline.plan import RESULTS
 from i2r.pipeline.spec import JobError
@@ -148,7 +147,8 @@ def track(_: argparse.Namespace) -> None:
     """Import all finished runs into MLflow, if it is installed."""
     from i2r.steps.track import import_runs
 
-    import_runs(RESULTS)
+    if import_runs(RESULTS)["imported"] is None:
+        sys.exit(1)
 
 
 def ui(args: argparse.Namespace) -> None:
@@ -170,8 +170,7 @@ def import_checkpoint(args: argparse.Namespace) -> None:
     """Convert a published checkpoint to a file of this project."""
     from i2r.nets.io.published import import_checkpoint
 
-    with clear_errors():
-        report = import_checkpoint(args.kind, args.file, args.out, args.size, ENSEMBLE[args.ensemble])
+    report = import_checkpoint(args.kind, args.file, args.out, args.size, ENSEMBLE[args.ensemble])
     counts = ", ".join(f"{len(report[name])} {name}" for name in ("used", "ignored", "missing"))
     print(f"wrote {args.out}; keys: {counts}; each in {args.out.with_suffix('.keys.json')}")
     if report["ensemble"]:
@@ -185,22 +184,12 @@ def predict(args: argparse.Namespace) -> None:
     supports, masks = args.support[::2], args.support[1::2]
     if len(supports) != len(masks):
         raise JobError(f"--support: give an image and a mask for each shot, got {len(args.support)} files")
-    with clear_errors():
-        found = load(args.weights, args.device).predict(args.query, supports, masks)
-        write_prediction(found, args.query, supports, masks, args.out)
+    found = load(args.weights, args.device).predict(args.query, supports, masks)
+    write_prediction(found, args.query, supports, masks, args.out)
     share = 100 * found.mask.mean()
     print(
         f"{share:.1f} % of {args.query} is the object; wrote mask.png, prediction.npz, picture.png to {args.out}"
     )
-
-
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """End the command with a message instead of a traceback when a user's file is wrong."""
-    try:
-        yield
-    except ValueError as error:
-        raise JobError(str(error)) from None
 
 
 def write_docs(_: argparse.Namespace) -> None:
@@ -216,6 +205,9 @@ def record_code(_: argparse.Namespace) -> None:
 
     write_json(CODE_VERSIONS, code.record())
     print(f"wrote {CODE_VERSIONS}")
+
+
+IN_A_CLONE = (stage, preset, plan, show, track, ui, write_docs, record_code)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -311,12 +303,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a locale may have no ² or ü
     args = parser().parse_args(argv)
-    try:
+    with as_sentences():
+        if args.function in IN_A_CLONE and not Path("Snakefile").is_file():
+            raise JobError(f"{Path.cwd()}: no clone of the project, for it has no Snakefile; change to one")
         args.function(args)
-    except (ParamsError, JobError) as error:
-        print(f"i2r: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

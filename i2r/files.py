@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from i2r.errors import InputError
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -55,12 +57,12 @@ def read_json(path: str | Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        ValueError: naming the file, if it is not JSON.
+        InputError: naming the file, if it is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+    except ValueError as error:  # also text that is not UTF-8
+        raise InputError(f"{path}: not JSON in UTF-8: {error}") from None
 
 
 def canonical(obj: Any) -> str:

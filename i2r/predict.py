@@ -17,6 +17,7 @@ from i2r.config.networks import network_options
 from i2r.data.transforms import UNKNOWN, evaluation_view, to_original
 from i2r.data.voc import DataError, open_image, open_mask
 from i2r.files import read_json, replacing
+from i2r.nets.device import open_device
 from i2r.nets.io.network_file import (
     Network,
     describe,
@@ -59,6 +60,7 @@ class Model:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def predict(self, query: Image, supports: Sequence[Image], masks: Sequence[Image]) -> Prediction:
         """Segment in the query the class that the masks mark in the supports.
@@ -107,6 +109,7 @@ class Model:
         save_network(self.network.state_dict(), self.about, path)
 
 
+@torch.inference_mode(False)  # its tensors could not be used outside
 def load(path: str | Path, device: str = "auto") -> Model:
     """The model of a weights file.
 
@@ -118,16 +121,13 @@ def load(path: str | Path, device: str = "auto") -> Model:
     Raises:
         ValueError: the file is missing, unreadable or of another kind, or the device is not available.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch sees no GPU; use cpu or auto")
+    place = open_device(device, "device")
     about = read_about(path)
     if about is not None:
         network = open_network(path)
     else:
         network, about = _of_training(Path(path))
-    return Model(network.to(device), about["size"], about)
+    return Model(network.to(place), about["size"], about)
 
 
 def _of_training(path: Path) -> tuple[Network, dict[str, Any]]:

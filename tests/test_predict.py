@@ -223,6 +223,12 @@ def test_what_is_wrong_with_weights_is_said(trained, tmp_path):
     with pytest.raises(ValueError, match="not a readable weights file"):
         i2r.load(copy)
     model = i2r.load(weights, device="cpu")
+    state = model.network.state_dict()
+    name = next(name for name, tensor in state.items() if tensor.is_floating_point())
+    save_network(state | {name: state[name].fill_(float("nan"))}, model.about, copy)
+    with pytest.raises(ValueError, match=f"weights.safetensors: {name} contains NaN or infinity"):
+        i2r.load(copy)
+    model = i2r.load(weights, device="cpu")
     wrong = {**model.about, "network": {**model.about["network"], "blocks": 7}}
     save_network(model.network.state_dict(), wrong, copy)
     with pytest.raises(ValueError, match=r"not the weights of this network: without decoder\.Q_block\.2"):
@@ -233,6 +239,17 @@ def test_what_is_wrong_with_weights_is_said(trained, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="torch sees no GPU"):
             i2r.load(weights, device="cuda")
+    for device in ("gpu", "meta", "mps"):
+        with pytest.raises(ValueError, match=f"device must be auto, cpu, cuda or cuda:N, got '{device}'"):
+            i2r.load(weights, device=device)
+
+
+def test_predictions_inside_inference_mode(trained):
+    weights, ((query, _), (support, mask), _) = trained
+    expected = i2r.load(weights, device="cpu").predict(query, [support], [mask])
+    with torch.inference_mode():
+        found = i2r.load(weights, device="cpu").predict(query, [support], [mask])
+    assert np.array_equal(found.probability, expected.probability)
 
 
 def test_the_package_alone_brings_no_torch():

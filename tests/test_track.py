@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import fake_jobs
@@ -25,6 +27,7 @@ from mlflow import MlflowClient
 from i2r.config.experiment import Runtime
 from i2r.pipeline.jobs import Job
 from i2r.steps import track as track_step
+from i2r.tracking import database
 from i2r.tracking import mlflow_import as track
 
 TARGETS = {"table1": {"methods": ["i2r"], "folds": [0, 1], "baselines": "i2r"}}
@@ -173,10 +176,10 @@ def test_a_moved_clone_is_imported_again(imported, tmp_path, capsys):
     moved = tmp_path / "elsewhere"
     shutil.copytree(results, moved, ignore=shutil.ignore_patterns("train", "baselines"))
     track.track(moved)
-    assert "results/ was moved or copied" in capsys.readouterr().err
+    assert "belongs to results/ that was moved or copied" in capsys.readouterr().err
     run = one(moved, **{"i2r.key": spec_of(made, "evaluate").key})
     assert run.info.artifact_uri.startswith(moved.resolve().as_uri())
-    assert (moved / "mlflow-moved.db").is_file()
+    assert (moved / "mlflow-old1.db").is_file()
 
 
 def test_running_jobs_are_followed_and_then_finished(imported, empty, tmp_path):
@@ -227,7 +230,8 @@ def test_ui_refuses_a_taken_port(imported):
 
 
 @pytest.mark.slow
-def test_ui_serves_and_ends(imported):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_ui_serves_and_ends_with_its_server(imported, number: int, status: int):
     import socket
 
     with socket.socket() as probe:
@@ -236,19 +240,141 @@ def test_ui_serves_and_ends(imported):
     code = "from pathlib import Path; from i2r.tracking.mlflow_import import ui; "
     code += f"ui(Path({str(imported[0])!r}), {port}, 1)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(120):
+
+    def page() -> bytes:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
+
+    def answers(wanted: bool) -> bool:
+        for _ in range(60):
             try:
-                page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
-                break
+                assert b"MLflow" in page()
+                if wanted:
+                    return True
             except OSError:
-                time.sleep(1)
-        assert b"MLflow" in page
+                if not wanted:
+                    return False
+            time.sleep(1)
+        return not wanted
+
+    try:
+        assert answers(True)
     finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-    with pytest.raises(OSError):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2)
+        process.send_signal(number)
+        assert process.wait(30) == status
+    assert not answers(False)
+
+
+# --- states of the database and of servers -------------------------------------------------------------------
+
+
+def spoil(results: Path, state: str) -> None:
+    path = results / "mlflow.db"
+    if state == "no database":
+        path.write_bytes(b"this is no database, though it has a name of one" * 20)
+    elif state == "empty":
+        path.write_bytes(b"")
+    elif state == "cut":
+        path.write_bytes(path.read_bytes()[: 3 * 4096])
+    else:
+        with closing(sqlite3.connect(path)) as connection:
+            if state == "newer":
+                connection.execute("UPDATE alembic_version SET version_num = 'abc'")
+            else:
+                connection.execute("DROP TABLE alembic_version")
+            connection.commit()
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("no database", "is damaged or no database"),
+        ("empty", "is not complete"),
+        ("cut", "is damaged or no database"),
+        ("newer", "was made by another version of MLflow"),
+        ("half made", "is not complete"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_set_aside(empty, tmp_path, capsys, state, said):
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "mlflow-old1.db").touch()  # from an earlier time
+    shutil.copy(empty, results)
+    spoil(results, state)
+    assert track_job(results)["why"] is None
+    assert f"MLflow: mlflow.db {said}: it is now mlflow-old2.db" in capsys.readouterr().err
+    assert (results / "mlflow-old2.db").is_file() and runs(results) == []
+
+
+def test_a_kill_while_the_database_is_made_leaves_nothing_that_counts(tmp_path, monkeypatch):
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / ".mlflow-new.db").write_bytes(b"half of it")
+    (results / ".mlflow-new.db-journal").write_bytes(b"half of it")
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MlflowClient, "search_experiments", die)
+    with pytest.raises(KeyboardInterrupt):
+        track.track(results)
+    assert not (results / "mlflow.db").exists()
+    monkeypatch.undo()
+    assert track_job(results)["why"] is None
+    assert [path.name for path in results.glob("*.db*")] + list(results.glob(".mlflow*")) == ["mlflow.db"]
+
+
+def test_an_experiment_in_the_trash_is_restored(imported, tmp_path, capsys):
+    client = MlflowClient(tracking_uri=track.database(imported[0]))
+    shapes = client.get_experiment_by_name("shapes").experiment_id
+    before = len(runs(imported[0]))
+    client.delete_experiment(shapes)
+    assert track_job(imported[0]) == {"imported": 0, "uri": "sqlite:///results/mlflow.db", "why": None}
+    assert "experiment shapes was in the trash, and is restored" in capsys.readouterr().err
+    assert len(runs(imported[0])) == before
+
+
+def test_servers_that_do_not_answer_and_places_that_cannot_be_used(tmp_path, monkeypatch):
+    import socket
+
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(database, "ANSWER", 1)
+    with socket.socket() as mute, socket.socket() as closed:
+        for server in (mute, closed):
+            server.bind(("127.0.0.1", 0))
+        mute.listen()  # accepts and never answers
+        for uri, said in (
+            (f"http://me:secret@127.0.0.1:{mute.getsockname()[1]}", "no answer within 1 s"),
+            (f"http://127.0.0.1:{closed.getsockname()[1]}/", "Connection refused"),
+            (str(tmp_path / "mlruns"), "MLflow cannot use it (The filesystem tracking backend"),
+            ("nonsense://x", "MLflow cannot use it ("),
+            ("sqlite:////proc/none/x.db", "MLflow cannot use it ("),
+        ):
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+            start = time.monotonic()
+            found = track_job(tmp_path / "results")
+            assert found["imported"] is None and "secret" not in found["why"]
+            assert said in found["why"] and "`i2r track` can import them later" in found["why"]
+            assert time.monotonic() - start < 15
+
+
+def test_an_empty_uri_is_none(imported, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert track_job(imported[0]) == {"imported": 0, "uri": "sqlite:///results/mlflow.db", "why": None}
+
+
+def test_a_path_with_odd_characters(empty, tmp_path, monkeypatch):
+    clone = tmp_path / "a b#c%20ü[x]'q?w"
+    (clone / "results").mkdir(parents=True)
+    monkeypatch.chdir(clone)
+    fake_jobs.make(
+        Path("results"),
+        methods={"bam": {"network": "bam"}},
+        targets={"table1": {"methods": ["bam"], "folds": [0]}},
+    )
+    assert track.track(Path("results")) > 0
+    assert track.track(Path("results")) == 0
+    assert [path.name for path in clone.iterdir()] == ["results"] and len(list(tmp_path.iterdir())) == 1
+    assert (clone / "results/mlartifacts/shapes").is_dir()
 
 
 # --- the step ----------------------------------------------------------------------------------------------
@@ -268,15 +394,6 @@ def test_the_step_imports_what_the_results_folder_holds(imported):
     assert track_job(imported[0]) == {"imported": 0, "uri": "sqlite:///results/mlflow.db", "why": None}
 
 
-def test_a_broken_database_is_a_sentence_and_no_failure(tmp_path, capsys):
-    results = tmp_path / "results"
-    results.mkdir()
-    (results / "mlflow.db").write_bytes(b"this is no database, though it has a name of one" * 20)
-    found = track_job(results)
-    assert found["imported"] is None and "`i2r track` can import them later" in found["why"]
-    assert found["why"] in capsys.readouterr().err
-
-
 def test_without_mlflow_the_step_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "i2r.tracking.mlflow_import", None)
     found = track_job(tmp_path / "results")
@@ -286,4 +403,4 @@ def test_without_mlflow_the_step_says_so(tmp_path, monkeypatch, capsys):
 
 def test_a_password_is_not_written_down(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@example.org/runs")
-    assert track.public_uri(Path("results")) == "https://example.org/runs"
+    assert database.public_uri(Path("results")) == "https://example.org/runs"

@@ -270,6 +270,17 @@ def test_a_link_without_its_file_is_made_again(copied: Toy):
     assert NOTHING in copied.run("snakemake", "-n")
 
 
+@pytest.mark.slow
+def test_a_home_that_cannot_be_written_to_a_plain_locale_and_odd_characters(toy: Toy, tmp_path: Path):
+    keys = toy.run("i2r", "plan")
+    odd = Toy(Path(shutil.move(toy.folder, tmp_path / "a b#c%20ü[x]'q")))
+    command = ["env", "HOME=/proc", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", "i2r"]
+    assert odd.run(*command, "plan") == keys
+    odd.run(*command, "stage", "all")
+    assert odd.ran() == ALL
+    assert "done" in odd.run(*command, "plan") and NOTHING in odd.run("snakemake", "-n")
+
+
 def test_specs_that_cannot_be_written_get_a_sentence(toy: Toy):
     (toy.folder / "results").mkdir()
     (toy.folder / "results/specs").touch()
@@ -340,9 +351,49 @@ def test_a_killed_run_goes_on(copied: Toy):
             (slow / "train").unlink()  # else the orphan would stay
         text = again.communicate(timeout=200)[0]
         assert again.returncode == 0, text
-    assert "unlocking Snakemake" in text
+    assert "an earlier Snakemake was killed; removing its lock" in text
     assert copied.ran() == TRAINED, "the orphan's work counts"
     assert NOTHING in copied.run("snakemake", "-n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["i2r stage", "snakemake", "plain snakemake"])
+def test_a_run_goes_on_after_one_process_was_killed(copied: Toy, killed: str):
+    """What lives on is waited for: Snakemake itself, or its job."""
+    copied.change(train={"steps": 55}, methods={"bam": {"train": {"steps": 55}}})
+    slow = copied.folder / "slow"
+    slow.mkdir()
+    (slow / "train").touch()
+    command = ["i2r", "stage", "all", "--cores", "1"]
+    first = ["snakemake", "--cores", "1"] if killed == "plain snakemake" else command
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(first, cwd=copied.folder, env=copied.environment(), **quiet) as running:
+        wait_for(lambda: (copied.folder / "ran.txt").is_file())
+        os.kill(children(running.pid)[0] if killed == "snakemake" else running.pid, signal.SIGKILL)
+        running.wait()
+    with subprocess.Popen(command, cwd=copied.folder, env=copied.environment(), **output) as again:
+        try:
+            said = ""
+            while not ("waiting" in said or "removing its lock" in said):
+                said += again.stdout.readline()
+        finally:
+            (slow / "train").unlink()
+        said += again.communicate(timeout=200)[0]
+    assert again.returncode == 0, said
+    assert ("Snakemake runs here (process" in said) == (killed == "i2r stage")
+    assert copied.ran() == TRAINED
+    assert NOTHING in copied.run("snakemake", "-n")
+
+
+@pytest.mark.slow
+def test_a_lock_of_another_machine_is_left_to_a_person(copied: Toy):
+    copied.change(train={"steps": 56})
+    (copied.folder / ".snakemake/locks").mkdir(parents=True, exist_ok=True)
+    (copied.folder / ".snakemake/locks/0.output.lock").touch()
+    (copied.folder / "results/state/snakemake.owner").write_text("process 1 on elsewhere\n")
+    said = copied.run("i2r", "stage", "all", code=1)
+    assert "locked by process 1 on elsewhere" in said and "`snakemake --unlock` removes its lock" in said
 
 
 @pytest.mark.slow
@@ -388,8 +439,10 @@ def test_a_failed_job_names_its_log_and_leaves_nothing_half(toy: Toy):
     broken = "(job.out / 'weights.safetensors').touch()\n    raise ValueError('no sense in it')"
     module.write_text(text.replace("-> dict:\n", f"-> dict:\n    {broken}\n", 1))
     output = toy.run("i2r", "stage", "all", "--cores", "2", code=1)
-    assert "results/logs/backbone/" in output and "no sense in it" in output
-    assert not (toy.folder / "results/state/owner.json").exists(), "it was not killed"
+    assert "results/logs/backbone/" in output and "no sense in it" in output and "Traceback" in output
+    module.write_text(module.read_text().replace("raise ValueError('no", "raise OSError(28, 'no"))
+    output = toy.run("i2r", "stage", "all", "--cores", "2", code=1)
+    assert output.rstrip().endswith(".log: i2r: no sense in it") and "Traceback" not in output
     assert not list((toy.folder / STORE).glob("backbone/*/*"))
     module.write_text(text)
     toy.ran()

@@ -20,10 +20,10 @@ def run(job: Job) -> dict:
         made = {"args": job.args, "params": job.params}
         made["inputs"] = {role: (path / "manifest.json").is_file() for role, path in job.inputs.items()}
         if Path("outcome").exists():  # for a step that is not deterministic
-            made["outcome"] = Path("outcome").read_text()
+            made["outcome"] = Path("outcome").read_text(encoding="utf-8")
         product.write_text("" if name == "metrics.jsonl" else json.dumps(made))
     wait = Path("slow") / job.step
-    with Path("ran.txt").open("a") as file:
+    with Path("ran.txt").open("a", encoding="utf-8") as file:
         file.write(f"{job.step} {job.label}\n")
     while wait.exists():
         time.sleep(0.1)

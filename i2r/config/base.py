@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from i2r.errors import InputError
+
 WORD = "reading"  # a value of params that stands for the value of the chosen reading (config/readings.py)
 
 
-class ParamsError(ValueError):
+class ParamsError(InputError):
     """A params file that cannot be used; the message names the key and the allowed values."""
 
 

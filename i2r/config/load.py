@@ -142,7 +142,7 @@ def read(path: str | Path) -> Values:
     except UnicodeDecodeError:
         raise ParamsError(f"{path}: not UTF-8 text") from None
     except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not YAML: {error}") from None
+        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: expected a mapping of sections")
     return values

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from i2r.errors import InputError
 from i2r.files import read_json, write_json
 
 # First entry of the key of each random stream, which makes the streams different
@@ -57,12 +58,13 @@ def train_episode(
     Classes with no more than `shots` images have no episodes; an image that shows only such classes is skipped.
 
     Raises:
-        ValueError: no class has more than `shots` training images, or an unknown sampling.
+        InputError: no class has more than `shots` training images.
+        ValueError: an unknown sampling.
     """
     by_class = lists["train_by_class"]
     usable = {int(cls): images for cls, images in by_class.items() if len(images) > shots}
     if not usable:
-        raise ValueError(
+        raise InputError(
             f"fold {fold}: no training class has more than {shots} images; episodes with {shots} shots need "
             f"{shots + 1}"
         )

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from i2r.config.schema import SOURCES
+from i2r.errors import InputError
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """A data set that cannot be used; the message names the file and the problem."""
 
 

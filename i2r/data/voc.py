@@ -53,12 +53,16 @@ def read_list(path: Path) -> list[str]:
     """The ids of a list file, in its order.
 
     Raises:
-        DataError: the file is missing or empty, an id is repeated, or a line has another form.
+        DataError: the file is missing, empty or not UTF-8, an id is repeated, or a line has another form.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such list file")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text") from None
     names: dict[str, None] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         words = line.split()
         if not words:
             continue

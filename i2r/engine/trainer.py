@@ -21,6 +21,7 @@ from i2r.config.experiment import Runtime
 from i2r.config.schema import Schedule
 from i2r.engine.validation import Validation
 from i2r.files import replacing
+from i2r.nets.device import open_device
 from i2r.pipeline.jobs import Job, JobError
 from i2r.progress import Progress
 
@@ -33,15 +34,10 @@ def set_up(runtime: Runtime, threads: int) -> torch.device:
     On a CPU the same job gives bitwise equal numbers; on a GPU some kernels sum in varying order.
 
     Raises:
-        JobError: runtime.device is a GPU, but there is none.
+        InputError: runtime.device is a GPU that is not there.
     """
     torch.set_num_threads(threads)
-    name = runtime.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise JobError(f"runtime.device is {name!r}, but torch sees no GPU; use cpu or auto")
-    device = torch.device(name)
+    device = open_device(runtime.device, "runtime.device")
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # it only serves debugging, and costs time
     return device
@@ -158,7 +154,7 @@ class _Log:
         self.sums = defaultdict(float, state["sums"] if state else {})
         path.parent.mkdir(parents=True, exist_ok=True)
         # an interrupted run may have left lines that are newer than the saved state
-        self.file = path.open("w")
+        self.file = path.open("w", encoding="utf-8")
         self.file.writelines(json.dumps(row) + "\n" for row in self.rows)
         self.file.flush()
 

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from i2r.errors import InputError
 from i2r.files import canonical, read_json, write_json
 from i2r.pipeline.steps import STEPS
 
 KEY_LENGTH = 12
 
 
-class JobError(RuntimeError):
+class JobError(InputError):
     """A job that cannot run or did not write its products; the message says what to do."""
 
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
 from i2r.config.load import PARAMS, Params, load
-from i2r.files import read_json, write_json
+from i2r.files import write_json
 from i2r.pipeline import store
+from i2r.pipeline.alone import has_stale_lock
 from i2r.pipeline.digests import digest
 from i2r.pipeline.jobs import locked
 from i2r.pipeline.plan import RESULTS, Plan, make_plan
@@ -72,10 +71,10 @@ def run_stage(
     """Run one stage of dvc.yaml, or `all`.
 
     Raises:
-        JobError: Snakemake failed, or a result is missing or damaged.
+        JobError: Snakemake failed, a result is missing or damaged, or another `i2r stage` is at work.
     """
     params = read_params([configfile] if configfile else [])
-    with one_at_a_time(results):
+    with locked(results / "state" / "stage.lock", "the workflow", wait=False):
         plan = prepare(params, results)
         jobs = plan.of(stage)
         for wrong in store.check(plan, jobs, results):
@@ -103,6 +102,9 @@ def _make(
 ) -> None:
     config = ["--configfile", str(configfile)] if configfile else []
     for _ in range(ROUNDS):
+        if has_stale_lock(results):
+            print("i2r: an earlier Snakemake was killed; removing its lock", file=sys.stderr, flush=True)
+            snakemake("--unlock", *config)
         snakemake(stage, "--cores", cores, *config, "--quiet", "host", "reason", "rules")
         wrong = problems(plan, jobs, results)
         if not wrong:
@@ -149,7 +151,8 @@ def snakemake(*arguments: str) -> None:
     folder = str(
         Path(sys.executable).parent
     )  # so that rules call this Python even if its environment is not activated
-    environment = os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", "")}
+    environment = os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", "")} | _caches()
+    began = time.time()
     process = subprocess.Popen([sys.executable, "-m", "snakemake", *arguments], env=environment)
     stopped = False
 
@@ -168,37 +171,31 @@ def snakemake(*arguments: str) -> None:
     if stopped:
         raise KeyboardInterrupt
     if code:
-        raise JobError(f"snakemake ended with {code}; its messages above name the log of the job that failed")
-
-
-@contextmanager
-def one_at_a_time(results: Path = RESULTS) -> Iterator[None]:
-    """Allow one `i2r stage` at a time, and remove the Snakemake lock that a killed `i2r stage` left, but no other."""
-    record = results / "state" / "owner.json"
-    with locked(results / "state" / "stage.lock", "the workflow", wait=False):
-        if record.is_file() and _gone(read_json(record)):
-            print("i2r: the previous run was killed; unlocking Snakemake", file=sys.stderr, flush=True)
-            snakemake("--unlock")
-        process = psutil.Process()
-        write_json(record, {"host": platform.node(), "pid": process.pid, "since": process.create_time()})
-        try:
-            yield
-        finally:
-            if not any(Path(".snakemake/locks").glob("*")):
-                record.unlink(missing_ok=True)
-
-
-def _gone(owner: dict[str, Any]) -> bool:
-    """Whether the process that wrote the record has ended, and no Snakemake still runs in this folder."""
-    if owner["host"] != platform.node():
-        return False
-    for process in psutil.process_iter(["pid", "create_time", "cmdline", "cwd"]):
-        if process.info["pid"] == owner["pid"] and process.info["create_time"] == owner["since"]:
-            return False
-        words = process.info["cmdline"] or []
-        runs = (
-            any(Path(word).name == "snakemake" for word in words[:3]) and process.info["cwd"] == os.getcwd()
+        said = "".join(f"\n{text}" for text in _said(RESULTS, began))
+        raise JobError(
+            f"snakemake ended with {code}; its messages above name the log of the job that failed{said}"
         )
-        if runs and process.pid != os.getpid():
-            return False
-    return True
+
+
+def _said(results: Path, since: float) -> list[str]:
+    """The sentences about expected errors in the logs of jobs that ran since then, with the log's name."""
+    found = {}
+    for log in sorted(results.glob("logs/*/*.log")):
+        if log.stat().st_mtime >= since:
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            found |= {line: f"{log}: {line}" for line in lines if line.startswith("i2r: ")}
+    return list(found.values())
+
+
+def _caches() -> dict[str, str]:
+    """Variables with a folder for the caches of Snakemake and Matplotlib, if the home folder cannot be written to."""
+    try:
+        caches = Path.home() / ".cache"
+        caches.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=caches).close()
+        return {}
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        pass
+    folder = Path(tempfile.gettempdir()) / f"i2r-cache-{os.getuid()}"
+    names = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
+    return {name: os.environ.get(name, str(folder)) for name in names}

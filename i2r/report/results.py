@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from i2r.errors import InputError
 from i2r.metrics.statistics import episodes_seed, interval, resample
 
 METRICS = [
@@ -40,7 +41,7 @@ COUNTS = ("fold", "shot", "seed", "eval_seed", "episodes", "class", "queries")
 SCORED = ("evaluate", "baselines")
 
 
-class ResultsError(ValueError):
+class ResultsError(InputError):
     """A file of a job that cannot be read; the message names it."""
 
 

@@ -13,25 +13,20 @@ import re
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 
 from i2r.files import canonical
 from i2r.pipeline.jobs import locked
 from i2r.pipeline.spec import JobError
 from i2r.report.results import Finished, ResultsError
+from i2r.tracking.database import database, given_uri, open_database
 from i2r.tracking.runs import (
     finished_jobs,
     flat,
@@ -47,6 +42,7 @@ from i2r.tracking.runs import (
 
 KEY, STATE, STEPS, CONFIG = "i2r.key", "i2r.state", "i2r.steps_logged", "i2r.configuration"
 DESCRIBED = "i2r.described"
+KIND = "mlflow.experimentKind"
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
 
 
@@ -61,40 +57,6 @@ def track(results: Path, running: bool = False) -> int:
     results = results.resolve()
     with locked(results / "mlflow.lock", "MLflow's database"):
         return Importer(results).run(running)
-
-
-def database(results: Path) -> str:
-    """The tracking URI of the database."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results.resolve() / 'mlflow.db'}"
-
-
-def public_uri(results: Path) -> str:
-    """The tracking URI without user, password and the path of this clone."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    if not given:
-        return f"sqlite:///{results.name}/mlflow.db"
-    parts = urlsplit(given)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def set_aside_moved(results: Path) -> None:
-    """Rename a database whose artifacts are elsewhere because the clone was moved or copied.
-
-    MLflow stores absolute paths of artifacts. The runs are then imported again from their files.
-    """
-    path, home = results / "mlflow.db", (results / "mlartifacts").as_uri()
-    if not path.is_file():
-        return
-    with closing(sqlite3.connect(path)) as connection:
-        query = "SELECT artifact_location FROM experiments WHERE name != 'Default'"
-        places = [row[0] for row in connection.execute(query)]
-    if any(not place.startswith(home) for place in places):
-        path.replace(results / "mlflow-moved.db")
-        shutil.rmtree(results / "mlartifacts", ignore_errors=True)
-        print(
-            "results/ was moved or copied: its runs are imported again; the old database is results/mlflow-moved.db",
-            file=sys.stderr,
-        )
 
 
 def run_name(job: Finished) -> str:
@@ -112,18 +74,32 @@ class Importer:
 
     def __init__(self, results: Path):
         self.results = results
-        self.local = "MLFLOW_TRACKING_URI" not in os.environ
-        if self.local:
-            set_aside_moved(results)
-        self.client = MlflowClient(tracking_uri=database(results))
+        self.local = given_uri() is None
+        self.client = open_database(results)
         self.jobs = finished_jobs(results)
         self.known = {job.key: job for job in self.jobs}
-        self.experiments = {e.name: e.experiment_id for e in self.client.search_experiments()}
+        self.experiments = self.all_experiments()
         self.runs: dict[str, Run] = {}  # by key of the job or name of the configuration
         for run in self.all_runs():
             name = run.data.tags.get(KEY) or run.data.tags.get(CONFIG)
             if name:
                 self.runs[name] = run
+
+    def all_experiments(self) -> dict[str, str]:
+        """Name -> id. An experiment in MLflow's trash would keep its name from being used, so ours are restored."""
+        found = {}
+        for experiment in self.client.search_experiments(view_type=ViewType.ALL):
+            if experiment.lifecycle_stage == "deleted":
+                if KIND not in experiment.tags:
+                    continue
+                self.client.restore_experiment(experiment.experiment_id)
+                print(
+                    f"MLflow: experiment {experiment.name} was in the trash, and is restored with its runs; to be rid "
+                    "of runs, remove their folders in results/store/",
+                    file=sys.stderr,
+                )
+            found[experiment.name] = experiment.experiment_id
+        return found
 
     def all_runs(self) -> Iterator[Run]:
         token = None
@@ -160,9 +136,7 @@ class Importer:
         name = "reports" if job.step == "report" else setting(job, self.known)["dataset"] or "networks"
         if name not in self.experiments:
             place = (self.results / "mlartifacts" / name).as_uri() if self.local else None
-            kind = {
-                "mlflow.experimentKind": "custom_model_development"
-            }  # so that the UI shows training metrics
+            kind = {KIND: "custom_model_development"}  # so that the UI shows training metrics
             self.experiments[name] = self.client.create_experiment(name, place, kind)
         return self.experiments[name]
 
@@ -348,6 +322,10 @@ class Importer:
 # --- the UI ------------------------------------------------------------------------------------------------
 
 
+# A process in the server's group, which ends the group when its standard input ends, also when `i2r ui` is killed.
+END_WITH_PARENT = "import os, signal, sys; sys.stdin.read(); os.killpg(0, signal.SIGTERM)"
+
+
 def ui(results: Path, port: int = 5000, every: float = 5.0) -> None:
     """Import runs, serve MLflow's UI on 127.0.0.1 and follow running jobs until Ctrl-C.
 
@@ -373,7 +351,10 @@ def ui(results: Path, port: int = 5000, every: float = 5.0) -> None:
         signal.signal(number, lambda *_: stop.set())
     # MLflow's job executors would be eight idle processes
     server = subprocess.Popen(
-        command, start_new_session=True, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        command, process_group=0, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    )
+    watch = subprocess.Popen(
+        [sys.executable, "-c", END_WITH_PARENT], stdin=subprocess.PIPE, process_group=server.pid
     )
     print(f"MLflow: http://127.0.0.1:{port} (starts within seconds; stop it with Ctrl-C)", file=sys.stderr)
     try:
@@ -385,9 +366,9 @@ def ui(results: Path, port: int = 5000, every: float = 5.0) -> None:
         if not stop.is_set():
             raise JobError(f"MLflow's server ended with status {server.returncode}")
     finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGTERM)
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
+        watch.stdin.close()
+        watch.wait()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)

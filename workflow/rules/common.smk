@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
-from i2r.pipeline import store
+from i2r.pipeline import alone, store
 from i2r.pipeline.plan import RESULTS
 from i2r.pipeline.spec import JobError, read_spec
 from i2r.pipeline.stage import gpus, prepare, read_params
@@ -18,6 +18,9 @@ try:
     PLAN = prepare(read_params(workflow.overwrite_configfiles, workflow.config_settings.config))
 except (ParamsError, JobError) as error:
     raise WorkflowError(error)
+
+if workflow.is_main_process and not workflow.dryrun:
+    alone.hold()
 
 LOCATED = store.Located(PLAN)
 RUNTIME = PLAN.params.values.runtime

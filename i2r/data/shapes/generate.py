@@ -267,7 +267,9 @@ def make_shapes(out: Path, shapes: params.Shapes) -> None:
                 mask.putpalette(palette)
                 mask.save(out / "SegmentationClassAug" / f"{name}.png")
                 progress.update(1)
-            (out / "lists" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+            (out / "lists" / f"{split}.txt").write_text(
+                "".join(f"{name}\n" for name in names), encoding="utf-8"
+            )
 
 
 def _index(options: Mapping[str, Any], out: Path, _root: Path | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from i2r.config import schema
 from i2r.config.registry import find
+from i2r.errors import InputError
 
 
 class Layout(NamedTuple):
@@ -86,10 +87,10 @@ class Backbone(nn.Module):
         """`fc`.
 
         Raises:
-            ValueError: there is none.
+            InputError: there is none.
         """
         if self.fc is None:
-            raise ValueError("the backbone's weights have no classifier (fc.*), which a CAM needs")
+            raise InputError("the backbone's weights have no classifier (fc.*), which a CAM needs")
         return self.fc
 
     def is_block(self, part: nn.Module) -> bool:

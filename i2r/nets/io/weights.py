@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from i2r.config import schema
+from i2r.errors import InputError
 from i2r.nets.backbone.base import Backbone, build_backbone
 from i2r.nets.encoder import Encoder
 from i2r.nets.pspnet import PSPNet
@@ -28,7 +29,7 @@ PUBLISHED = {"resnet50": "IMAGENET1K_V2", "resnet101": "IMAGENET1K_V2", "squeeze
 CUTS = {"squeezenet1_1": (0, 3, 6, 8, 11), "vgg16-bam": (0, 7, 14, 24, 34)}
 
 
-class WeightsError(ValueError):
+class WeightsError(InputError):
     """A weights file that cannot be used; the message names the file and the problem."""
 
 
@@ -38,7 +39,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     An enclosing `state_dict` and the prefix `module.` are removed; half precision becomes float32.
 
     Raises:
-        WeightsError: the file is missing, unreadable, or has no tensors.
+        WeightsError: the file is missing, unreadable, has no tensors, or one with NaN or infinity.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,12 +61,20 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         ) from None
     if isinstance(tensors, Mapping) and isinstance(tensors.get("state_dict"), Mapping):
         tensors = tensors["state_dict"]
+    if isinstance(tensors, Mapping) and not all(isinstance(name, str) for name in tensors):
+        raise WeightsError(f"{path}: contains no state dict: its keys are not names")
     if not isinstance(tensors, Mapping) or not any(isinstance(value, Tensor) for value in tensors.values()):
         raise WeightsError(f"{path}: contains no state dict of tensors")
     found = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
     if all(name.startswith("module.") for name in found):
         found = {name.removeprefix("module."): value for name, value in found.items()}
-    return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+    found = {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+    for name, value in found.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise WeightsError(
+                f"{path}: {name} contains NaN or infinity; the file is damaged, or its training failed"
+            )
+    return found
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:

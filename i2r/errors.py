@@ -1,0 +1,43 @@
+"""Errors that a user can put right, and how a command shows them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class InputError(ValueError):
+    """Something that a user can put right; the message names the file or key and says what is wrong with it."""
+
+
+def sentence(error: BaseException) -> str | None:
+    """The message for an expected error, or None for one that only a fault of the code can cause."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"a text file is not UTF-8 ({error.reason} at byte {error.start})"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return None
+
+
+@contextmanager
+def as_sentences() -> Iterator[None]:
+    """End the command with status 1 and one sentence after an expected error; others keep their traceback.
+
+    A reader that stops early, as in `i2r readings | head -1`, ends the command without a word.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(1)
+    except Exception as error:
+        text = sentence(error)
+        if text is None:
+            raise
+        print(f"i2r: {text}", file=sys.stderr)
+        sys.exit(1)

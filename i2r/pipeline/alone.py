@@ -1,0 +1,79 @@
+"""Whether a Snakemake runs in this folder, and the lock that a killed one left.
+
+Snakemake's own lock says nothing about who made it. So each Snakemake also holds the lock of a file, shared with
+others, which the operating system releases when its process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import IO
+
+from i2r.files import write_text
+from i2r.pipeline.plan import RESULTS
+from i2r.pipeline.spec import JobError
+
+SNAKEMAKE_LOCKS = Path(".snakemake/locks")
+_held: list[IO[bytes]] = []  # until the process ends
+
+
+def _files(results: Path) -> tuple[Path, Path]:
+    """The locked file, and the one that names the process that wrote Snakemake's lock last."""
+    return results / "state" / "snakemake.lock", results / "state" / "snakemake.owner"
+
+
+def hold(results: Path = RESULTS) -> None:
+    """Show until the end of this process that Snakemake runs here; called when the Snakefile is read.
+
+    Children that are started as programs do not inherit the lock, so a job that outlives Snakemake does not hold it.
+    """
+    path, _ = _files(results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH)
+    except OSError as error:
+        print(f"i2r: {path}: cannot be locked ({error.strerror})", file=sys.stderr)
+    _held.append(file)
+
+
+def sign(results: Path = RESULTS) -> None:
+    """Record this process as the owner of Snakemake's lock; called when Snakemake has made it."""
+    write_text(_files(results)[1], f"process {os.getpid()} on {platform.node()}\n")
+
+
+def owner(results: Path = RESULTS) -> str:
+    path = _files(results)[1]
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else "unknown"
+
+
+def has_stale_lock(results: Path = RESULTS) -> bool:
+    """Wait until no Snakemake runs here; then whether one has left its lock.
+
+    Raises:
+        JobError: the lock was left on another machine, or locks do not work here: a person has to decide.
+    """
+    path, _ = _files(results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    advice = "if no Snakemake runs there any more, `snakemake --unlock` removes its lock"
+    with path.open("ab") as file:
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"i2r: Snakemake runs here ({owner(results)}); waiting", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if any(SNAKEMAKE_LOCKS.glob("*.lock")):
+                raise JobError(f"{path}: {error.strerror}; {SNAKEMAKE_LOCKS} is locked; {advice}") from None
+            return False
+    if not any(SNAKEMAKE_LOCKS.glob("*.lock")):
+        return False
+    who = owner(results)
+    if " on " in who and who.partition(" on ")[2] != platform.node():
+        raise JobError(f"{SNAKEMAKE_LOCKS}: locked by {who}; {advice}")
+    return True
