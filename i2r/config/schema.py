@@ -126,7 +126,7 @@ class Schedule(Section):
 class Pretrain(Schedule):
     """Training of the `small` backbone as a classifier of single objects."""
 
-    steps: int | str = Field(1500, description=Schedule.model_fields["steps"].description)
+    steps: int | str = Field(1800, description=Schedule.model_fields["steps"].description)
     batch: Positive = Field(64, description="object crops per step")
     lr: Rate = Field(0.004, description="learning rate")
     optimiser: Literal["sgd", "adamw"] = Field("adamw", description="sgd or adamw")
