@@ -204,7 +204,7 @@ def _receive(
         return
     done = start
     with disk_errors(part):
-        file = part.open("r+b")
+        file = part.open("r+b", buffering=0)  # what a killed process has received is kept
     with file, Progress(part.stem, total, "B", start=start) as progress:
         file.seek(start)
         since, before = time.monotonic(), start
@@ -229,7 +229,6 @@ def _receive(
                     raise _Again(f"only {bytes_text((done - before) / elapsed)}/s arrive")
                 since, before = time.monotonic(), done
         with disk_errors(part):
-            file.flush()
             os.fsync(file.fileno())
     if total is not None and done != total:
         raise _Again(f"cut after {done} of {total} bytes")

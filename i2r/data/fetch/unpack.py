@@ -6,6 +6,7 @@ names that mean one file twice, too many files, and far more bytes than the arch
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import re
 import stat
@@ -61,20 +62,16 @@ def unpack(archive: Path, top: str, folder: Path, source: str) -> int:
         FetchError: the archive is refused, or has no folder `top`, or the disk is full.
         DamagedError: it is cut or altered.
     """
-    limit = max(MOST_RATIO * archive.stat().st_size, LEAST_LIMIT)
-    names, total, lines = _Names(archive), 0, []
-    with Progress(f"unpack {archive.name}", unit="file") as progress:
+    count = _check(archive)
+    lines = []
+    with Progress(f"unpack {archive.name}", count, "file") as progress:
         for member in _members(archive):
-            path = names.add(member)
-            total += member.size
-            if total > limit:
-                size = bytes_text(archive.stat().st_size)
-                raise FetchError(f"{archive}: refused: {size} unpack to more than {bytes_text(limit)}")
+            path = PurePosixPath(member.name)
             if member.kind == "file" and path != PurePosixPath(top) and path.is_relative_to(top):
                 inside = path.relative_to(top)
                 crc = _write(archive, member, folder / inside)
                 lines.append(f"{member.size} {crc:08x} {inside}\n")
-                progress.update()
+            progress.update()
     if not lines:
         raise FetchError(f"{archive}: has no files in a folder {top}/, so it is another archive")
     with disk_errors(folder):
@@ -138,6 +135,25 @@ def crc32(path: Path) -> int:
     return value
 
 
+def _check(archive: Path) -> int:
+    """Look at every member before anything is written; how many there are.
+
+    Raises:
+        FetchError: the archive is refused.
+    """
+    size = archive.stat().st_size
+    limit = max(MOST_RATIO * size, LEAST_LIMIT)
+    names, total = _Names(archive), 0
+    for member in _members(archive):
+        names.add(member)
+        total += member.size
+        if total > limit:
+            raise FetchError(
+                f"{archive}: refused: {bytes_text(size)} unpack to more than {bytes_text(limit)}"
+            )
+    return names.count
+
+
 class _Names:
     """The names in an archive, checked one after the other."""
 
@@ -146,8 +162,8 @@ class _Names:
         self.files: set[str] = set()
         self.folders: set[str] = set()
 
-    def add(self, member: _Member) -> PurePosixPath:
-        """The path of a member.
+    def add(self, member: _Member) -> None:
+        """Check a member.
 
         Raises:
             FetchError: the member is refused.
@@ -176,7 +192,6 @@ class _Names:
             raise self._refused(f"{shown} is there both as a file and as a folder")
         self.folders |= above
         (self.files if member.kind == "file" else self.folders).add(key)
-        return path
 
     def _refused(self, why: str) -> FetchError:
         return FetchError(f"{self.archive}: refused: {why}")
@@ -214,8 +229,14 @@ def _members(archive: Path) -> Iterator[_Member]:
         with _reading(archive, lambda: zipfile.ZipFile(archive)) as opened:
             yield from _zip_members(archive, opened)
         return
-    with _reading(archive, lambda: tarfile.open(archive, "r|*")) as opened:
-        yield from _tar_members(archive, opened)
+    with archive.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    # gzip compares the checksum at the end, which tarfile does not when it decompresses
+    with gzip.open(archive) if packed else archive.open("rb") as file:
+        with _reading(archive, lambda: tarfile.open(fileobj=file, mode="r:")) as opened:
+            yield from _tar_members(archive, opened)
+        while packed and _reading(archive, lambda: file.read(CHUNK)):
+            pass
 
 
 def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
@@ -237,7 +258,7 @@ def _kind(mode: int) -> str:
 
 def _tar_members(archive: Path, opened: tarfile.TarFile) -> Iterator[_Member]:
     while (info := _reading(archive, opened.next)) is not None:
-        opened.members = []  # a stream is never read twice; tarfile would keep every member
+        opened.members = []  # each is used once; tarfile would keep them all
         if info.issparse():
             kind = "sparse file"
         elif info.isreg():

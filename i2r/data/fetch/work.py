@@ -6,6 +6,7 @@ folder. So what has its final name is complete, and a later run goes on from wha
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -64,6 +65,7 @@ def fetch(
     with _alone(root), disk_errors(root):
         _clean(archives, root)
         states = [_inspect(archive, root, content) for archive in archives]
+        _refuse(states, root, offline)  # another process may have changed something meanwhile
         _check_space(states, root)
         for state in states:
             if state.kind != "ready":
@@ -132,6 +134,8 @@ def _alone(root: Path) -> Iterator[None]:
     """Hold the lock of the data folder."""
     try:
         root.mkdir(parents=True, exist_ok=True)
+        if not os.access(root, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         busy = FileLock(root / BUSY, mode=0o666)
         try:
             busy.acquire(timeout=0)
@@ -160,16 +164,13 @@ def _obtain(archive: Archive, root: Path, offline: bool, mirrors: Sequence[str],
         try:
             if archive.top:
                 _unpack(archive, root)
-            note = lock(root, archive, path)
         except DamagedError as error:
             if last or offline or archive.checksum or archive.file in read_lock(root) or not archive.url:
                 raise
             _say(f"{error}; fetched again")
             path.unlink()
-            continue
-        if note:
-            _say(note)
-        return
+        else:
+            return
 
 
 def _download(archive: Archive, root: Path, mirrors: Sequence[str], patience: Patience) -> None:
@@ -187,6 +188,8 @@ def _download(archive: Archive, root: Path, mirrors: Sequence[str], patience: Pa
                 break
             why = problem(root, archive, part)
             if not why:
+                if not archive.top:
+                    _lock(archive, root, part)
                 part.replace(archive.path(root))
                 discard(part)
                 return
@@ -203,6 +206,7 @@ def _unpack(archive: Archive, root: Path) -> None:
     temporary = root / f"{UNPACKING}{archive.name}"
     try:
         count = unpack(path, archive.top, temporary, f"{archive.file} sha256 {sha256(path)}")
+        _lock(archive, root, path)
         made.parent.mkdir(parents=True, exist_ok=True)
         if made.is_dir() and source_of(made) is not None:
             repair(temporary, made)
@@ -211,6 +215,13 @@ def _unpack(archive: Archive, root: Path) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _say(f"{made}: {count} files unpacked from {archive.file}")
+
+
+def _lock(archive: Archive, root: Path, path: Path) -> None:
+    """Write the line of data.lock: before the last rename, so that nothing complete is without it."""
+    note = lock(root, archive, path)
+    if note:
+        _say(note)
 
 
 def _say(text: str) -> None:
