@@ -18,11 +18,21 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def bytes_text(size: float) -> str:
+    """`1.4 GB`, in powers of 1000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
 class Progress:
     """A line such as `train fold 0 120/500 24% 3.1 step/s 2:03 left loss 0.41` on stderr.
 
     In a terminal the line is rewritten twice a second; in a log there is one line every `every` seconds and one
-    at the end. `start` is the number done before a resumed task started; it does not count for the rate.
+    at the end. `start` is the number done before a resumed task started; it does not count for the rate. With the
+    unit `B`, numbers are shown as kB, MB or GB.
     """
 
     def __init__(
@@ -62,12 +72,16 @@ class Progress:
         """The current line."""
         elapsed = max(time.monotonic() - self.began, 1e-9)
         rate = (self.done - self.start) / elapsed
-        parts = [self.label, f"{self.done}/{self.total}" if self.total else f"{self.done}"]
+        number = bytes_text if self.unit == "B" else str
+        parts = [self.label, f"{number(self.done)}/{number(self.total)}" if self.total else number(self.done)]
         if self.total:
             parts.append(f"{100 * self.done // self.total}%")
         if rate:
             unit = self.unit or "it"
-            parts.append(f"{rate:.1f} {unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}")
+            if self.unit == "B":
+                parts.append(f"{bytes_text(rate)}/s")
+            else:
+                parts.append(f"{rate:.1f} {unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}")
         if last:
             parts.append(f"{'stopped after' if stopped else 'in'} {clock(elapsed)}")
         elif self.total and rate:
