@@ -270,9 +270,9 @@ def make_shapes(out: Path, shapes: params.Shapes) -> None:
             (out / "lists" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
 
 
-def _index(options: Mapping[str, Any], out: Path, _root: Path | None) -> dict[str, Any]:
+def _index(options: Mapping[str, Any], out: Path, _root: Path | None, **how: Any) -> dict[str, Any]:
     make_shapes(out / "VOC", params.Shapes(**options["shapes"]))
-    return index_voc(out / "VOC", "lists/train.txt", "lists/val.txt", CLASSES)
+    return index_voc(out / "VOC", "lists/train.txt", "lists/val.txt", CLASSES, workers=how.get("workers", 1))
 
 
 SOURCE = Source(CLASSES, _index, read_image, read_mask)
