@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from i2r import cli_data
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
 from i2r.config.load import PARAMS, PRESETS, Params, extended, load
@@ -300,6 +301,8 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", metavar="DIR", type=Path, required=True)
     verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     verb.set_defaults(function=predict)
+
+    cli_data.add(verbs)
 
     verb = verbs.add_parser("dev", help="commands for developers")
     tasks = verb.add_subparsers(required=True, metavar="TASK")

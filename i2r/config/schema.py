@@ -65,6 +65,10 @@ class Data(Section):
         "stop",
         description="images that are damaged or do not fit their masks: stop, or leave_out and name them",
     )
+    counts: Literal["assert", "print"] = Field(
+        "assert",
+        description="for a data set as long as the published one whose folds have other lengths: stop, or print them",
+    )
     novel: Literal["drop", "keep"] = Field(
         "drop", description="training images with pixels of a test class: drop (BAM) or keep (PFENet, HSNet)"
     )
@@ -343,6 +347,11 @@ class Evaluate(Section):
     """Evaluation on the fixed test episodes; no value here changes a training."""
 
     episodes: Positive = Field(1000, description="test episodes per fold")
+    protocol: Literal["bam", "hsnet", "full", "balanced"] = Field(
+        "bam",
+        description="bam: queries in the order of the list, the class drawn among theirs; hsnet: class, then query, "
+        "drawn evenly; full: each query once, whatever evaluate.episodes; balanced: equally many of each class",
+    )
     seeds: Annotated[list[Count], Once] = Field(
         [0], min_length=1, description="seeds; each draws its own test episodes"
     )

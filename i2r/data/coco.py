@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from i2r.data.content import Listing
 from i2r.data.list_files import read_list
 from i2r.data.pairs import Pair, in_processes, open_image, open_mask
+from i2r.data.palette import save_mask
 from i2r.data.sources import DataError, Source
 from i2r.data.voc import index_pairs
 from i2r.files import read_json, replacing, sha256, write_json, write_text
@@ -243,9 +243,8 @@ def _draw(
 def _write_mask(crowds: str, task: tuple[Path, Annotated]) -> str:
     path, image = task
     if not path.is_file():
-        mask = Image.fromarray(draw_mask(image, crowds))
         with replacing(path) as temporary:
-            mask.save(temporary, compress_level=6)
+            save_mask(temporary, draw_mask(image, crowds))
     return sha256(path)
 
 

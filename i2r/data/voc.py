@@ -67,8 +67,8 @@ def index_pairs(
 
     Returns:
         {"classes": names, "train": {id: {class: pixels}}, "val": likewise, "sizes": {id: [H, W]}, "digest": see
-        content.content_digest}, and, if there are any, "left_out": {id: what is wrong}. Ids are in the order of the
-        lists; classes are strings "1", "2" ...
+        content.content_digest, "files": {id: sha256 of image and mask}}, and, if there are any, "left_out": {id: what
+        is wrong}. Ids are in the order of the lists; classes are strings "1", "2" ...
 
     Raises:
         DataError: pairs are bad; the message names each.
@@ -89,7 +89,8 @@ def index_pairs(
     sizes = {name: item.size for name, item in good.items()}
     digest = content_digest(listing, lambda path: known.get(path) or content_sha(path))
     left_out = {"left_out": bad} if bad else {}
-    return {"classes": list(classes), **index, "sizes": sizes, **left_out, "digest": digest}
+    files = {name: [item.image, item.mask] for name, item in good.items()}
+    return {"classes": list(classes), **index, "sizes": sizes, **left_out, "digest": digest, "files": files}
 
 
 def list_voc(root: Path, train_list: str, val_list: str) -> Listing:

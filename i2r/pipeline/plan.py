@@ -175,6 +175,7 @@ class _Planner:
             uses = {"source": data.source, **_lists_of(data)}
             uses |= _content(data, f"methods.{method.name}.data")
             uses |= {"faulty": data.faulty} if data.faulty != "stop" else {}
+            uses |= {"counts": data.counts} if data.counts != "assert" else {}
             products = STEPS["data"].products
         return self.add(
             "data",
@@ -254,7 +255,9 @@ class _Planner:
     def episodes(self, method: Method, lists: Spec, fold: int, shot: int, eval_seed: int) -> Spec:
         args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
         label = f"{dataset(method)}-{shot}shot-fold{fold}-eval{eval_seed}"
-        uses = STEPS["episodes"].params(method.params)
+        # the usual protocol is left out, so that results from before the others keep their keys
+        usual = {"evaluate": ("protocol",)} if method.params.evaluate.protocol == "bam" else {}
+        uses = STEPS["episodes"].params(method.params, usual)
         return self.add("episodes", args, uses, {"lists": lists}, label, method.name)
 
     def evaluate(
