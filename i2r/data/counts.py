@@ -10,7 +10,6 @@ from i2r.files import read_json
 
 FILE = Path(__file__).with_name("published_counts.json")
 AREA = 2048
-_SHOWN = 10
 
 
 def published(source: str) -> dict[str, Any] | None:
@@ -28,7 +27,7 @@ def is_full(index: dict[str, Any], source: str) -> bool:
     return [len(index["train"]), len(index["val"])] == [known[name] for name in names]
 
 
-def differences(index: dict[str, Any], source: str) -> list[str]:
+def differences(index: dict[str, Any], source: str, shown: int = 10) -> list[str]:
     """What differs from the published lists, under BAM's rule; empty for a data set of another length."""
     if not is_full(index, source):
         return []
@@ -48,4 +47,4 @@ def differences(index: dict[str, Any], source: str) -> list[str]:
                 for what, ours, theirs in pairs
                 if theirs is not None and ours != theirs
             ]
-    return found[:_SHOWN] + ([f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else [])
+    return found[:shown] + ([f"... and {len(found) - shown} more"] if len(found) > shown else [])
