@@ -46,7 +46,6 @@ def archives(tmp_path):
         if name in SBD:
             labels = rng.integers(0, 21, (20, 30)).astype(np.uint8)
             parts = {
-                "Boundaries": np.empty((20, 1), object),
                 "Segmentation": labels,
                 "CategoriesPresent": [1, 2],
             }
