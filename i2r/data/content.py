@@ -28,6 +28,16 @@ def content_sha(path: Path) -> str:
     return sha256(path) if path.is_file() else "0" * 64
 
 
+# Folders of a source that planning looks at; the first must be there. Other sources: the whole root.
+_COCO = ("annotations", "train2014", "val2014", "masks", "masks-crowds")
+PARTS = {"voc": ("JPEGImages", "SegmentationClassAug"), "coco": _COCO, "coco-crowds": _COCO}
+
+
+def is_there(root: Path, source: str) -> bool:
+    """Whether a folder can be the data set of a source."""
+    return (root / PARTS.get(source, (".",))[0]).is_dir()
+
+
 class Listing(NamedTuple):
     """The files that make up a data set.
 
@@ -64,13 +74,15 @@ def known_digest(state: Path, root: Path, what: Mapping[str, Any], listing: Call
 
     Args:
         state: folder in which sizes, times and digests are kept.
-        what: the source and its params, which decide what `listing` returns.
+        what: the source, train_list, val_list, which decide what `listing` returns.
 
     Raises:
         ValueError: a list cannot be read, or a derived file is missing or was changed.
     """
     name = digest_of(canonical([str(root.resolve()), what]))[:16]
-    return _known_digest(state / f"{name}.json", root, _Call(listing))
+    lists = tuple(what[split] for split in ("train_list", "val_list") if what.get(split))
+    parts = (*PARTS.get(what.get("source", ""), (".",)), *lists)
+    return _known_digest(state / f"{name}.json", root, parts, _Call(listing))
 
 
 class _Call:
@@ -87,8 +99,8 @@ class _Call:
 
 
 @cache
-def _known_digest(path: Path, root: Path, listing: _Call) -> str:
-    now = signature(root)
+def _known_digest(path: Path, root: Path, parts: tuple[str, ...], listing: _Call) -> str:
+    now = signature(root, parts)
     with suppress(OSError, ValueError, KeyError):
         last = read_json(path)
         if last["signature"] == now:
@@ -130,23 +142,29 @@ def _known_digest(path: Path, root: Path, listing: _Call) -> str:
     return digest
 
 
-def signature(root: Path) -> str:
-    """A hash of the names, sizes and times of all files below a folder, without hidden ones."""
+def signature(root: Path, parts: tuple[str, ...] = (".",)) -> str:
+    """A hash of the names, sizes and times of files, and of all files in folders and below, without hidden ones.
+
+    parts: files and folders below `root`; those that are missing count as empty.
+    """
     digest = hashlib.sha256()
-    for name, size, modified in _stats(str(root)):
-        digest.update(f"{name}\0{size}\0{modified}\n".encode(errors="surrogateescape"))
+    for part in parts:
+        for name, size, modified in _stats(root / part):
+            digest.update(f"{name}\0{size}\0{modified}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
-def _stats(folder: str) -> Iterator[tuple[str, int, int]]:
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
+def _stats(path: Path | os.DirEntry) -> Iterator[tuple[str, int, int]]:
+    if not path.is_dir():
+        with suppress(OSError):
+            stat = path.stat()
+            yield os.fspath(path), stat.st_size, stat.st_mtime_ns
+        return
+    try:
+        with os.scandir(path) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return
     for entry in ordered:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _stats(entry.path)
-        else:
-            with suppress(OSError):
-                stat = entry.stat()
-                yield entry.path, stat.st_size, stat.st_mtime_ns
+        if not entry.name.startswith("."):
+            yield from _stats(entry)

@@ -21,7 +21,7 @@ from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES, Target
 from i2r.config.load import Method, Params
 from i2r.config.schema import FROM_ONE_SHOT, BaseLearner, Data
-from i2r.data.content import Listing, known_digest
+from i2r.data.content import Listing, is_there, known_digest
 from i2r.files import sha256
 from i2r.pipeline.spec import Input, Spec, make_spec
 from i2r.pipeline.steps import STEPS
@@ -396,7 +396,7 @@ def _content(data: Data, where: str) -> dict[str, str]:
         ParamsError: the data set cannot be read, or its digest is not data.digest.
     """
     root = Path(str(data.root))
-    if not root.is_dir():
+    if not is_there(root, data.source):  # the data job says what is missing
         return {"digest": data.digest} if data.digest else {"root": str(data.root)}
     uses = {"source": data.source, **_lists_of(data)}
 
