@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from i2r import cli_prepare
 from i2r.pipeline.spec import JobError
 
 DATA_ROOT = Path("data")
@@ -77,3 +78,4 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
     task = tasks.add_parser("status", help="what is there, what is missing, how large", parents=[values])
     task.set_defaults(function=status)
+    cli_prepare.add(tasks)

@@ -101,11 +101,11 @@ def test_training_and_test_episodes_of_a_small_object(draw):
     both = {"6": 500, "7": 1}
     train = {f"six {i}": {"6": 500} for i in range(3)} | {f"seven {i}": {"7": 500} for i in range(3)}
     val = {f"one {i}": {"1": 500} for i in range(3)} | {f"two {i}": {"2": 500} for i in range(3)}
-    made = rule(index({"both": both, **train}, {"both": {"1": 500, "2": 1}, **val}), 0, draw=draw)
+    made = rule(index({"both": both, **train}, {"both, val": {"1": 500, "2": 1}, **val}), 0, draw=draw)
     found = {6: 0, 7: 0, 1: 0, 2: 0}
     trained = [train_episode(made, 0, 0, i, 1) for i in range(7 * 60)]
     for episode in (*trained, *episodes.evaluation_episodes(made, 0, 7 * 60, 1).episodes):
-        if episode.query == "both":
+        if episode.query.startswith("both"):
             found[episode.cls] += 1
         large = made["train_by_class"] | made["test_by_class"]
         assert episode.supports[0] in large[str(episode.cls)]
@@ -258,3 +258,33 @@ def test_without_folds_those_of_the_data_source_are_taken(tmp_path, monkeypatch,
 def test_the_registered_sources_have_contiguous_folds():
     """PASCAL-5i, and the generated data set that is divided like it."""
     assert {open_source(name).folds for name in ("voc", "shapes")} == {"contiguous"}
+
+
+@pytest.mark.parametrize("protocol", episodes.PROTOCOLS)
+def test_protocols(protocol):
+    val = {f"one {i}": {"1": 500, "2": 500} for i in range(4)} | {f"two {i}": {"2": 500} for i in range(8)}
+    made = rule(index({"six": {"6": 500}}, val), 0, draw="present")
+    short, long = (episodes.evaluation_episodes(made, 7, n, 2, protocol=protocol) for n in (30, 60))
+    assert long.protocol.get("episodes", "bam") == protocol
+    for episode in long.episodes:
+        assert episode.query not in episode.supports and len(set(episode.supports)) == 2
+        assert {episode.query, *episode.supports} <= set(made["test_by_class"][str(episode.cls)])
+    queries = [episode.query for episode in long.episodes]
+    found = [sum(e.cls == cls for e in long.episodes) for cls in (1, 2)]
+    if protocol == "full":
+        assert queries == list(val)
+        return
+    assert len(short.episodes) == 30 and long.episodes[:30] == short.episodes
+    expected = episodes.expected_queries(made, 60, 2, protocol=protocol)
+    assert sum(expected.values()) == pytest.approx(60)
+    if protocol == "bam":
+        assert queries[:12] == list(val) and expected == {1: 10, 2: 50}
+    elif protocol == "balanced":
+        assert found == [30, 30] and {queries.count(name) for name in val if name[0] == "t"} <= {2, 3}
+    else:
+        assert abs(found[0] - 30) < 16 and expected == {1: 30, 2: 30}
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(ValueError, match=r"evaluate\.protocol must be one of bam, hsnet"):
+        episodes.evaluation_episodes(rule(SMALL, 0), 0, 1, 1, protocol="all")

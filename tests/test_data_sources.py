@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from data_samples import write_coco, write_voc
 
 from i2r.config import schema as params
 from i2r.data.dataset import open_dataset
@@ -20,23 +20,15 @@ def sample_shapes(folder):
 
 
 def sample_voc(folder):
-    """Eight training and six validation images of 30 x 40 pixels, each with two classes and unknown pixels."""
-    rng = np.random.default_rng(0)
-    for name in ("JPEGImages", "SegmentationClassAug", "lists"):
-        (folder / name).mkdir(parents=True)
-    for split, count in (("train", 8), ("val", 6)):
-        names = [f"{split}{number}" for number in range(count)]
-        for number, name in enumerate(names):
-            image = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
-            Image.fromarray(image).save(folder / "JPEGImages" / f"{name}.jpg")
-            mask = np.zeros((30, 40), np.uint8)
-            mask[:15, :20], mask[15:, :20], mask[:, 39] = 1 + number, 20 - number, 255
-            Image.fromarray(mask).save(folder / "SegmentationClassAug" / f"{name}.png")
-        (folder / "lists" / f"{split}.txt").write_text("\n".join(names))
-    return {"train_list": "lists/train.txt", "val_list": "lists/val.txt"}, folder
+    return {"train_list": "lists/train.txt", "val_list": None}, write_voc(folder)
 
 
-SAMPLES = {"shapes": sample_shapes, "voc": sample_voc}  # name: folder -> (its values of `data`, data_root)
+def sample_coco(folder):
+    return {}, write_coco(folder)
+
+
+# name: folder -> (its values of `data`, data_root)
+SAMPLES = {"shapes": sample_shapes, "voc": sample_voc, "coco": sample_coco, "coco-crowds": sample_coco}
 
 
 def make(name, folder):
@@ -45,6 +37,7 @@ def make(name, folder):
     out = folder / "out"
     out.mkdir(parents=True)
     job = {"params": {"data": {"source": name, **options}}, "out": out, "data_root": root}
+    job |= {"state": folder / "state", "threads": 1, "runtime": SimpleNamespace(workers=0)}
     return out, root, data_step.run(SimpleNamespace(**job))
 
 
@@ -82,8 +75,9 @@ def test_images_and_masks_fit_one_another(made):
 def test_classes_make_four_folds(made):
     _, dataset, _, _ = made
     assert len(set(dataset.classes)) == len(dataset.classes) and len(dataset.classes) % FOLDS == 0
-    tested = [c for fold in range(FOLDS) for c in fold_lists(dataset.index, fold, min_area=1)["test_classes"]]
-    assert tested == list(range(1, len(dataset.classes) + 1))
+    how = {"min_area": 1, "folds": dataset.source.folds}
+    tested = [c for fold in range(FOLDS) for c in fold_lists(dataset.index, fold, **how)["test_classes"]]
+    assert sorted(tested) == list(range(1, len(dataset.classes) + 1))
     assert set(dataset.source.imagenet) <= set(dataset.classes)
     assert all(0 <= number < 1000 for number in dataset.source.imagenet.values())
 

@@ -95,14 +95,14 @@ def says(reading: str, source: str | None = None) -> dict[str, Any]:
     """Key -> value of every option under a reading.
 
     Args:
-        source: the data source; `coco` has values of its own.
+        source: the data source; COCO has values of its own.
 
     Raises:
         ValueError: an unknown reading.
     """
     if reading not in READINGS:
         raise ValueError(f"reading: must be {', '.join(READINGS[:-1])} or {READINGS[-1]}, got {reading!r}")
-    special = COCO if source == "coco" else {}
+    special = COCO if source in ("coco", "coco-crowds") else {}
 
     def value(option: Option, name: str) -> Any:
         return special.get(option.key, {}).get(name, getattr(option, name))

@@ -40,14 +40,35 @@ class Shapes(Section):
 class Data(Section):
     """The data set, its lists, and the size of a network's input."""
 
-    source: str = Field("voc", description="shapes: generated; voc: a folder in the layout of PASCAL VOC")
-    root: str | None = Field(None, description="folder with JPEGImages/ and SegmentationClassAug/ (voc)")
+    source: str = Field(
+        "voc",
+        description="shapes: generated; voc: a folder in the layout of PASCAL VOC; coco: COCO 2014, crowds as "
+        "unknown; coco-crowds: crowds as their class",
+    )
+    root: str | None = Field(
+        None,
+        description="folder with JPEGImages/ and SegmentationClassAug/ (voc), or with annotations/, train2014/ and "
+        "val2014/ (coco)",
+    )
     digest: str | None = Field(
-        None, description="sha256 of the data set, as the data step prints it; null: not checked"
+        None,
+        description="sha256 of the data set, as the data step prints it; with it a plan does not need the data; null: "
+        "the data as they are",
     )
     size: Positive = said("S, side of a network's input in pixels; S - 1 is a multiple of 8")
-    train_list: str = Field("lists/train.txt", description="training list, below root")
-    val_list: str = Field("lists/val.txt", description="validation list, below root")
+    train_list: str | None = Field(
+        None,
+        description="training list, below root; null: lists/train.txt (voc), all annotated images by image id (coco)",
+    )
+    val_list: str | None = Field(None, description="validation list, below root; null: as for train_list")
+    faulty: Literal["stop", "leave_out"] = Field(
+        "stop",
+        description="images that are damaged or do not fit their masks: stop, or leave_out and name them",
+    )
+    counts: Literal["assert", "print"] = Field(
+        "assert",
+        description="for a data set as long as the published one whose folds have other lengths: stop, or print them",
+    )
     novel: Literal["drop", "keep"] = Field(
         "drop", description="training images with pixels of a test class: drop (BAM) or keep (PFENet, HSNet)"
     )
@@ -91,6 +112,8 @@ GENERATED = "shapes"  # the source that needs no folder
 SOURCES: dict[str, str] = {
     "shapes": "i2r.data.shapes.generate:SOURCE",
     "voc": "i2r.data.voc:SOURCE",
+    "coco": "i2r.data.coco:SOURCE",
+    "coco-crowds": "i2r.data.coco:WITH_CROWDS",
 }
 
 
@@ -324,6 +347,11 @@ class Evaluate(Section):
     """Evaluation on the fixed test episodes; no value here changes a training."""
 
     episodes: Positive = Field(1000, description="test episodes per fold")
+    protocol: Literal["bam", "hsnet", "full", "balanced"] = Field(
+        "bam",
+        description="bam: queries in the order of the list, the class drawn among theirs; hsnet: class, then query, "
+        "drawn evenly; full: each query once, whatever evaluate.episodes; balanced: equally many of each class",
+    )
     seeds: Annotated[list[Count], Once] = Field(
         [0], min_length=1, description="seeds; each draws its own test episodes"
     )

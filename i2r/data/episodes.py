@@ -11,7 +11,8 @@ from i2r.errors import InputError
 from i2r.files import read_json, write_json
 
 # First entry of the key of each random stream, which makes the streams different
-_TRAIN, _ORDER, _TEST = 1, 2, 3
+_TRAIN, _ORDER, _TEST, _HSNET, _BALANCED = 1, 2, 3, 4, 5
+PROTOCOLS = ("bam", "hsnet", "full", "balanced")
 
 
 class Episode(NamedTuple):
@@ -87,15 +88,29 @@ def train_episode(
 
 
 def evaluation_episodes(
-    lists: dict[str, Any], seed: int, episodes: int, shots: int, min_class_images: int = 1
+    lists: dict[str, Any],
+    seed: int,
+    episodes: int,
+    shots: int,
+    min_class_images: int = 1,
+    protocol: str = "bam",
 ) -> EpisodeList:
     """The fixed test episodes of a fold (docs/method.md 8.2); none if no class is scored.
 
-    A class with fewer test images than `min_class_images`, or fewer than K shots and a query need, is not scored.
-    Queries follow the test list in order, repeatedly if needed; the class is drawn among the query's scored classes (as
-    `draw` of the lists says), the supports among the images of that class. The first n episodes do not depend on the
-    number of episodes.
+    A class with fewer test images than `min_class_images`, or fewer than K shots and a query need, is not scored. The
+    first n episodes do not depend on the number of episodes.
+
+    Args:
+        protocol: `bam`: queries follow the test list in order, repeatedly if needed; the class is drawn among the
+            query's scored classes (as `draw` of the lists says). `full`: the same, each query once, whatever
+            `episodes`. `hsnet`: the class is drawn among all, then the query among its images. `balanced`: each class
+            in turn, with its images in an order drawn once. Supports are always drawn among the images of the class.
+
+    Raises:
+        ValueError: an unknown protocol.
     """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"evaluate.protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     least, names, by_class = max(min_class_images, shots + 1), lists["names"], lists["test_by_class"]
     scored = [cls for cls in lists["test_classes"] if len(by_class[str(cls)]) >= least]
     excluded = [
@@ -107,13 +122,47 @@ def evaluation_episodes(
         name: [cls for cls in classes if cls in scored] for name, classes in lists["test_of"].items()
     }
     queries = [name for name in lists["test"] if classes_of[name]]
+    if protocol == "full":
+        episodes = len(queries)
     drawn = []
     for index in range(episodes if queries else 0):
-        rng = np.random.default_rng((_TEST, seed, index))
-        query = queries[index % len(queries)]
-        cls = int(rng.choice(classes_of[query]))
+        if protocol == "hsnet":
+            rng = np.random.default_rng((_HSNET, seed, index))
+            cls = int(rng.choice(scored))
+            query = by_class[str(cls)][rng.integers(len(by_class[str(cls)]))]
+        elif protocol == "balanced":
+            rng = np.random.default_rng((_BALANCED, seed, index))
+            turn, place = divmod(index, len(scored))
+            cls = scored[place]
+            query = _permuted(by_class[str(cls)], (_BALANCED, seed, cls, 0))[turn % len(by_class[str(cls)])]
+        else:
+            rng = np.random.default_rng((_TEST, seed, index))
+            query = queries[index % len(queries)]
+            cls = int(rng.choice(classes_of[query]))
         drawn.append(Episode(query, _supports(rng, by_class[str(cls)], query, shots), cls))
-    return EpisodeList(lists["fold"], scored, excluded, drawn, lists["protocol"])
+    how = lists["protocol"] | ({} if protocol == "bam" else {"episodes": protocol})
+    return EpisodeList(lists["fold"], scored, excluded, drawn, how)
+
+
+def _permuted(images: list[str], key: tuple[int, ...]) -> list[str]:
+    return [images[i] for i in np.random.default_rng(key).permutation(len(images))]
+
+
+def expected_queries(
+    lists: dict[str, Any], episodes: int, shots: int = 1, min_class_images: int = 1, protocol: str = "bam"
+) -> dict[int, float]:
+    """Class -> number of its episodes that `evaluation_episodes` draws in expectation over seeds."""
+    made = evaluation_episodes(lists, 0, 0, shots, min_class_images, protocol)
+    expected = dict.fromkeys(made.classes, 0.0)
+    if protocol in ("hsnet", "balanced"):
+        return {cls: episodes / len(expected) for cls in expected}
+    of = {name: [cls for cls in found if cls in expected] for name, found in lists["test_of"].items()}
+    queries = [name for name in lists["test"] if of[name]]
+    for index in range(len(queries) if protocol == "full" else episodes if queries else 0):
+        classes = of[queries[index % len(queries)]]
+        for cls in classes:
+            expected[cls] += 1 / len(classes)
+    return expected
 
 
 def threshold_episodes(lists: dict[str, Any], seed: int, episodes: int, shots: int) -> list[Episode]:

@@ -84,7 +84,7 @@ def fold_lists(
         all classes, from class 1; "protocol": the arguments of this function.
 
     Raises:
-        ValueError: as `fold_classes`, or unknown `draw`.
+        ValueError: as `fold_classes`, unknown `draw`, or images in both lists of the fold.
     """
     if draw not in ("present", "large"):
         raise ValueError(f"data.draw must be present or large, got {draw!r}")
@@ -92,6 +92,9 @@ def fold_lists(
     train_classes, test_classes = fold_classes(fold, len(names), folds)
     train = _select(index["train"], train_classes, min_area, only=novel == "drop")
     test = _select(index["val"], test_classes, min_area, only=False)
+    if both := [name for name in test if name in train]:
+        named = ", ".join(both[:5]) + (" ..." if len(both) > 5 else "")
+        raise ValueError(f"{len(both)} images are in the training and the test list of fold {fold}: {named}")
     drawn_train, drawn_test = train, test
     if draw == "present":
         drawn_train = _present(index["train"], train, train_classes)

@@ -14,11 +14,17 @@ from typing import Any
 import numpy as np
 
 from i2r.config.schema import SOURCES
+from i2r.data.content import Listing
 from i2r.errors import InputError
 
 
 class DataError(InputError):
     """A data set that cannot be used; the message names the file and the problem."""
+
+
+def voc_paths(name: str) -> tuple[str, str]:
+    """Image and mask of an id in VOC's layout."""
+    return f"JPEGImages/{name}.jpg", f"SegmentationClassAug/{name}.png"
 
 
 @dataclass(frozen=True)
@@ -27,21 +33,26 @@ class Source:
 
     Attributes:
         classes: names of classes 1..C; C is a multiple of the number of folds, four.
-        index: (section `data` of params, folder of the data job, folder of the data set) -> index, as
-            voc.index_voc describes it. A source that generates images writes them to VOC/ in the job's folder;
-            other sources get the folder data.root, and check its content.
+        index: (section `data` of params, folder of the data job, folder of the data set, and by name faulty, workers,
+            saved) -> index, as voc.index_pairs describes all of these. A source that generates images writes them to
+            VOC/ in the job's folder; other sources get the folder data.root, and check its content.
         image: (folder of the data set, id) -> uint8 (H, W, 3) RGB.
         mask: (folder of the data set, id) -> uint8 (H, W), class ids and 255 for unknown.
         imagenet: class name -> the corresponding class of ImageNet's 1000; empty if there is no such table.
         folds: contiguous or interleaved, see lists.fold_classes; used where data.folds of params is null.
+        listing: (section `data`, folder of the data set) -> the files that decide it, found without reading images;
+            None for generated data.
+        paths: id -> its image and mask below the folder of the data set.
     """
 
     classes: tuple[str, ...]
-    index: Callable[[Mapping[str, Any], Path, Path | None], dict[str, Any]]
+    index: Callable[..., dict[str, Any]]
     image: Callable[[Path, str], np.ndarray]
     mask: Callable[[Path, str], np.ndarray]
     imagenet: Mapping[str, int] = field(default_factory=dict)
     folds: str = "contiguous"
+    listing: Callable[[Mapping[str, Any], Path], Listing] | None = None
+    paths: Callable[[str], tuple[str, str]] = voc_paths
 
 
 def open_source(name: str) -> Source:

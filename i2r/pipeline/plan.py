@@ -20,7 +20,8 @@ from typing import Any
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES, Target
 from i2r.config.load import Method, Params
-from i2r.config.schema import FROM_ONE_SHOT, BaseLearner
+from i2r.config.schema import FROM_ONE_SHOT, BaseLearner, Data
+from i2r.data.content import Listing, is_there, known_digest
 from i2r.files import sha256
 from i2r.pipeline.spec import Input, Spec, make_spec
 from i2r.pipeline.steps import STEPS
@@ -170,9 +171,11 @@ class _Planner:
                 {"source": data.source, "shapes": data.shapes.model_dump()},
                 ("index.json", "VOC"),
             )
-        else:  # without a digest only the folder identifies the data
-            uses = {"source": data.source, "train_list": data.train_list, "val_list": data.val_list}
-            uses |= {"digest": data.digest} if data.digest else {"root": data.root}
+        else:
+            uses = {"source": data.source, **_lists_of(data)}
+            uses |= _content(data, f"methods.{method.name}.data")
+            uses |= {"faulty": data.faulty} if data.faulty != "stop" else {}
+            uses |= {"counts": data.counts} if data.counts != "assert" else {}
             products = STEPS["data"].products
         return self.add(
             "data",
@@ -252,7 +255,9 @@ class _Planner:
     def episodes(self, method: Method, lists: Spec, fold: int, shot: int, eval_seed: int) -> Spec:
         args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
         label = f"{dataset(method)}-{shot}shot-fold{fold}-eval{eval_seed}"
-        uses = STEPS["episodes"].params(method.params)
+        # the usual protocol is left out, so that results from before the others keep their keys
+        usual = {"evaluate": ("protocol",)} if method.params.evaluate.protocol == "bam" else {}
+        uses = STEPS["episodes"].params(method.params, usual)
         return self.add("episodes", args, uses, {"lists": lists}, label, method.name)
 
     def evaluate(
@@ -376,6 +381,40 @@ def _without_paths(method: Method) -> dict[str, Any]:
     del sections["data"]["root"], sections["backbone"]["weights"]
     sections["data"]["name"] = dataset(method)
     return sections
+
+
+def _lists_of(data: Data) -> dict[str, Any]:
+    """The values of section `data` that decide which files a data set consists of."""
+    usual = {"train_list": "lists/train.txt", "val_list": "lists/val.txt"} if data.source == "voc" else {}
+    return {name: getattr(data, name) or usual.get(name) for name in ("train_list", "val_list")}
+
+
+def _content(data: Data, where: str) -> dict[str, str]:
+    """What identifies the data: their digest, or the folder if it is not there to be read.
+
+    Raises:
+        ParamsError: the data set cannot be read, or its digest is not data.digest.
+    """
+    root = Path(str(data.root))
+    if not is_there(root, data.source):  # the data job says what is missing
+        return {"digest": data.digest} if data.digest else {"root": str(data.root)}
+    uses = {"source": data.source, **_lists_of(data)}
+
+    def listing() -> Listing:
+        from i2r.data.sources import open_source
+
+        return open_source(data.source).listing(uses, root)
+
+    try:
+        found = known_digest(RESULTS / "state" / "content", root, uses, listing)
+    except (ValueError, OSError) as error:
+        raise ParamsError(f"{where}: {error}") from None
+    if data.digest not in (None, found):
+        raise ParamsError(
+            f"{where}.digest: {root} has lists, images and masks with the digest {found}, but the params have "
+            f"{data.digest}"
+        )
+    return {"digest": found}
 
 
 def _by_content(uses: dict, section: str, names: tuple[str, ...], args: dict, where: str) -> dict[str, str]:

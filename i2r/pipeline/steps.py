@@ -72,7 +72,7 @@ STEPS = {
         ),
         Step(
             "episodes", "data", "i2r.steps.episodes:run", ("episodes.json",), 2,
-            {"data": ("min_class_images",), "evaluate": ("episodes",)}, memory=2000,
+            {"data": ("min_class_images",), "evaluate": ("episodes", "protocol")}, memory=2000,
         ),
         Step(
             "backbone", "backbone", "i2r.steps.backbone:run", ("weights.safetensors", "metrics.jsonl"), 3,

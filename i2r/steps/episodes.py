@@ -14,7 +14,8 @@ def run(job: Job) -> dict[str, Any]:
     lists = read_json(job.inputs["lists"] / "lists.json")
     seed, shots = job.args["eval_seed"], job.args["shot"]
     least = job.params["data"]["min_class_images"]
-    made = evaluation_episodes(lists, seed, job.params["evaluate"]["episodes"], shots, least)
+    given = job.params["evaluate"]
+    made = evaluation_episodes(lists, seed, given["episodes"], shots, least, given.get("protocol", "bam"))
     if why := describe_excluded(made):
         print(why, flush=True)
     save_episodes(job.out / "episodes.json", made, seed=seed, shots=shots)

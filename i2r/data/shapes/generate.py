@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from i2r.config import schema as params
+from i2r.data.palette import save_mask
 from i2r.data.shapes.silhouettes import CLASSES, Outline, outline
 from i2r.data.sources import Source
 from i2r.data.voc import index_voc, read_image, read_mask
@@ -237,16 +237,6 @@ def single_object(rng: Rng, cls: int, side: int) -> tuple[np.ndarray, np.ndarray
     return canvas.finish()
 
 
-def _palette() -> list[int]:
-    """The colours of VOC's masks, computed from the bits of the class id."""
-    ids = np.arange(256)
-    colours = np.zeros((256, 3), np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
-    return colours.ravel().tolist()
-
-
 def make_shapes(out: Path, shapes: params.Shapes) -> None:
     """Write the data set: JPEGImages/, SegmentationClassAug/ (palette PNG), lists/train.txt, lists/val.txt.
 
@@ -254,7 +244,6 @@ def make_shapes(out: Path, shapes: params.Shapes) -> None:
     """
     for folder in ("JPEGImages", "SegmentationClassAug", "lists"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    palette = _palette()
     counts = dict(zip(SPLITS, (shapes.train_images, shapes.val_images), strict=True))
     with Progress("shapes", total=sum(counts.values()), unit="image") as progress:
         for number, (split, count) in enumerate(counts.items()):
@@ -263,18 +252,16 @@ def make_shapes(out: Path, shapes: params.Shapes) -> None:
                 image, labels = scene(np.random.default_rng((shapes.seed, number, index)))
                 jpeg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1]
                 (out / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg.tobytes())
-                mask = Image.fromarray(labels, mode="P")
-                mask.putpalette(palette)
-                mask.save(out / "SegmentationClassAug" / f"{name}.png")
+                save_mask(out / "SegmentationClassAug" / f"{name}.png", labels)
                 progress.update(1)
             (out / "lists" / f"{split}.txt").write_text(
                 "".join(f"{name}\n" for name in names), encoding="utf-8"
             )
 
 
-def _index(options: Mapping[str, Any], out: Path, _root: Path | None) -> dict[str, Any]:
+def _index(options: Mapping[str, Any], out: Path, _root: Path | None, **how: Any) -> dict[str, Any]:
     make_shapes(out / "VOC", params.Shapes(**options["shapes"]))
-    return index_voc(out / "VOC", "lists/train.txt", "lists/val.txt", CLASSES)
+    return index_voc(out / "VOC", "lists/train.txt", "lists/val.txt", CLASSES, workers=how.get("workers", 1))
 
 
 SOURCE = Source(CLASSES, _index, read_image, read_mask)
