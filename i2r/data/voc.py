@@ -119,11 +119,12 @@ def index_voc(
     root: Path, train_list: str, val_list: str, classes: tuple[str, ...] = VOC_CLASSES, **how: Any
 ) -> dict[str, Any]:
     """Index a data set in this layout, see list_voc and index_pairs."""
-    listing = list_voc(root, train_list, val_list)
-    return index_pairs(listing, [Pair(name, *files) for name, files in listing.files.items()], classes, **how)
+    found = list_voc(root, train_list, val_list)
+    return index_pairs(found, [Pair(name, *files) for name, files in found.files.items()], classes, **how)
 
 
-def _list(options: Mapping[str, Any], root: Path) -> Listing:
+def listing(options: Mapping[str, Any], root: Path) -> Listing:
+    """list_voc with the lists of section `data`."""
     return list_voc(*_where(options, root))
 
 
@@ -139,4 +140,4 @@ def _index(options: Mapping[str, Any], _out: Path, root: Path | None, **how: Any
     return index_voc(*_where(options, root), **how)
 
 
-SOURCE = Source(VOC_CLASSES, _index, read_image, read_mask, IMAGENET_CLASSES, listing=_list)
+SOURCE = Source(VOC_CLASSES, _index, read_image, read_mask, IMAGENET_CLASSES, listing=listing)
