@@ -72,7 +72,9 @@ def content_digest(listing: Listing, sha: Callable[[Path], str]) -> str:
 def known_digest(
     state: Path, root: Path, what: Mapping[str, Any], listing: Callable[[], Listing | None]
 ) -> str | None:
-    """The digest of the data set in `root`, None if there is no listing; files that have kept size and time since the last call are not read.
+    """The digest of the data set in `root`, None if there is no listing.
+
+    Files that have kept size and time since the last call are not read.
 
     Args:
         state: folder in which sizes, times and digests are kept.
