@@ -112,6 +112,14 @@ def test_a_changed_mask_is_noticed_when_planning(root, tmp_path):
         digest()
 
 
+def test_planning_does_not_read_the_annotations_once_the_masks_are_drawn(root, monkeypatch):
+    listing = open_source("coco").listing
+    before = listing({}, root)
+    index(root)
+    monkeypatch.setattr(coco, "read_annotations", None)
+    assert listing({}, root)._replace(derived={}) == before
+
+
 def test_wrong_files_are_sentences(root):
     file = coco.annotation_file(root, "train")
     values = json.loads(file.read_text())

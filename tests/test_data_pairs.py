@@ -108,6 +108,7 @@ def test_all_bad_pairs_are_in_one_message_or_left_out_by_name(root):
         read(root)
     index = read(root, faulty="leave_out")
     assert list(index["left_out"]) == ["train3", "val1", "val2"]
+    assert index["left_out"]["val2"].startswith("JPEGImages/val2.jpg: no such file")  # wherever the data are
     assert len(index["train"]) == 7 and len(index["val"]) == 4
 
 

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from i2r.data.pairs import Pair, in_processes, open_image, open_mask
 from i2r.data.palette import save_mask
 from i2r.data.sources import DataError, Source
 from i2r.data.voc import index_pairs
-from i2r.files import read_json, replacing, sha256, write_json, write_text
+from i2r.files import read_json, sha256, write_json, write_text
 from i2r.progress import Progress
 
 SPLITS = {"train": "train2014", "val": "val2014"}
@@ -189,7 +189,7 @@ def draw_masks(
         DataError: masks have to be drawn, but the folder cannot be written to.
     """
     home = root / MASKS[crowds]
-    rule = {"crowds": crowds, **{split: sha256(annotation_file(root, split)) for split in SPLITS}}
+    rule = _wanted(root, crowds)
     if (known := _drawn(home, rule)) is not None and known.keys() == annotated.keys():
         bad = [name for name in annotated if not _is(root / paths(name, crowds)[1], known[name])]
         if not bad:
@@ -243,13 +243,21 @@ def _draw(
 def _write_mask(crowds: str, task: tuple[Path, Annotated]) -> str:
     path, image = task
     if not path.is_file():
-        with replacing(path) as temporary:
-            save_mask(temporary, draw_mask(image, crowds))
+        temporary = path.with_name(
+            f".{path.name}"
+        )  # not flushed to disk one by one, which takes longer than drawing
+        save_mask(temporary, draw_mask(image, crowds))
+        temporary.replace(path)
     return sha256(path)
 
 
 def _is(path: Path, digest: str) -> bool:
     return path.is_file() and sha256(path) == digest
+
+
+def _wanted(root: Path, crowds: str) -> dict[str, str]:
+    """What masks are drawn from."""
+    return {"crowds": crowds, **{split: sha256(annotation_file(root, split)) for split in SPLITS}}
 
 
 def _rule(home: Path) -> dict[str, str] | None:
@@ -269,7 +277,7 @@ def _drawn(home: Path, rule: Mapping[str, str] | None = None) -> dict[str, str] 
 
 
 def _lists(
-    options: Mapping[str, Any], root: Path, known: Mapping[str, Mapping[str, Any]]
+    options: Mapping[str, Any], root: Path, known: Mapping[str, Collection[str]]
 ) -> dict[str, list[str]]:
     """Lists of both splits: a list file's order, or by image id.
 
@@ -290,20 +298,26 @@ def _lists(
 def _listing(
     options: Mapping[str, Any],
     root: Path,
-    known: Mapping[str, Mapping[str, Any]] | None = None,
+    known: Mapping[str, Collection[str]] | None = None,
     crowds: str = "unknown",
 ) -> Listing:
     if not root.is_dir():
         raise DataError(f"data.root: no such folder: {root}")
+    drawn = _drawn(root / MASKS[crowds])
+    if known is None and drawn and _rule(root / MASKS[crowds]) == _wanted(root, crowds):
+        # the annotations take long to read, and the masks' list names the same images
+        known = {
+            split: [name for name in drawn if paths(name)[0].startswith(folder)]
+            for split, folder in SPLITS.items()
+        }
     lists = _lists(options, root, known or {split: read_annotations(root, split) for split in SPLITS})
     names = dict.fromkeys(name for ids in lists.values() for name in ids)
-    drawn = _drawn(root / MASKS[crowds]) or {}
     return Listing(
         lists,
         {name: (root / paths(name)[0],) for name in names},
         more=tuple(annotation_file(root, split) for split in SPLITS),
         rule=f"crowds {crowds}",
-        derived={root / paths(name, crowds)[1]: digest for name, digest in drawn.items()},
+        derived={root / paths(name, crowds)[1]: digest for name, digest in (drawn or {}).items()},
     )
 
 
@@ -321,7 +335,7 @@ def _index(
         image, mask = (root / path for path in paths(name, crowds))
         # masks are drawn on the stored pixels, so a camera's orientation tag says nothing about them
         pairs.append(Pair(name, image, mask, annotated[name][:2], upright=False))
-    return index_pairs(listing, pairs, COCO_CLASSES, **how)
+    return index_pairs(root, listing, pairs, COCO_CLASSES, **how)
 
 
 def _source(crowds: str) -> Source:

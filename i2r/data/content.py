@@ -69,8 +69,12 @@ def content_digest(listing: Listing, sha: Callable[[Path], str]) -> str:
     return digest.hexdigest()
 
 
-def known_digest(state: Path, root: Path, what: Mapping[str, Any], listing: Callable[[], Listing]) -> str:
-    """The digest of the data set in `root`; files that have kept size and time since the last call are not read.
+def known_digest(
+    state: Path, root: Path, what: Mapping[str, Any], listing: Callable[[], Listing | None]
+) -> str | None:
+    """The digest of the data set in `root`, None if there is no listing.
+
+    Files that have kept size and time since the last call are not read.
 
     Args:
         state: folder in which sizes, times and digests are kept.
@@ -88,7 +92,7 @@ def known_digest(state: Path, root: Path, what: Mapping[str, Any], listing: Call
 class _Call:
     """A function that takes part in a cache's key with all others alike."""
 
-    def __init__(self, function: Callable[[], Listing]):
+    def __init__(self, function: Callable[[], Listing | None]):
         self.function = function
 
     def __eq__(self, other: object) -> bool:
@@ -99,7 +103,7 @@ class _Call:
 
 
 @cache
-def _known_digest(path: Path, root: Path, parts: tuple[str, ...], listing: _Call) -> str:
+def _known_digest(path: Path, root: Path, parts: tuple[str, ...], listing: _Call) -> str | None:
     now = signature(root, parts)
     with suppress(OSError, ValueError, KeyError):
         last = read_json(path)
@@ -110,6 +114,8 @@ def _known_digest(path: Path, root: Path, parts: tuple[str, ...], listing: _Call
     with suppress(OSError, ValueError):
         known = read_json(table)
     made = listing.function()
+    if made is None:
+        return None
     young = time.time_ns() - _SETTLED_NS
     found: dict[str, list[Any]] = {}
     total = sum(len(files) for files in made.files.values()) + len(made.more) + len(made.derived)

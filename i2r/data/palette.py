@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 
+@cache
 def voc_palette() -> list[int]:
     """256 colours as 768 numbers, computed from the bits of the class id."""
     ids = np.arange(256)

@@ -6,6 +6,7 @@ lists with one image per line, see list_files.read_list.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def read_mask(root: Path, name: str) -> np.ndarray:
 
 
 def index_pairs(
+    root: Path,
     listing: Listing,
     pairs: list[Pair],
     classes: tuple[str, ...],
@@ -60,6 +62,7 @@ def index_pairs(
     """Decode and check all pairs of a data set, and record the classes that each image shows.
 
     Args:
+        root: folder of the data set, which the sentences about pairs that are left out do not name.
         listing: its lists and files.
         pairs: one for each id of the lists.
         faulty: `stop` at bad pairs; `leave_out`: go on without them.
@@ -88,7 +91,8 @@ def index_pairs(
     }
     sizes = {name: item.size for name, item in good.items()}
     digest = content_digest(listing, lambda path: known.get(path) or content_sha(path))
-    left_out = {"left_out": bad} if bad else {}
+    named = {name: why.replace(f"{root}{os.sep}", "") for name, why in bad.items()}
+    left_out = {"left_out": named} if named else {}
     files = {name: [item.image, item.mask] for name, item in good.items()}
     return {"classes": list(classes), **index, "sizes": sizes, **left_out, "digest": digest, "files": files}
 
@@ -119,11 +123,14 @@ def index_voc(
     root: Path, train_list: str, val_list: str, classes: tuple[str, ...] = VOC_CLASSES, **how: Any
 ) -> dict[str, Any]:
     """Index a data set in this layout, see list_voc and index_pairs."""
-    listing = list_voc(root, train_list, val_list)
-    return index_pairs(listing, [Pair(name, *files) for name, files in listing.files.items()], classes, **how)
+    found = list_voc(root, train_list, val_list)
+    return index_pairs(
+        root, found, [Pair(name, *files) for name, files in found.files.items()], classes, **how
+    )
 
 
-def _list(options: Mapping[str, Any], root: Path) -> Listing:
+def listing(options: Mapping[str, Any], root: Path) -> Listing:
+    """list_voc with the lists of section `data`."""
     return list_voc(*_where(options, root))
 
 
@@ -139,4 +146,4 @@ def _index(options: Mapping[str, Any], _out: Path, root: Path | None, **how: Any
     return index_voc(*_where(options, root), **how)
 
 
-SOURCE = Source(VOC_CLASSES, _index, read_image, read_mask, IMAGENET_CLASSES, listing=_list)
+SOURCE = Source(VOC_CLASSES, _index, read_image, read_mask, IMAGENET_CLASSES, listing=listing)

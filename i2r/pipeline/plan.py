@@ -385,7 +385,8 @@ def _without_paths(method: Method) -> dict[str, Any]:
 
 def _lists_of(data: Data) -> dict[str, Any]:
     """The values of section `data` that decide which files a data set consists of."""
-    usual = {"train_list": "lists/train.txt", "val_list": "lists/val.txt"} if data.source == "voc" else {}
+    by_id = data.source in ("coco", "coco-crowds")
+    usual = {} if by_id else {"train_list": "lists/train.txt", "val_list": "lists/val.txt"}
     return {name: getattr(data, name) or usual.get(name) for name in ("train_list", "val_list")}
 
 
@@ -396,19 +397,23 @@ def _content(data: Data, where: str) -> dict[str, str]:
         ParamsError: the data set cannot be read, or its digest is not data.digest.
     """
     root = Path(str(data.root))
+    otherwise = {"digest": data.digest} if data.digest else {"root": str(data.root)}
     if not is_there(root, data.source):  # the data job says what is missing
-        return {"digest": data.digest} if data.digest else {"root": str(data.root)}
+        return otherwise
     uses = {"source": data.source, **_lists_of(data)}
 
-    def listing() -> Listing:
+    def listing() -> Listing | None:
         from i2r.data.sources import open_source
 
-        return open_source(data.source).listing(uses, root)
+        found = open_source(data.source).listing
+        return found and found(uses, root)
 
     try:
         found = known_digest(RESULTS / "state" / "content", root, uses, listing)
     except (ValueError, OSError) as error:
         raise ParamsError(f"{where}: {error}") from None
+    if found is None:
+        return otherwise
     if data.digest not in (None, found):
         raise ParamsError(
             f"{where}.digest: {root} has lists, images and masks with the digest {found}, but the params have "

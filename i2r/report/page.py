@@ -33,6 +33,14 @@ def excluded_classes(results: Results) -> list[str]:
     ]
 
 
+def left_out_images(results: Results) -> list[str]:
+    """A sentence for each image that a data set lacks because it or its mask is not usable."""
+    data = [job for job in results.jobs.values() if job.step == "data"]
+    return [
+        f"{job.label}: {why}" for job in data for why in job.json("index.json").get("left_out", {}).values()
+    ]
+
+
 def picture(figure: Figure, folder: Path) -> dict[str, Any]:
     """A drawn figure for the template: src (its content), width in CSS pixels, caption."""
     path = folder / f"{figure.name}.png"
@@ -85,6 +93,7 @@ def render(
         total=origin.clock(total),
         targets=targets,
         excluded=excluded_classes(results),
+        left_out=left_out_images(results),
         missing=results.missing(),
         curves=[picture(figure, figures) for figure in curves],
         compared=[picture(figure, figures) for figure in compared],
