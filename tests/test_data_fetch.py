@@ -25,6 +25,7 @@ from i2r.data.fetch.lockfile import LOCK, read_lock
 from i2r.data.fetch.stock import status_text
 from i2r.data.fetch.table import mismatch
 from i2r.data.fetch.unpack import DamagedError, unpack
+from i2r.data.prepare import origins
 
 ROOT = Path(__file__).parents[1]
 QUICK = Patience(tries=4, wait=0.01, longest=0.02, connect=2, read=0.3, slowest=1000, window=0.4)
@@ -117,6 +118,13 @@ def test_everything_is_fetched_in_the_official_layouts(place: Place):
     asked = len(place.server.asked)
     assert place.fetch(*place.table) == places
     assert len(place.server.asked) == asked  # a second time nothing is asked for
+
+
+def test_what_was_fetched_can_be_prepared(place: Place):
+    places = place.fetch("voc2012", "sbd", "sbd-train-noval")
+    found = origins(places["voc2012"], places["sbd"])
+    assert found.voc == places["voc2012"] / "VOC2012" and found.sbd == places["sbd"] / "dataset"
+    assert found.train_noval == places["sbd-train-noval"]
 
 
 # --- faults of the server -------------------------------------------------------------------------------------------

@@ -57,7 +57,8 @@ def origins(voc: Path, sbd: Path) -> Origins:
     """
     home = _first(voc, (".", "VOC2012", "VOCdevkit/VOC2012"), "ImageSets/Segmentation/train.txt", "VOC 2012")
     dataset = _first(sbd, (".", "dataset", "benchmark_RELEASE/dataset"), "cls", "SBD")
-    lists = (folder / "train_noval.txt" for folder in (dataset, *dataset.parents[:2], sbd))
+    names = ("train_noval.txt", "lists/train_noval.txt")  # `i2r data fetch` puts it into lists/
+    lists = (folder / name for folder in (dataset, *dataset.parents[:2], sbd) for name in names)
     return Origins(home, dataset, next((path for path in lists if path.is_file()), None))
 
 
