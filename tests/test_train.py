@@ -20,6 +20,7 @@ from i2r.engine import trainer as learn
 from i2r.engine.feature_cache import CachedEncoder, Draw, Memory
 from i2r.engine.images import ReadAhead, View, evaluation_reader
 from i2r.engine.inputs import base_labels, job_dataset, job_encoder
+from i2r.errors import InputError
 from i2r.nets.backbone.base import build_backbone
 from i2r.nets.encoder import encode_episode
 from i2r.pipeline.jobs import JobError
@@ -234,7 +235,7 @@ def test_unreadable_state_and_missing_gpu_are_sentences(tmp_path):
         learn.SavedState(tmp_path, 1.0).load()
     if not torch.cuda.is_available():
         runtime = make_job(tmp_path, "train", {}, runtime={"device": "cuda"}).runtime
-        with pytest.raises(JobError, match=r"runtime\.device"):
+        with pytest.raises(InputError, match=r"runtime\.device"):
             learn.set_up(runtime, 1)
 
 
