@@ -160,9 +160,6 @@ class Pretrain(Schedule):
     pictures: Positive = Field(16000, description="images to generate before the training, at most")
     held_out: Positive = Field(1000, description="images on which the accuracy is measured")
     seed: Count = Field(0, description="seed of initial weights, images and their order")
-    threads: Positive = Field(
-        2, description="CPU threads instead of the top level's; all trainings wait for this one"
-    )
 
 
 class Backbone(Section):

@@ -221,9 +221,6 @@ def _function(job: Job) -> Any:
     """The step's function, after setting threads and seeds; torch is set up only if the step imports it."""
     threads = str(job.threads)
     os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads)
-    os.environ["OMP_WAIT_POLICY"] = (
-        "PASSIVE"  # threads that spin are slower by far if other work shares the cores
-    )
     module, name = STEPS[job.step].function.split(":")
     function = getattr(importlib.import_module(module), name)
     random.seed(0)

@@ -141,16 +141,14 @@ class _Planner:
         inputs: dict[str, Spec],
         label: str,
         method: str,
-        threads: int | None = None,
         **more: Any,
     ) -> Spec:
         values = self.params.values
-        threads = threads or values.threads
         if STEPS[step].torch:
-            params = params | {"threads": threads}
+            params = params | {"threads": values.threads}
         refs = {role: Input(spec.step, spec.key) for role, spec in inputs.items()}
         runtime = values.runtime.model_dump(mode="json")
-        spec = make_spec(step, args, params, refs, label, runtime=runtime, threads=threads, **more)
+        spec = make_spec(step, args, params, refs, label, runtime=runtime, threads=values.threads, **more)
         self.labels.setdefault(spec.key, {}).setdefault(label, method)
         return self.jobs.setdefault(spec.key, spec)
 
@@ -190,16 +188,14 @@ class _Planner:
 
     def backbone(self, method: Method) -> Spec:
         values = method.params.backbone.model_dump(mode="json", exclude={"digest"})
-        uses, threads = {"backbone": values}, None
-        if values["name"] == "small":
-            threads = values["pretrain"].pop("threads")
-        else:
+        uses = {"backbone": values}
+        if values["name"] != "small":
             del values["pretrain"]
         if digest := method.params.backbone.digest:  # with a digest the file is not needed for planning
             files, values["weights"] = {"backbone.weights": values["weights"]}, digest
         else:
             files = _by_content(uses, "backbone", ("weights",), {}, f"methods.{method.name}.backbone.weights")
-        return self.add("backbone", {}, uses, {}, values["name"], method.name, threads, files=files)
+        return self.add("backbone", {}, uses, {}, values["name"], method.name, files=files)
 
     def in_fold(self, method: Method, fold: int) -> dict[str, Spec]:
         """Data, lists and backbone of a fold."""

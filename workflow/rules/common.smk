@@ -26,6 +26,7 @@ LOCATED = store.Located(PLAN)
 RUNTIME = PLAN.params.values.runtime
 VIEW = f"results/state/{PLAN.experiment}.view"  # requested if only the view has to be updated
 SHOWN = store.shown(PLAN)
+THREADS = PLAN.params.values.threads
 
 
 wildcard_constraints:
@@ -40,11 +41,6 @@ def files(jobs):
 def asked(jobs):
     """Manifests and products of jobs, and the rule that updates the view if it is outdated."""
     return files(jobs) + ([] if SHOWN else [VIEW])
-
-
-def threads_of(step):
-    """CPU threads of a job of a step, from its spec."""
-    return lambda wildcards: read_spec(RESULTS / "specs" / step / f"{wildcards.key}.json").threads
 
 
 def needs(step):

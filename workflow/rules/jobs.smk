@@ -17,7 +17,7 @@ for step in STEPS.values():
         retries: 1
         conda:
             "../../envs/i2r.yaml"
-        threads: threads_of(step.name)
+        threads: THREADS
         resources:
             gpu=gpus(RUNTIME.device) if step.torch else 0,
             mem_mb=memory(step),
