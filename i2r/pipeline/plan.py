@@ -20,9 +20,9 @@ from typing import Any
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES, Target
 from i2r.config.load import Method, Params
-from i2r.config.schema import FROM_ONE_SHOT, BaseLearner, Data
-from i2r.data.content import Listing, is_there, known_digest
+from i2r.config.schema import FROM_ONE_SHOT, BaseLearner
 from i2r.files import sha256
+from i2r.pipeline.data_identity import data_identity
 from i2r.pipeline.spec import Input, Spec, make_spec
 from i2r.pipeline.steps import STEPS
 
@@ -170,8 +170,7 @@ class _Planner:
                 ("index.json", "VOC"),
             )
         else:
-            uses = {"source": data.source, **_lists_of(data)}
-            uses |= _content(data, f"methods.{method.name}.data")
+            uses = data_identity(data, RESULTS / "state" / "content", f"methods.{method.name}.data")
             uses |= {"faulty": data.faulty} if data.faulty != "stop" else {}
             uses |= {"counts": data.counts} if data.counts != "assert" else {}
             products = STEPS["data"].products
@@ -377,45 +376,6 @@ def _without_paths(method: Method) -> dict[str, Any]:
     del sections["data"]["root"], sections["backbone"]["weights"]
     sections["data"]["name"] = dataset(method)
     return sections
-
-
-def _lists_of(data: Data) -> dict[str, Any]:
-    """The values of section `data` that decide which files a data set consists of."""
-    by_id = data.source in ("coco", "coco-crowds")
-    usual = {} if by_id else {"train_list": "lists/train.txt", "val_list": "lists/val.txt"}
-    return {name: getattr(data, name) or usual.get(name) for name in ("train_list", "val_list")}
-
-
-def _content(data: Data, where: str) -> dict[str, str]:
-    """What identifies the data: their digest, or the folder if it is not there to be read.
-
-    Raises:
-        ParamsError: the data set cannot be read, or its digest is not data.digest.
-    """
-    root = Path(str(data.root))
-    otherwise = {"digest": data.digest} if data.digest else {"root": str(data.root)}
-    if not is_there(root, data.source):  # the data job says what is missing
-        return otherwise
-    uses = {"source": data.source, **_lists_of(data)}
-
-    def listing() -> Listing | None:
-        from i2r.data.sources import open_source
-
-        found = open_source(data.source).listing
-        return found and found(uses, root)
-
-    try:
-        found = known_digest(RESULTS / "state" / "content", root, uses, listing)
-    except (ValueError, OSError) as error:
-        raise ParamsError(f"{where}: {error}") from None
-    if found is None:
-        return otherwise
-    if data.digest not in (None, found):
-        raise ParamsError(
-            f"{where}.digest: {root} has lists, images and masks with the digest {found}, but the params have "
-            f"{data.digest}"
-        )
-    return {"digest": found}
 
 
 def _by_content(uses: dict, section: str, names: tuple[str, ...], args: dict, where: str) -> dict[str, str]:
