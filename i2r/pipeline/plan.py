@@ -7,22 +7,18 @@ Names of methods, folders, devices and workers are not part of a key.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES, Target
 from i2r.config.load import Method, Params
 from i2r.config.schema import FROM_ONE_SHOT, BaseLearner
-from i2r.files import sha256
-from i2r.pipeline.data_identity import data_identity
+from i2r.pipeline.identity import by_content, data_identity
 from i2r.pipeline.spec import Input, Spec, make_spec
 from i2r.pipeline.steps import STEPS
 
@@ -193,7 +189,7 @@ class _Planner:
         if digest := method.params.backbone.digest:  # with a digest the file is not needed for planning
             files, values["weights"] = {"backbone.weights": values["weights"]}, digest
         else:
-            files = _by_content(uses, "backbone", ("weights",), {}, f"methods.{method.name}.backbone.weights")
+            files = by_content(uses, "backbone", ("weights",), {}, f"methods.{method.name}.backbone.weights")
         return self.add("backbone", {}, uses, {}, values["name"], method.name, files=files)
 
     def in_fold(self, method: Method, fold: int) -> dict[str, Spec]:
@@ -212,7 +208,7 @@ class _Planner:
         common = dict(needs)
         if base_learner or changed:
             uses = STEPS["base_learner"].params(sections)
-            files = _by_content(uses, "base_learner", ("weights",), args, "base_learner.weights")
+            files = by_content(uses, "base_learner", ("weights",), args, "base_learner.weights")
             products = (*STEPS["base_learner"].products, *_other_weights(sections.base_learner))
             needs["base_learner"] = self.add(
                 *("base_learner", args, uses, common, label, method.name),
@@ -240,7 +236,7 @@ class _Planner:
         files = (
             {}
             if one_shot
-            else _by_content(uses, "train", ("start",), args, f"methods.{method.name}.train.start")
+            else by_content(uses, "train", ("start",), args, f"methods.{method.name}.train.start")
         )
         label = f"{method.name}-{shot}shot-fold{fold}-seed{seed}"
         return self.add(
@@ -271,7 +267,7 @@ class _Planner:
         else:
             uses["train"] = {"weights": sections.train.weights}
             where = f"methods.{method.name}.train.weights"
-            files = _by_content(uses, "train", ("weights",), args | {"seed": seed}, where)
+            files = by_content(uses, "train", ("weights",), args | {"seed": seed}, where)
         label = f"{method.name}-{shot}shot-fold{fold}-seed{seed}-eval{eval_seed}"
         evaluation = self.add(
             "evaluate", args, uses, needs, label, method.name, data_root=sections.data.root, files=files
@@ -376,34 +372,3 @@ def _without_paths(method: Method) -> dict[str, Any]:
     del sections["data"]["root"], sections["backbone"]["weights"]
     sections["data"]["name"] = dataset(method)
     return sections
-
-
-def _by_content(uses: dict, section: str, names: tuple[str, ...], args: dict, where: str) -> dict[str, str]:
-    """Replace the path of each weights file in `uses` by its sha256; return "section.name" -> path.
-
-    Raises:
-        ParamsError: the file does not exist, or its name has a placeholder that the job has no value for.
-    """
-    files = {}
-    for name in names:
-        pattern = uses[section].get(name)
-        if pattern is None:
-            continue
-        try:
-            path = Path(pattern.format(**args))
-        except (KeyError, IndexError, ValueError, AttributeError, TypeError):
-            known = ", ".join(f"{{{arg}}}" for arg in args if arg != "eval_seed")
-            what = f"only {known}" if known else "no braces"
-            raise ParamsError(f"{where}: {pattern!r} may contain {what}") from None
-        if not os.path.isfile(path):
-            raise ParamsError(f"{where}: no such file: {path}")
-        stat = path.stat()
-        uses[section] = uses[section] | {name: _digest(path, stat.st_size, stat.st_mtime_ns)}
-        files[f"{section}.{name}"] = str(path)
-    return files
-
-
-@cache
-def _digest(path: Path, size: int, modified: int) -> str:
-    """sha256 of a file; cached, because many jobs use the same file."""
-    return sha256(path)

@@ -1,13 +1,16 @@
-"""What identifies a data set in the key of its data job."""
+"""What stands for files in keys: the content of a data set and of weights, not their paths."""
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from i2r.config.base import ParamsError
 from i2r.config.schema import Data
 from i2r.data.content import Listing, is_there, known_digest
+from i2r.files import sha256
 
 
 def data_identity(data: Data, state: Path, where: str) -> dict[str, Any]:
@@ -50,3 +53,34 @@ def _lists_of(data: Data) -> dict[str, str | None]:
     by_id = data.source in ("coco", "coco-crowds")
     usual = {} if by_id else {"train_list": "lists/train.txt", "val_list": "lists/val.txt"}
     return {name: getattr(data, name) or usual.get(name) for name in ("train_list", "val_list")}
+
+
+def by_content(uses: dict, section: str, names: tuple[str, ...], args: dict, where: str) -> dict[str, str]:
+    """Replace the path of each weights file in `uses` by its sha256; return "section.name" -> path.
+
+    Raises:
+        ParamsError: the file does not exist, or its name has a placeholder that the job has no value for.
+    """
+    files = {}
+    for name in names:
+        pattern = uses[section].get(name)
+        if pattern is None:
+            continue
+        try:
+            path = Path(pattern.format(**args))
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError):
+            known = ", ".join(f"{{{arg}}}" for arg in args if arg != "eval_seed")
+            what = f"only {known}" if known else "no braces"
+            raise ParamsError(f"{where}: {pattern!r} may contain {what}") from None
+        if not os.path.isfile(path):
+            raise ParamsError(f"{where}: no such file: {path}")
+        stat = path.stat()
+        uses[section] = uses[section] | {name: _digest(path, stat.st_size, stat.st_mtime_ns)}
+        files[f"{section}.{name}"] = str(path)
+    return files
+
+
+@cache
+def _digest(path: Path, size: int, modified: int) -> str:
+    """sha256 of a file; cached, because many jobs use the same file."""
+    return sha256(path)
