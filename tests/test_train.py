@@ -14,7 +14,8 @@ from torch import nn
 
 from i2r.config import load
 from i2r.config.networks import network_options
-from i2r.config.schema import Backbone, Schedule
+from i2r.config.schema import Backbone
+from i2r.config.training import Schedule
 from i2r.engine import images
 from i2r.engine import trainer as learn
 from i2r.engine.feature_cache import CachedEncoder, Draw, Memory

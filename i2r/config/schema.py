@@ -7,13 +7,13 @@ Defaults are the paper's experiment; where paper, released code and BAM differ, 
 from __future__ import annotations
 
 import itertools
-import re
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from i2r.config.base import Count, NotNegative, Once, Positive, Rate, Section, Share, said
 from i2r.config.networks import NetworkOptions, network_options
+from i2r.config.training import Augment, BaseAugment, Schedule
 
 FROM_ONE_SHOT = "1shot"  # train.start
 
@@ -117,35 +117,6 @@ SOURCES: dict[str, str] = {
 }
 
 
-class Schedule(Section):
-    """SGD with momentum or AdamW, warm-up, and polynomial decay by step."""
-
-    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw")
-    warmup: Share = Field(0.0, description="share of the steps during which the learning rate rises")
-    steps: int | str = Field(
-        description="training steps, or passes over the training images such as `300 epochs`"
-    )
-    batch: Positive = Field(description="images or episodes per step")
-    lr: Rate = Field(description="learning rate")
-    momentum: Share = Field(0.9, description="momentum; for adamw the first beta")
-    weight_decay: NotNegative = Field(1e-4, description="weight decay")
-    power: NotNegative = Field(0.9, description="lr * (1 - step / steps) ** power")
-
-    @field_validator("steps", mode="plain")
-    @classmethod
-    def _steps(cls, steps: Any) -> int | str:
-        if not (found := re.fullmatch(r"([1-9]\d*)( epochs)?", str(steps))):
-            raise ValueError("must be a number of steps or passes over the images, such as 300 epochs")
-        return steps if found[2] else int(steps)
-
-    def over(self, images: int) -> Self:
-        """The same schedule with `steps` as a number; epochs are passes over this many images."""
-        if isinstance(self.steps, int):
-            return self
-        steps = int(self.steps.split()[0]) * images // self.batch
-        return self.model_copy(update={"steps": max(1, steps)})
-
-
 class Pretrain(Schedule):
     """Training of the `small` backbone as a classifier of single objects."""
 
@@ -211,38 +182,6 @@ BACKBONES: dict[str, BackboneEntry] = {
     "vgg16-bam": BackboneEntry("i2r.nets.backbone.vgg:vgg16_bam", classifier=False),
     "vit_small_14": BackboneEntry("i2r.nets.backbone.vit:vit_small_14", classifier=False),
 }
-
-
-class Augment(Section):
-    """Random augmentation of a training image (docs/method.md 8.1)."""
-
-    views: Count = Field(
-        0, description="number of fixed views of each image, whose features are kept; 0: a new view each time"
-    )
-    scale: tuple[Rate, Rate] = said("range of the random scale")
-    fit: bool = Field(
-        False,
-        description="scale relative to the longer side at S, as at test (true), or to the image (false)",
-    )
-    rotate: NotNegative = Field(10.0, description="largest rotation, degrees")
-    rotate_p: Share = Field(0.5, description="probability of a rotation")
-    blur_p: Share = Field(0.5, description="probability of a blur")
-    flip_p: Share = Field(0.5, description="probability of a horizontal flip")
-
-    @field_validator("scale")
-    @classmethod
-    def _scale(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if scale[0] > scale[1]:
-            raise ValueError(f"must be a range, the smaller number first, got {list(scale)}")
-        return scale
-
-
-class BaseAugment(Augment):
-    """Augmentation of the base learner's images; used only if the backbone is trained as well."""
-
-    rotate_p: Share = said("probability of a rotation")
-    blur_p: Share = said("probability of a blur")
-    flip_p: Share = said("probability of a horizontal flip")
 
 
 class BaseLearner(Schedule):

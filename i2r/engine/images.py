@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from i2r.config.schema import Augment
+from i2r.config.training import Augment
 from i2r.data.dataset import Dataset
 from i2r.data.transforms import evaluation_view, train_view
 from i2r.engine.trainer import seed_of

@@ -18,7 +18,7 @@ import torch.utils.deterministic
 from torch import Tensor, nn
 
 from i2r.config.experiment import Runtime
-from i2r.config.schema import Schedule
+from i2r.config.training import Schedule
 from i2r.engine.validation import Validation
 from i2r.files import replacing
 from i2r.nets.device import open_device

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2r.config.schema import Augment, Backbone, BaseLearner
+from i2r.config.schema import Backbone, BaseLearner
+from i2r.config.training import Augment
 from i2r.data.dataset import Dataset
 from i2r.data.transforms import UNKNOWN, train_view
 from i2r.engine.feature_cache import Memory
