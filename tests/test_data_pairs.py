@@ -202,7 +202,7 @@ def planned(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def plan(digest=None):
-        content._known_digest.cache_clear()
+        content._known.clear()
         made = make_plan(load(params, {"data": {"digest": digest}} if digest else None))
         (spec,) = [spec for spec in made.jobs.values() if spec.step == "data"]
         return spec.key, spec.params["data"]["digest"]

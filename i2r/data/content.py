@@ -11,16 +11,15 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from i2r.files import canonical, digest_of, read_json, sha256, write_json
 from i2r.progress import Progress
 
-_SETTLED_NS = (
-    2_000_000_000  # a file can change again without a new time, so young files are read again next time
-)
+# A file can change again without a new time, so files younger than this are read again next time
+_SETTLED_NS = 2_000_000_000
+_known: dict[Path, str | None] = {}  # digests that this process has found; a plan asks once for each method
 
 
 def content_sha(path: Path) -> str:
@@ -86,24 +85,15 @@ def known_digest(
     name = digest_of(canonical([str(root.resolve()), what]))[:16]
     lists = tuple(what[split] for split in ("train_list", "val_list") if what.get(split))
     parts = (*PARTS.get(what.get("source", ""), (".",)), *lists)
-    return _known_digest(state / f"{name}.json", root, parts, _Call(listing))
+    path = state / f"{name}.json"
+    if path not in _known:
+        _known[path] = _digest(path, root, parts, listing)
+    return _known[path]
 
 
-class _Call:
-    """A function that takes part in a cache's key with all others alike."""
-
-    def __init__(self, function: Callable[[], Listing | None]):
-        self.function = function
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Call)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-@cache
-def _known_digest(path: Path, root: Path, parts: tuple[str, ...], listing: _Call) -> str | None:
+def _digest(
+    path: Path, root: Path, parts: tuple[str, ...], listing: Callable[[], Listing | None]
+) -> str | None:
     now = signature(root, parts)
     with suppress(OSError, ValueError, KeyError):
         last = read_json(path)
@@ -113,7 +103,7 @@ def _known_digest(path: Path, root: Path, parts: tuple[str, ...], listing: _Call
     known: dict[str, list[Any]] = {}
     with suppress(OSError, ValueError):
         known = read_json(table)
-    made = listing.function()
+    made = listing()
     if made is None:
         return None
     young = time.time_ns() - _SETTLED_NS
