@@ -111,9 +111,8 @@ def _prepare(results: Path) -> None:
     if not path.exists():
         for part in results.glob(f"{MAKING}*"):  # left by a killed process
             part.unlink()
-        new = (
-            results / f"{MAKING}-{time.time_ns()}.db"
-        )  # MLflow remembers the databases that a process has made
+        # another name each time, because MLflow remembers the databases that a process has made
+        new = results / f"{MAKING}-{time.time_ns()}.db"
         MlflowClient(tracking_uri=_sqlite(new)).search_experiments()
         new.replace(path)
 

@@ -30,6 +30,8 @@ MOST_RATIO = 20  # unpacked bytes for each byte of the archive; COCO's annotatio
 LEAST_LIMIT = 2**26  # so that a small text archive is not taken for a bomb
 LISTING = ".files.txt"  # in an unpacked folder: size, crc32 and path of each file
 CHUNK = 2**20
+# What tarfile, zipfile and the decompressors raise for a damaged archive; NotImplementedError: a method of
+# compression that zipfile does not know.
 BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     *(EOFError, OSError, NotImplementedError, ValueError),
