@@ -85,9 +85,8 @@ def run(job: Job) -> dict[str, Any]:
     if validation:
         states = {"last": {name: t.clone() for name, t in states["last"].items()}, "best": validation.best}
     used = options.checkpoint if validation else "last"
-    for kept in sorted(
-        states, key=lambda name: name == used
-    ):  # the one that is used last, because it is scored
+    # those that are used come last, because they are scored below
+    for kept in sorted(states, key=lambda name: name == used):
         model.load_state_dict(states[kept])
         file = WEIGHTS if kept == used else f"{kept}.safetensors"
         save_weights(job.out / file, net, backbone if whole else None)
