@@ -138,7 +138,8 @@ def verdicts(table: pd.DataFrame) -> list[str]:
             for measure in ("ap", "iou_best")
         ]
         out.append(
-            f"PMGM's prior has a {lower} cross-entropy than BAM's (in the paper a {paper} one); "
+            f"PMGM's prior has a {lower} cross-entropy than BAM's "
+            f"({'as in the paper' if paper == lower else f'in the paper a {paper} one'}); "
             f"{' and '.join(pairs)}."
         )
     return out
