@@ -161,7 +161,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
 def paper_options(name: str, **changes: object) -> NetworkOptions:
     """Options of a network in the paper's reading."""
     defaults = {field: about.default for field, about in NETWORKS[name].model_fields.items()}
-    return network_options(settle(defaults, "paper", "network") | changes)
+    return network_options(settle({"network": defaults}, "paper")["network"] | changes)
 
 
 def timed(task: Callable[[], Tensor | None], device: torch.device) -> float:

@@ -1,0 +1,29 @@
+"""The benchmarks run; their times are not checked."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options", "row"),
+    [
+        ("step.py", ["--size", "65", "--batch", "1", "--rounds", "1"], r"BAM, evaluation +\d+\.\d+ units"),
+        ("attention_masks.py", ["--side", "5", "--rounds", "1"], r"dicm +\d+\.\d+ ms"),
+    ],
+)
+def test_benchmarks_run(script: str, options: list[str], row: str):
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / script, *options],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=BENCHMARKS.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(row, done.stdout)
