@@ -127,7 +127,7 @@ def readings(_: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from i2r.config.readings import OPTIONS, READINGS, Option, says
+    from i2r.config.readings import BRACKETS, OPTIONS, READINGS, Option, says
 
     said = {reading: says(reading) for reading in READINGS}
 
@@ -139,9 +139,7 @@ def readings(_: argparse.Namespace) -> None:
     for option in OPTIONS:
         table.add_row(option.key, *(cell(option, reading) for reading in READINGS), option.where)
     Console(width=None if sys.stdout.isatty() else 150).print(table)
-    print(
-        "In brackets: the source does not say; BAM's value is used for the paper, the paper's for the others."
-    )
+    print(BRACKETS)
 
 
 def track(_: argparse.Namespace) -> None:

@@ -292,6 +292,12 @@ def test_a_reading_has_other_values_for_coco():
         assert readings.settle(sections, "bam")["base_learner"]["steps"] == steps
 
 
+def test_the_released_classifier_learns_from_the_images_of_the_base_learner():
+    released = load.load(PASCAL, {"reading": "released"}).methods["i2r"].params
+    assert (released.cam_head.mode, released.cam_head.list) == ("retrained", "all")
+    assert released.cam_head.list == released.base_learner.list
+
+
 def test_the_paper_can_be_read_with_a_trained_backbone_and_the_untouched_classifier():
     made = resolved(base_learner={"trains": "all"}, cam_head={"mode": "untouched"})
     assert made.methods["i2r"].params.cam_head.mode == "untouched"

@@ -154,6 +154,17 @@ def test_a_key_holds_what_its_result_depends_on_and_nothing_else(change: dict, s
         assert keys(before, other) != keys(after, other)
 
 
+def test_the_list_of_the_classifier_counts_only_where_it_is_trained():
+    def cam_keys(**options: str) -> set[str]:
+        return keys(planned(base_learner={"trains": "all"}, cam_head=options), "cam_head")
+
+    assert cam_keys(mode="untouched", list="all") == cam_keys(mode="untouched", list="fold")
+    assert cam_keys(mode="retrained", list="all") != cam_keys(mode="retrained", list="fold")
+    assert not any(
+        "list" in spec.params["cam_head"] for spec in planned().jobs.values() if spec.step == "cam_head"
+    )
+
+
 def test_a_name_of_a_method_is_a_label():
     method = load.read(ROOT / "workflow/presets/shapes.yaml")["methods"]["bam"]
     named, renamed = (

@@ -311,6 +311,30 @@ def test_a_changed_backbone_gets_a_retrained_classifier_or_keeps_its_own(tmp_pat
         assert json.loads((job.out / "scores.json").read_text())["agreement"] == found["agreement"]
 
 
+def test_a_retrained_classifier_learns_from_all_images_or_those_of_the_fold(tmp_path, inputs, monkeypatch):
+    """Each image with each of its training classes; with all, also images that have an object of a test class."""
+    later = changed_backbone(inputs, tmp_path)
+    index = json.loads((inputs["data"] / "index.json").read_text())
+    lists = json.loads((inputs["lists"] / "lists.json").read_text())
+    shown = {name: {int(c) for c in pixels} for name, pixels in index["train"].items()}
+    base, test = set(lists["train_classes"]), set(lists["test_classes"])
+    expected = {
+        "all": {(name, c) for name, classes in shown.items() for c in classes & base},
+        "fold": {(name, c) for name, classes in lists["train_of"].items() for c in classes},
+    }
+    assert expected["fold"] < expected["all"]
+    for which, pairs in expected.items():
+        read = spy(monkeypatch, cam_head, "averages")
+        options = {"mode": "retrained", "list": which, "steps": "1 epochs", "batch": 4}
+        job = make_job(tmp_path, "cam_head", later, name=which, **{**LEARNS_ALL, "cam_head": options})
+        cam_head.run(job)
+        learned = read[0][3]  # the second call is for the held-out images
+        assert len(learned) == len(pairs) and set(learned) == pairs
+        assert any(shown[name] & test for name, _ in learned) == (which == "all")
+        assert len(lines(job)) == len({name for name, _ in pairs}) // 4
+        monkeypatch.undo()
+
+
 def test_an_unchanged_backbone_agrees_with_itself(tmp_path, inputs):
     """If the base learner's file has the unchanged backbone, all predicted classes agree."""
     earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}

@@ -11,8 +11,14 @@ from typing import Any, NamedTuple
 from i2r.config.base import WORD
 
 READINGS = ("paper", "released", "bam")
-# Where a reading has no value, that of another is used: the paper builds on BAM, and BAM lacks the paper's options.
-FALLBACK = {"paper": "bam", "released": "paper", "bam": "paper"}
+# Where a reading has no value, the first of these that has one is used: the paper builds on BAM, and BAM lacks the
+# paper's options.
+FALLBACK = {"paper": ("bam", "released"), "released": ("paper",), "bam": ("paper", "released")}
+
+BRACKETS = (
+    "In brackets: the source does not say; BAM's value is used for the paper, the paper's for the others, and the "
+    "released code's where neither says."
+)
 
 
 class Option(NamedTuple):
@@ -55,6 +61,9 @@ OPTIONS = (
     Option("base_learner.augment.flip_p", None, 0.0, 0.5, "both pretrainings"),
     Option(
         "cam_head.mode", "pretrained", "retrained", "none", "paper 3.2; released pretraining; BAM has none"
+    ),
+    Option(
+        "cam_head.list", None, "all", None, "released pretraining: the base learner's images, the whole list"
     ),
     Option("network.prior", "pmgm", "pmgm", "bam", "paper eq. 7 to 9; BAM: largest cosine"),
     Option("network.delta_compare", ">=", ">", None, "paper eq. 2; released model"),
@@ -109,8 +118,8 @@ def says(reading: str, source: str | None = None) -> dict[str, Any]:
 
     found = {}
     for option in OPTIONS:
-        own = value(option, reading)
-        found[option.key] = value(option, FALLBACK[reading]) if own is None else own
+        values = (value(option, name) for name in (reading, *FALLBACK[reading]))
+        found[option.key] = next((given for given in values if given is not None), None)
     return found
 
 

@@ -242,6 +242,9 @@ class CamHead(Schedule):
         "pretrained: that of the frozen backbone; untouched: the ImageNet classifier on a backbone that the base "
         "learner has changed; retrained: trained to imitate the ImageNet network; none: no CAMs"
     )
+    list: Literal["all", "fold"] = said(
+        "images of mode retrained, all those with a training class. all: of the master list; fold: of the fold's list"
+    )
     temperature: Rate = Field(3.0, description="temperature of the imitation loss")
     steps: int | str = Field("100 epochs", description=Schedule.model_fields["steps"].description)
     batch: Positive = Field(16, description="objects per step")

@@ -16,7 +16,7 @@ from i2r.config.base import WORD, ParamsError
 from i2r.config.experiment import Experiment, MethodParams, Target
 from i2r.config.load import SECTIONS, Params, leaves
 from i2r.config.networks import NETWORKS
-from i2r.config.readings import OPTIONS, READINGS, says
+from i2r.config.readings import BRACKETS, OPTIONS, READINGS, says
 from i2r.config.schema import RunParams
 
 WIDTH = 150  # columns of a table that is not printed to a terminal
@@ -129,7 +129,7 @@ def params_page() -> str:
         "## A target\n\n" + (Target.__doc__ or "") + "\n\n" + _table(_rows(Target)),
         "## Readings\n\n| key | paper | released | BAM | where |\n| --- | --- | --- | --- | --- |\n"
         + "\n".join(_reading_row(option) for option in OPTIONS)
-        + "\n\nIn brackets: the source does not say; BAM's value is used for the paper, the paper's for the others.\n",
+        + f"\n\n{BRACKETS}\n",
     ]
     return "\n".join(parts)
 

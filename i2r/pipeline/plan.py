@@ -215,7 +215,9 @@ class _Planner:
                 data_root=root, files=files, products=products,
             )  # fmt: skip
         if cam_head and sections.cam_head.mode != "none":
-            uses = STEPS["cam_head"].params(sections)
+            # left out where it does not count or is `fold`, so that results from before it keep their keys
+            learns = sections.cam_head.mode == "retrained" and sections.cam_head.list == "all"
+            uses = STEPS["cam_head"].params(sections, {} if learns else {"cam_head": ("list",)})
             given = common | ({"base_learner": needs["base_learner"]} if changed else {})
             needs["cam_head"] = self.add("cam_head", args, uses, given, label, method.name, data_root=root)
         return needs

@@ -78,6 +78,18 @@ def val_pairs(dataset: Dataset, classes: list[int]) -> list[Pair]:
     ]
 
 
+def train_pairs(job: Job, options: CamHead) -> list[Pair]:
+    """Every training image with each of its training classes: of the master list, or of the fold's list."""
+    lists = job_lists(job)
+    images = lists["train_of"]
+    if options.list == "all":
+        train = job_dataset(job).index["train"]
+        images = {
+            name: [c for c in lists["train_classes"] if pixels.get(str(c))] for name, pixels in train.items()
+        }
+    return [Pair(name, c) for name, classes in images.items() for c in classes]
+
+
 def untouched_network(job: Job) -> Encoder:
     """The backbone as it was before the base learner changed it, with its own classifier."""
     return open_encoder(Backbone(**job.params["backbone"]), job.inputs["backbone"] / WEIGHTS)
@@ -98,8 +110,7 @@ def retrain(
         raise JobError(
             f"cam_head.mode: retrained needs a linear classifier on averages, which {name} does not have"
         )
-    fold, lists = job.args["fold"], job_lists(job)
-    pairs = [Pair(name, c) for name, classes in lists["train_of"].items() for c in classes]
+    fold, pairs = job.args["fold"], train_pairs(job, options)
     rows = defaultdict(list)
     for row, pair in enumerate(pairs):
         rows[pair.name].append(row)
