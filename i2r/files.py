@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,20 +15,63 @@ from typing import Any
 
 from i2r.errors import InputError
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@contextmanager
+def naming_the_disk(path: Path) -> Iterator[None]:
+    """Make an error of the disk name `path`, a file or folder that is being written, whatever a library makes of it.
+
+    Raises:
+        OSError: the disk takes no more.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        number = _disk_error(error, path if path.is_dir() else path.parent)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _disk_error(error: Exception, folder: Path) -> int | None:
+    """The number of the disk's error behind an error of writing; None if the disk is not its reason."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno if error.errno in DISK else None
+    if found := re.search(r"\(os error (\d+)\)", str(error)):  # of a library in Rust: safetensors
+        return int(found[1])
+    try:  # torch's errors do not say it, so a little more is written
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**16))
+            file.flush()
+    except OSError as full:
+        return full.errno
+    return None
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary file in the folder of `path`, which replaces `path` when the block ends without an error.
 
     It has the suffix of `path`, which decides the format for some writers (images, npz, safetensors).
+
+    Raises:
+        OSError: naming `path`, if it cannot be written or its disk takes no more.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # not the temporary name
+        raise
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with naming_the_disk(path):
+            yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(

@@ -238,7 +238,7 @@ def write_prediction(
 
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / "mask.png") as temporary:
-        cv2.imwrite(str(temporary), found.mask)
+        temporary.write_bytes(cv2.imencode(".png", found.mask)[1].tobytes())
     arrays: Mapping[str, np.ndarray] = {k: v for k, v in found._asdict().items() if v is not None}
     with replacing(out / "prediction.npz") as temporary:
         np.savez_compressed(temporary, **arrays)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +25,7 @@ from i2r.engine.inputs import WEIGHTS
 from i2r.engine.trainer import fit, set_up
 from i2r.files import sha256
 from i2r.nets.backbone.base import Backbone, build_backbone
-from i2r.nets.io.weights import load_backbone_weights
+from i2r.nets.io.weights import load_backbone_weights, write_tensors
 from i2r.nets.resize import bilinear
 from i2r.pipeline.jobs import Job
 from i2r.progress import Progress
@@ -159,5 +158,4 @@ def accuracy(
 
 def save_weights(backbone: Backbone, job: Job) -> None:
     """Write weights.safetensors."""
-    state = {name: tensor.contiguous().cpu() for name, tensor in backbone.state_dict().items()}
-    save_file(state, job.out / WEIGHTS)
+    write_tensors(job.out / WEIGHTS, backbone.state_dict())

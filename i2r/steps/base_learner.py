@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,7 +25,7 @@ from i2r.engine.validation import Validation
 from i2r.files import write_json
 from i2r.metrics.segmentation import EPSILON, class_counts
 from i2r.nets.fuse import fuse
-from i2r.nets.io.weights import open_backbone, open_encoder, read_tensors
+from i2r.nets.io.weights import open_backbone, open_encoder, read_tensors, write_tensors
 from i2r.nets.pspnet import PSPNet
 from i2r.nets.resize import bilinear
 from i2r.pipeline.jobs import Job, JobError
@@ -100,7 +99,7 @@ def save_weights(path: Path, net: nn.Module, backbone: nn.Module | None) -> None
     state = net.state_dict()
     if backbone is not None:
         state |= {name: t for name, t in backbone.state_dict().items() if not name.startswith("fc.")}
-    save_file({name: t.contiguous().cpu() for name, t in state.items()}, path)
+    write_tensors(path, state)
 
 
 def trained_elsewhere(
@@ -122,7 +121,7 @@ def trained_elsewhere(
     if options.trains == "head" and any(not name.startswith(("ppm.", "cls.")) for name in tensors):
         raise JobError(f"base_learner.weights: {path} includes a backbone; set base_learner.trains: all")
     scores = score(job, options, encoder.backbone, encoder.base_learner, classes, device)
-    save_file({name: t.clone() for name, t in tensors.items()}, job.out / WEIGHTS)
+    write_tensors(job.out / WEIGHTS, {name: t.clone() for name, t in tensors.items()})
     write_json(job.out / "scores.json", scores)
     return {name: scores[name] for name in ("miou", "images")}
 

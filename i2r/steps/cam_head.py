@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +19,7 @@ from i2r.engine.inputs import WEIGHTS, job_dataset, job_encoder, job_lists
 from i2r.engine.trainer import fit, seed_of, set_up
 from i2r.files import write_json
 from i2r.nets.encoder import Encoder
-from i2r.nets.io.weights import open_encoder
+from i2r.nets.io.weights import open_encoder, write_tensors
 from i2r.nets.resize import nearest
 from i2r.pipeline.jobs import Job, JobError
 from i2r.progress import Progress
@@ -62,8 +61,8 @@ def run(job: Job) -> dict[str, Any]:
         "agreement": metrics.get("agreement"),
         "classes": classes_read(job, encoder, held_out, device),
     }
-    fc = {f"fc.{name}": t.contiguous().cpu() for name, t in encoder.backbone.fc.state_dict().items()}
-    save_file(fc, job.out / WEIGHTS)
+    fc = encoder.backbone.fc.state_dict()
+    write_tensors(job.out / WEIGHTS, {f"fc.{name}": tensor for name, tensor in fc.items()})
     write_json(job.out / "scores.json", scores)
     return metrics
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from i2r.config.networks import NetworkOptions, network_options
@@ -22,6 +21,7 @@ from i2r.engine.inputs import WEIGHTS, job_dataset, job_encoder, job_lists, star
 from i2r.engine.trainer import fit, seed_of, set_up, synchronise
 from i2r.nets.encoder import Encoder, EpisodeInputs, encode_episode
 from i2r.nets.io.network_file import Network, describe, load_meta_learner, read_about, save_network
+from i2r.nets.io.weights import write_tensors
 from i2r.nets.networks import build_meta_learner
 from i2r.nets.output import Output
 from i2r.pipeline.jobs import Job
@@ -79,8 +79,7 @@ def save_trained(job: Job, options: NetworkOptions, encoder: Encoder, meta_learn
     """Write the meta learner, or a network file if the training started from one."""
     start = whole_network(job)
     if start is None:
-        state = {name: tensor.contiguous().cpu() for name, tensor in meta_learner.state_dict().items()}
-        save_file(state, job.out / WEIGHTS)
+        write_tensors(job.out / WEIGHTS, meta_learner.state_dict())
         return
     backbone = read_about(start)
     size, shots = job.params["data"]["size"], job.args["shot"]

@@ -9,13 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from i2r.config import schema
 from i2r.config.base import describe as describe_problems
 from i2r.config.networks import NetworkOptions, network_options
-from i2r.files import replacing
 from i2r.nets.backbone.base import build_backbone
 from i2r.nets.encoder import Encoder, encode_episode
 from i2r.nets.io.weights import (
@@ -25,6 +23,7 @@ from i2r.nets.io.weights import (
     open_base_learner,
     read_tensors,
     without_values,
+    write_tensors,
 )
 from i2r.nets.networks import build_meta_learner
 from i2r.nets.output import Output
@@ -132,9 +131,7 @@ def save_network(tensors: Mapping[str, Tensor], about: dict[str, Any], path: str
         tensors: a Network's state.
         about: see `describe`.
     """
-    with replacing(path) as temporary:
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(state, temporary, {ABOUT: json.dumps(about)})
+    write_tensors(path, tensors, {ABOUT: json.dumps(about)})
 
 
 def read_about(path: str | Path) -> dict[str, Any] | None:

@@ -17,13 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import save_file
 from torch import Tensor, equal
 
 from i2r.config import schema
 from i2r.config.networks import NETWORKS, network_options
 from i2r.config.readings import says
-from i2r.files import replacing, write_json
+from i2r.files import write_json
 from i2r.nets.backbone.base import build_backbone
 from i2r.nets.io.network_file import build_network, describe, save_network
 from i2r.nets.io.weights import (
@@ -32,6 +31,7 @@ from i2r.nets.io.weights import (
     open_base_learner,
     read_tensors,
     without_values,
+    write_tensors,
 )
 
 _BASE = (("layer", "layer"), ("ppm.", "ppm."), ("cls.", "cls."), ("encoder.", "layer"))
@@ -141,8 +141,7 @@ def import_checkpoint(
         save_network(state, about, out)
     else:
         state = _base_state(renamed.tensors, path)
-        with replacing(out) as temporary:
-            save_file(state, temporary)
+        write_tensors(out, state)
     report = {
         "kind": kind,
         "used": renamed.used,

@@ -13,11 +13,12 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from i2r.config import schema
 from i2r.errors import InputError
+from i2r.files import replacing
 from i2r.nets.backbone.base import Backbone, build_backbone
 from i2r.nets.encoder import Encoder
 from i2r.nets.pspnet import PSPNet
@@ -75,6 +76,15 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
                 f"{path}: {name} contains NaN or infinity; the file is damaged, or its training failed"
             )
     return found
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None
+) -> None:
+    """Write a .safetensors file; `about`: texts for its header."""
+    with replacing(path) as temporary:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(state, temporary, about)
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
