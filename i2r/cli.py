@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -304,10 +305,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a locale may have no ² or ü
-    args = parser().parse_args(argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: `i2r plan >&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="replace")  # a locale may have no ² or ü
     with as_sentences():
+        args = parser().parse_args(argv)
         if args.function in IN_A_CLONE and not Path("Snakefile").is_file():
             raise JobError(f"{Path.cwd()}: no clone of the project, for it has no Snakefile; change to one")
         args.function(args)

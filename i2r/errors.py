@@ -30,7 +30,11 @@ def as_sentences() -> Iterator[None]:
     A reader that stops early, as in `i2r readings | head -1`, ends the command without a word.
     """
     try:
-        yield
+        try:
+            yield
+        except SystemExit:  # of argparse after --help, for example
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
