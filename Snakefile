@@ -29,3 +29,4 @@ onsuccess:
 
 onerror:
     show()
+    say_last(failures(PLAN))

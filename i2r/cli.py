@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        run_job(args.spec, args.step, args.again)
+        run_job(args.spec, args.step, args.again, args.attempt)
     except KeyboardInterrupt:
         print(
             f"i2r: {args.step} interrupted; when run again, it continues from its last saved state",
@@ -222,6 +222,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("step", choices=STEPS)
     verb.add_argument("--spec", type=Path, required=True, help="results/specs/<step>/<key>.json")
     verb.add_argument("--again", action="store_true", help="run it even if its result is complete")
+    verb.add_argument(
+        "--attempt", type=int, default=1, help="for Snakemake: number of the attempt (default: 1)"
+    )
     verb.set_defaults(function=run)
 
     verb = verbs.add_parser("stage", help="run a stage, as dvc.yaml does", parents=[values])

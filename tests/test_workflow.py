@@ -440,14 +440,40 @@ def test_a_failed_job_names_its_log_and_leaves_nothing_half(toy: Toy):
     module.write_text(text.replace("-> dict:\n", f"-> dict:\n    {broken}\n", 1))
     output = toy.run("i2r", "stage", "all", "--cores", "2", code=1)
     assert "results/logs/backbone/" in output and "no sense in it" in output and "Traceback" in output
-    module.write_text(module.read_text().replace("raise ValueError('no", "raise OSError(28, 'no"))
+    module.write_text(module.read_text().replace("raise ValueError('", "raise OSError(28, '"))
     output = toy.run("i2r", "stage", "all", "--cores", "2", code=1)
-    assert output.rstrip().endswith(".log: i2r: no sense in it") and "Traceback" not in output
+    assert output.rstrip().endswith("/out: No space left on device") and "Traceback" not in output
     assert not list((toy.folder / STORE).glob("backbone/*/*"))
     module.write_text(text)
     toy.ran()
     assert NOTHING not in toy.run("snakemake")
     assert toy.ran()["backbone"] == 1 and toy.ran()["data"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "tries", "said"),
+    [
+        ("from i2r.errors import InputError; raise InputError('weights/ü.pth: no such file')", 1, "weights/ü.pth"),
+        ("raise MemoryError('too large')", 2, "MemoryError: too large"),
+        ("import os; os.kill(os.getpid(), 9)", 2, "it was killed"),
+    ],
+    ids=["bad input", "an error", "a kill"],
+)  # fmt: skip
+def test_bad_input_is_not_repeated_and_its_sentence_stands_last(toy: Toy, error: str, tries: int, said: str):
+    """And `i2r stage` does not print Snakemake's own block about it. Called again, the job is tried again."""
+    module = toy.folder / "i2r/steps/backbone.py"
+    text = module.read_text()
+    count = "Path('tries').open('a', encoding='utf-8').write('.')"
+    module.write_text(text.replace("-> dict:\n", f"-> dict:\n    {count}\n    {error}\n", 1))
+    for number, command in enumerate((("i2r", "stage", "backbone"), ("snakemake", "backbone")), start=1):
+        output = toy.run(*command, code=1)
+        assert (toy.folder / "tries").read_text() == "." * tries * number
+        last = output.rstrip().splitlines()[-1]
+        assert last.startswith("i2r: backbone small failed (results/logs/backbone/") and said in last
+        assert ("CalledProcessError" in output) == (command[0] == "snakemake")
+    module.write_text(text)
+    toy.run("i2r", "stage", "backbone")
 
 
 # --- with DVC ------------------------------------------------------------------------------------------------

@@ -46,6 +46,12 @@ def sign(results: Path = RESULTS) -> None:
     write_text(_files(results)[1], f"process {os.getpid()} on {platform.node()}\n")
 
 
+def began(results: Path = RESULTS) -> float:
+    """When the last Snakemake began, by the clock of the disk; 0.0 if none has."""
+    path = _files(results)[1]
+    return path.stat().st_mtime if path.is_file() else 0.0
+
+
 def owner(results: Path = RESULTS) -> str:
     path = _files(results)[1]
     return path.read_text(encoding="utf-8").strip() if path.is_file() else "unknown"

@@ -6,6 +6,7 @@ result is complete, and records what it was made from.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.metadata
 import os
@@ -26,11 +27,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from i2r.config.experiment import Runtime
-from i2r.files import flush, read_json, sha256, write_json, write_text
+from i2r.errors import InputError
+from i2r.files import flush, naming_the_disk, read_json, sha256, write_json, write_text
 from i2r.pipeline.digests import digest
 from i2r.pipeline.spec import JobError, Spec, read_spec, spec_path
 from i2r.pipeline.steps import STEPS
 from i2r.pipeline.store import MANIFEST, manifest, problem, products_digest, size_of
+
+INPUTS = "inputs.json"  # in a state folder: what its saved state was made from
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,15 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
-def run_job(path: str | Path, step: str | None = None, again: bool = False) -> dict[str, Any]:
+def run_job(
+    path: str | Path, step: str | None = None, again: bool = False, attempt: int = 1
+) -> dict[str, Any]:
     """Run the job of a spec file (results/specs/<step>/<key>.json) and return its manifest.
 
     Args:
         path: of the spec, where `i2r plan` wrote it; results/ is found from it.
         again: run it even if its result is complete.
+        attempt: 2 and more if Snakemake repeats the job; if bad input ended the attempt before, nothing is repeated.
 
     Raises:
         JobError: the spec or an input is not usable, or a product was not made.
@@ -102,7 +109,8 @@ def run_job(path: str | Path, step: str | None = None, again: bool = False) -> d
     spec = read_spec(Path(path), step)
     results = _results_of(spec, Path(path).resolve())
     state, folder = results / "state" / spec.key, results / spec.folder
-    with locked(results / "state" / "locks" / f"{spec.key}.lock", spec.title):
+    lock = results / "state" / "locks" / f"{spec.key}.lock"
+    with locked(lock, spec.title), _bad_input_once(state / "bad-input.txt", attempt):
         inputs = {role: results / given.folder for role, given in spec.inputs.items()}
         made_from = _digests(spec, inputs)
         complete = not again and problem(folder, spec.key, content=True) is None
@@ -115,6 +123,22 @@ def run_job(path: str | Path, step: str | None = None, again: bool = False) -> d
             print(f"{spec.title}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
         shutil.rmtree(state, ignore_errors=True)
     return manifest(folder)
+
+
+@contextmanager
+def _bad_input_once(path: Path, attempt: int) -> Iterator[None]:
+    """Keep the sentence about bad input in a file, with which a repetition ends at once.
+
+    Snakemake repeats every job that fails, because more memory or time can help after other failures.
+    """
+    if attempt > 1 and path.is_file():
+        raise JobError(path.read_text(encoding="utf-8"))
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except InputError as error:
+        write_text(path, str(error))
+        raise
 
 
 def _results_of(spec: Spec, path: Path) -> Path:
@@ -146,7 +170,7 @@ def _digests(spec: Spec, inputs: dict[str, Path]) -> dict[str, str]:
 
 def _keep_state_of(made_from: dict[str, str], state: Path) -> None:
     """Remove what was saved with other inputs, for an input can have been made again since."""
-    begun = state / "inputs.json"
+    begun = state / INPUTS
     if state.exists() and not (begun.is_file() and read_json(begun) == made_from):
         shutil.rmtree(state)
     write_json(begun, made_from)
@@ -174,7 +198,12 @@ def _make(
     )
     code = digest(spec.step, spec.params)
     started, clock = datetime.now(UTC), time.monotonic()
-    metrics = _function(job)(job)
+    with naming_the_disk(out):
+        metrics = _function(job)(job)
+    if not (state / INPUTS).is_file():  # an OSError, so that Snakemake repeats the job
+        raise FileNotFoundError(
+            errno.ENOENT, "removed while the job ran; the same command makes it again", str(state)
+        )
     if "metrics.jsonl" in spec.products:
         (out / "metrics.jsonl").touch()  # not written by a step that had nothing to train
     for name in spec.products:
@@ -248,8 +277,9 @@ def _install(values: dict[str, Any], out: Path, folder: Path) -> None:
             shutil.rmtree(old)
         else:
             old.unlink(missing_ok=True)
-        flush(out / name)
-        (out / name).replace(old)
+        with naming_the_disk(old.parent):
+            shutil.move(out / name, old)  # not a rename, because store/ can be on another disk
+            flush(old)
     write_json(folder / MANIFEST, values)
 
 
@@ -284,7 +314,12 @@ def _git(*command: str) -> str | None:
         return None
     try:
         done = subprocess.run(
-            ["git", "-C", str(home), *command], check=False, capture_output=True, text=True, timeout=20
+            ["git", "-C", str(home), *command],
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=20,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

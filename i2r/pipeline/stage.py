@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
 from i2r.config.load import PARAMS, Params, load
+from i2r.errors import sentence
 from i2r.files import write_json
 from i2r.pipeline import store
-from i2r.pipeline.alone import has_stale_lock
+from i2r.pipeline.alone import began, has_stale_lock
 from i2r.pipeline.digests import digest
 from i2r.pipeline.jobs import locked
 from i2r.pipeline.plan import RESULTS, Plan, make_plan
@@ -39,9 +39,7 @@ def prepare(params: Params, results: Path = RESULTS) -> Plan:
         for spec in plan.jobs.values():
             write_spec(spec, results)
     except OSError as error:
-        raise JobError(
-            f"{error.filename}: {error.strerror}; specs are written to {results / 'specs'}"
-        ) from None
+        raise JobError(f"{sentence(error)}; specs are written to {results / 'specs'}") from None
     return plan
 
 
@@ -71,7 +69,8 @@ def run_stage(
     """Run one stage of dvc.yaml, or `all`.
 
     Raises:
-        JobError: Snakemake failed, a result is missing or damaged, or another `i2r stage` is at work.
+        JobError: a result is missing or damaged, Snakemake was killed, or another `i2r stage` is at work.
+        SystemExit: Snakemake failed and has said why.
     """
     params = read_params([configfile] if configfile else [])
     with locked(results / "state" / "stage.lock", "the workflow", wait=False):
@@ -144,7 +143,8 @@ def snakemake(*arguments: str) -> None:
     """Run Snakemake as from the command line. After Ctrl-C, wait until it has stopped its jobs.
 
     Raises:
-        JobError: Snakemake failed and has printed why.
+        JobError: Snakemake was killed.
+        SystemExit: Snakemake failed and has said why.
         KeyboardInterrupt: Snakemake has ended after SIGINT or SIGTERM.
     """
     print("i2r: snakemake", *arguments, file=sys.stderr, flush=True)
@@ -152,7 +152,6 @@ def snakemake(*arguments: str) -> None:
         Path(sys.executable).parent
     )  # so that rules call this Python even if its environment is not activated
     environment = os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", "")} | _caches()
-    began = time.time()
     process = subprocess.Popen([sys.executable, "-m", "snakemake", *arguments], env=environment)
     stopped = False
 
@@ -170,21 +169,29 @@ def snakemake(*arguments: str) -> None:
             signal.signal(number, handler)
     if stopped:
         raise KeyboardInterrupt
+    if code < 0:
+        raise JobError(f"snakemake was killed by signal {-code}; the same command goes on")
     if code:
-        said = "".join(f"\n{text}" for text in _said(RESULTS, began))
-        raise JobError(
-            f"snakemake ended with {code}; its messages above name the log of the job that failed{said}"
-        )
+        sys.exit(code)
 
 
-def _said(results: Path, since: float) -> list[str]:
-    """The sentences about expected errors in the logs of jobs that ran since then, with the log's name."""
-    found = {}
-    for log in sorted(results.glob("logs/*/*.log")):
-        if log.stat().st_mtime >= since:
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-            found |= {line: f"{log}: {line}" for line in lines if line.startswith("i2r: ")}
-    return list(found.values())
+def failures(plan: Plan, results: Path = RESULTS) -> list[str]:
+    """One sentence for each job that has failed since Snakemake began: the job, its log, and the log's last words."""
+    located, since, found = store.Located(plan, results), began(results), []
+    for spec in plan.jobs.values():
+        log = results / "logs" / spec.step / f"{spec.key}.log"
+        if log.is_file() and log.stat().st_mtime >= since and located.problem(spec):
+            found.append(f"{spec.title} failed ({log}): {_last_words(log)}")
+    return found
+
+
+def _last_words(log: Path) -> str:
+    """The last sentence about an expected error in a log, or else the last line of its traceback."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    said = [line.removeprefix("i2r: ") for line in lines if line.startswith("i2r: ")]
+    if said or any(line.startswith("Traceback") for line in lines):
+        return (said or lines)[-1]
+    return f"it was killed, perhaps for want of memory; its last line is {(lines or [''])[-1]!r}"
 
 
 def _caches() -> dict[str, str]:

@@ -1,16 +1,19 @@
 """The plan (i2r/pipeline/plan.py), and what rules need from it: files, inputs and resources of jobs."""
 
+import atexit
 import sys
 from pathlib import Path, PurePath
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import ColorizingTextHandler, logger
+from snakemake.settings.enums import Quietness
 
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
 from i2r.pipeline import alone, store
 from i2r.pipeline.plan import RESULTS
 from i2r.pipeline.spec import JobError, read_spec
-from i2r.pipeline.stage import gpus, prepare, read_params
+from i2r.pipeline.stage import failures, gpus, prepare, read_params
 from i2r.pipeline.steps import STEPS
 
 # A --configfile replaces params.yaml. With a `configfile:` directive here, Snakemake would merge the two.
@@ -27,6 +30,13 @@ RUNTIME = PLAN.params.values.runtime
 VIEW = f"results/state/{PLAN.experiment}.view"  # requested if only the view has to be updated
 SHOWN = store.shown(PLAN)
 THREADS = PLAN.params.values.threads
+
+
+# With `--quiet rules`, Snakemake's own block about a failed command is quiet as well; its log file has it.
+if Quietness.RULES in (workflow.output_settings.quiet or ()):
+    for handler in logger.handlers:
+        if isinstance(handler, ColorizingTextHandler):
+            handler.addFilter(lambda record: getattr(record, "exception", "") != "RuleException")
 
 
 wildcard_constraints:
@@ -82,6 +92,11 @@ def show():
     """Update the view of the experiment."""
     store.show(PLAN)
     Path(VIEW).unlink(missing_ok=True)
+
+
+def say_last(sentences):
+    """Print these when Snakemake ends, after its own messages."""
+    atexit.register(lambda: [print(f"i2r: {text}", file=sys.stderr) for text in sentences])
 
 
 def memory(step):

@@ -22,8 +22,9 @@ for step in STEPS.values():
             gpu=gpus(RUNTIME.device) if step.torch else 0,
             mem_mb=memory(step),
             runtime=step.minutes,
+            attempt=lambda wildcards, attempt: attempt,
         params:
             spec=f"results/specs/{step.name}/{{key}}.json",
             step=step.name,
         shell:
-            "python -m i2r run {params.step} --spec {params.spec:q} 2>&1 | tee -i {log:q}"
+            "python -m i2r run {params.step} --spec {params.spec:q} --attempt {resources.attempt} 2>&1 | tee -i {log:q}"
