@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,14 +33,35 @@ IMPORT = "import-checkpoint --kind i2r-released {} out.safetensors"
 NAN = {"a.weight": torch.tensor([1.0, float("nan")])}
 
 
+I2R = f"{shlex.quote(sys.executable)} -m i2r"
+
+
+def mounted(mount: str) -> str:
+    """A command ({}) in a mount namespace of its own, which needs no rights and leaves nothing behind."""
+    return f"unshare --map-root-user --mount sh -c '{mount} && cd \"$PWD\" && exec {{}}'"
+
+
+def full(size: str, folder: str) -> str:
+    """A command for which a folder is on a disk of this size."""
+    return mounted(f"mount -t tmpfs -o size={size} none {folder}")
+
+
+def read_only(folder: str) -> str:
+    return mounted(f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}")
+
+
 class Case(NamedTuple):
-    """`spoil` changes the folder; a command `data` is `plan` followed by the run of the step data."""
+    """`spoil` changes the folder; a command `data` is `plan` followed by the run of the step data.
+
+    The command runs in this process, or in a shell as `within` says, where {} stands for it.
+    """
 
     area: str
     what: str
     spoil: Callable[[], object]
     command: str
     said: str
+    within: str = ""
 
 
 def text(name: str, content: str | bytes) -> Callable[[], object]:
@@ -119,40 +142,96 @@ CASES = [
     Case("pictures", "one file for a shot", lambda: None, PREDICT.replace(" m.png", ""), "an image and a mask for each shot"),
     Case("environment", "not in a clone", lambda: os.remove("Snakefile"), "track", "no clone of the project"),
     Case("environment", "a port out of range", lambda: None, "ui --port 99999", "must be a number from 1 to 65535"),
+    Case("environment", "standard output on a full disk", lambda: None, "readings", "No space left on device", "{} >/dev/full"),
+    Case("environment", "a folder that cannot be written to", lambda: None, "preset tiny --force", "Read-only file system", read_only(".")),
+    Case("disk", "full", lambda: None, "plan", "No space left on device; specs are written to results/specs", full("8k", "results")),
+    Case("disk", "full, for data", lambda: None, "data", "/out: No space left on device", full("64k", "results/state")),
+    Case("disk", "full, for products", lambda: None, "data", "No space left on device", full("8k", "results/store")),
+    Case("disk", "full, for MLflow", lambda: None, "track", "database or disk is full", full("8k", "results")),
+    Case("disk", "results/ is read-only", lambda: None, "plan", "Read-only file system; specs are written to", read_only("results")),
+    Case("disk", "results/ is read-only", lambda: None, "data", "Read-only file system; data shapes needs a lock", read_only("results")),
+    Case("disk", "results/ is read-only", lambda: None, "stage all", "Read-only file system; the workflow needs a lock", read_only("results")),
+    Case("disk", "results/ is read-only", lambda: None, "track", "Read-only file system", read_only("results")),
+    Case("disk", "results/ is read-only", lambda: None, "ui --port 59391", "Read-only file system", read_only("results")),
     Case("MLflow", "no server", set_variable("MLFLOW_TRACKING_URI", "http://127.0.0.1:9"), "track", "no answer within"),
     Case("MLflow", "a folder", set_variable("MLFLOW_TRACKING_URI", "./mlruns"), "track", "MLflow cannot use it"),
 ]  # fmt: skip
 
 
-def spoken(case: Case, folder: Path) -> str:
-    """What the command says in a folder that is spoiled; it must end with an error and no traceback."""
+@contextlib.contextmanager
+def clone(folder: Path, results: bool = True) -> Iterator[None]:
+    """Work in a folder that has what the commands need of a clone, with the variables of a user."""
     before, variables = Path.cwd(), dict(os.environ)
     shutil.copytree(ROOT / "workflow/presets", folder / "workflow/presets")
     (folder / "Snakefile").touch()
     (folder / "params.yaml").write_text(TINY, encoding="utf-8")
-    (folder / "results").mkdir(exist_ok=True) if case.what != "results/ is a file" else None
-    out, said = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    if results:
+        (folder / "results/state").mkdir(parents=True)
+        (folder / "results/store").mkdir()
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ["PYTHONPATH"] = str(ROOT)
     os.chdir(folder)
     try:
-        case.spoil()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
-            if case.command == "data":
-                cli.main(["plan"])
-                (spec,) = Path("results/specs/data").glob("*.json")
-                command = ["run", "data", "--spec", str(spec)]
-            else:
-                command = shlex.split(case.command)
-            with pytest.raises(SystemExit) as ended:
-                cli.main(command)
+        yield
     finally:
         os.chdir(before)
         os.environ.clear()
         os.environ.update(variables)
-    assert ended.value.code in (1, 2)
-    lines = said.buffer.getvalue().decode().replace(str(folder), "CLONE").strip().splitlines()
+
+
+def said_here(command: Sequence[str]) -> tuple[int, str]:
+    """Status and standard error of a command in this process."""
+    out, said = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    code = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
+            cli.main(command)
+    except SystemExit as ended:
+        code = ended.code
+    return code, said.buffer.getvalue().decode()
+
+
+@functools.cache
+def can_mount() -> bool:
+    tried = ["sh", "-c", full("8k", "/mnt").format("true")]
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(tried, check=False, capture_output=True).returncode == 0
+    )
+
+
+def said_by_a_shell(command: str) -> tuple[int, str]:
+    """Status and standard error of a command in a shell; the test is skipped where nothing can be mounted."""
+    if command.startswith("unshare") and not can_mount():
+        pytest.skip("no mount namespace can be made here")
+    done = subprocess.run(["bash", "-c", command], check=False, capture_output=True, timeout=120)
+    return done.returncode, done.stderr.decode()
+
+
+def spoken(case: Case, folder: Path) -> str:
+    """What the command says in a folder that is spoiled; it must end with an error and no traceback."""
+    with clone(folder, case.what != "results/ is a file"):
+        case.spoil()
+        command = case.command
+        if command == "data":
+            assert said_here(["plan"])[0] == 0
+            (spec,) = Path("results/specs/data").glob("*.json")
+            command = f"run data --spec {spec}"
+        if case.within:
+            code, said = said_by_a_shell(case.within.format(f"{I2R} {command}"))
+        else:
+            code, said = said_here(shlex.split(command))
+    assert code in (1, 2), said
+    assert "Traceback" not in said
+    lines = said.replace(str(folder), "CLONE").strip().splitlines()
     first = next(number for number, line in reversed(list(enumerate(lines))) if line.startswith("i2r"))
     return re.sub(r"[0-9a-f]{12}", "KEY", " ".join(lines[first:]).partition(": ")[2])
+
+
+def row_of(case: Case) -> str:
+    """The beginning of the case's row of the page."""
+    command = "run data" if case.command == "data" else case.command.split()[0]
+    return f"| {case.area} | {case.what} | `i2r {command}` |"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.area}: {case.what}")
@@ -161,7 +240,7 @@ def test_each_gets_its_sentence(case: Case, tmp_path: Path):
         pytest.importorskip("mlflow", reason="mlflow is not installed")
     found = spoken(case, tmp_path)
     assert case.said in found
-    row = f"| {case.area} | {case.what} |"
+    row = row_of(case)
     (line,) = (line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(row))
     assert case.said in line, "out of date; `python tests/test_bad_inputs.py` writes it"
 
@@ -171,6 +250,74 @@ def test_the_page_has_no_other_rows():
     assert len(rows) == len(CASES) + 2
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        "import torch; torch.save(torch.zeros(2**18), temporary)",
+        "import torch; from safetensors.torch import save_file; save_file({'a': torch.zeros(2**18)}, temporary)",
+        "import numpy; numpy.savez_compressed(temporary, numpy.random.rand(2**17))",
+    ],
+    ids=["torch", "safetensors", "numpy"],
+)
+def test_a_full_disk_is_named_whatever_the_library_says(write: str, tmp_path: Path):
+    code = f"""
+from i2r.errors import as_sentences
+from i2r.files import replacing
+with as_sentences(), replacing("disk/weights.pt") as temporary:
+    {write}
+"""
+    with clone(tmp_path):
+        Path("disk").mkdir()
+        text("write.py", code)()
+        status, said = said_by_a_shell(full("64k", "disk").format(f"{sys.executable} write.py"))
+    assert (status, said) == (1, "i2r: disk/weights.pt: No space left on device\n")
+
+
+PRINTING = ("readings", "params", "params --json", "plan", "show", "data status voc2012", "--help")
+
+
+@pytest.mark.parametrize("within", ["{} | true", "{} >&-"], ids=["a reader that ends", "closed"])
+@pytest.mark.parametrize("command", PRINTING)
+def test_output_that_nobody_reads_is_no_error(command: str, within: str, tmp_path: Path):
+    with clone(tmp_path):
+        text("results/tiny/report/table.md", "a table\n")()
+        _, said = said_by_a_shell(within.format(f"{I2R} {command}"))
+    assert said == ""
+
+
+@pytest.fixture
+def latin(tmp_path: Path) -> dict[str, str]:
+    """Variables of a user whose locale is Latin-1."""
+    made = tmp_path / "locales" / "en_US.ISO-8859-1"
+    made.parent.mkdir()
+    command = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(made)]
+    if (
+        shutil.which("localedef") is None
+        or subprocess.run(command, check=False, capture_output=True).returncode
+    ):
+        pytest.skip("localedef cannot make a locale here")
+    variables = {"LOCPATH": str(made.parent), "LC_ALL": made.name, "PYTHONUTF8": "0"}
+    encoding = [sys.executable, "-c", "import locale; print(locale.getpreferredencoding())"]
+    assert subprocess.check_output(encoding, env=os.environ | variables, text=True) == "ISO-8859-1\n"
+    return variables
+
+
+def test_a_locale_in_latin_1_changes_no_key_and_no_page(latin: dict[str, str], tmp_path: Path):
+    made = {}
+    for name, variables in (("utf8", {"PYTHONUTF8": "1"}), ("latin", latin)):
+        with clone(tmp_path / name):
+            text("params.yaml", TINY + "methods: {i2r: {label: Größe Σ}}\n")()
+            os.environ.update(variables)
+            files = f"{I2R} plan >/dev/null && {I2R} dev write-docs >/dev/null"
+            text("docs/params.md", "")()
+            assert said_by_a_shell(files) == (0, "")
+            paths = [*Path("results/specs").rglob("*.json"), *Path("docs").iterdir()]
+            made[name] = {str(path): path.read_bytes() for path in paths}
+            report = next(path.read_text(encoding="utf-8") for path in paths if path.parent.name == "report")
+    assert made["latin"] == made["utf8"] and len(made["latin"]) > 20
+    assert "Größe Σ" in report
+
+
 def main() -> None:
     head = "# What is said about wrong inputs\n\nWritten by `python tests/test_bad_inputs.py`; each row is a test.\n\n"
     head += "| input | what is wrong | command | message |\n| --- | --- | --- | --- |\n"
@@ -178,8 +325,7 @@ def main() -> None:
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
             said = spoken(case, Path(folder)).replace("|", "\\|")
-        command = "run data" if case.command == "data" else case.command.split()[0]
-        rows.append(f"| {case.area} | {case.what} | `i2r {command}` | {said} |\n")
+        rows.append(f"{row_of(case)} {said} |\n")
     write_text(PAGE, head + "".join(rows))
 
 
