@@ -1,8 +1,10 @@
 """Kill a run of the preset tiny in many ways, type the same command again each time, and compare the products.
 
-`make chaos` runs it. Each pass is one experiment from its first job to its report: soon after a job has begun, or some
-seconds later, the run is killed in the next way, and `i2r stage all` is called again. A pass ends when that command
-has ended by itself; the products must then equal those of a run that nobody disturbed.
+`make chaos` runs it. A pass begins with the results of all steps before `evaluate`, or with none: soon after a job has
+begun, or while it runs, the run is killed in the way that has been tried least in this step, and `i2r stage all` is
+called again. A Snakemake that lives on without its killed parent is killed as well when the next command waits for it;
+at the end of a pass it may go on. A pass ends when the command has ended by itself; the products must then equal those
+of a run that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -19,21 +21,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
-from conftest import make_copy
+from conftest import Toy, make_copy
 
 from i2r.files import sha256, write_text
 from i2r.pipeline.steps import STEPS
 
 COMMAND = ["i2r", "stage", "all", "--cores", "2"]
 KINDS = ("group", "parent", "snakemake", "job", "ctrl-c", "sigterm")
-LONGEST = 8.0  # seconds between the beginning of a job and a kill
+STARTS = ("evaluate", "data")  # a pass begins with the results of all steps before one of these
+
+
+Cell = tuple[str, str]  # kind of kill, step
 
 
 def is_time(name: str) -> bool:
@@ -69,25 +74,46 @@ def products(folder: Path) -> dict[str, Any]:
     return found
 
 
+def finished(folder: Path) -> Counter[str]:
+    """Number of finished jobs of each step."""
+    return Counter(path.parts[-3] for path in (folder / "results/store").glob("*/*/manifest.json"))
+
+
+def seconds(folder: Path) -> dict[str, float]:
+    """Mean seconds of the jobs of each step, from its first to its last moment."""
+    files = [(path.parent.name, path) for path in (folder / "results/benchmarks").glob("*/*.tsv")]
+    rows = pd.DataFrame([(step, pd.read_csv(path, sep="\t")["s"][0]) for step, path in files])
+    return rows.groupby(0)[1].mean().to_dict()
+
+
+def begin(folder: Path, whole: Toy, start: str) -> Toy:
+    """A copy of the project with the results of all steps before `start`, from a run that is complete."""
+    toy, late = make_copy(folder), steps_from(start)
+    store = whole.folder / "results/store"
+    shutil.copytree(
+        store, toy.folder / "results/store", ignore=lambda at, _: late if Path(at) == store else []
+    )
+    return toy
+
+
+def steps_from(start: str) -> list[str]:
+    return list(STEPS)[list(STEPS).index(start) :]
+
+
 class Run:
     """One call of the command, in a session of its own; in a pseudo-terminal if `terminal`."""
 
     def __init__(self, folder: Path, environment: dict[str, str], terminal: bool) -> None:
-        self.folder, self.master = folder, None
+        self.master = None
+        self.left: list[psutil.Process] = []  # a Snakemake that lives on after its parent was killed
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True}
+        if terminal:  # the output goes to the log, the keyboard is the terminal
+            self.master, slave = pty.openpty()
+            streams |= {"stdin": slave, "preexec_fn": _take_terminal}
         with (folder / "output.log").open("ab") as log:
-            if terminal:
-                self.master, slave = pty.openpty()
-                # `script`-like: the output goes to the log, the keyboard is the terminal
-                streams = {"stdin": slave, "stdout": log, "stderr": log, "start_new_session": True}
-                streams["preexec_fn"] = _take_terminal
-            else:
-                streams = {
-                    "stdin": subprocess.DEVNULL,
-                    "stdout": log,
-                    "stderr": log,
-                    "start_new_session": True,
-                }
-            self.process = subprocess.Popen(COMMAND, cwd=folder, env=environment, **streams)
+            self.process = subprocess.Popen(
+                COMMAND, cwd=folder, env=environment, stdout=log, stderr=log, **streams
+            )
         if terminal:
             os.close(slave)
 
@@ -95,13 +121,18 @@ class Run:
         if self.master is not None:
             os.close(self.master)
 
+    def children(self, recursive: bool = False) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(self.process.pid).children(recursive)
+        return []
+
     def jobs(self) -> dict[int, str]:
-        """Process -> step, of the jobs that run in the folder."""
+        """Process -> step, of the jobs that this run has started."""
         found = {}
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or []
+        for process in self.children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if words[1:4] == ["-m", "i2r", "run"] and process.cwd() == str(self.folder):
+                words = process.cmdline()
+                if words[1:4] == ["-m", "i2r", "run"]:
                     found[process.pid] = words[4]
         return found
 
@@ -111,9 +142,10 @@ class Run:
             if kind == "group":
                 os.killpg(pid, signal.SIGKILL)
             elif kind == "parent":
+                self.left = self.children()
                 os.kill(pid, signal.SIGKILL)
             elif kind == "snakemake":
-                for child in psutil.Process(pid).children():
+                for child in self.children():
                     child.kill()
             elif kind == "job":
                 os.kill(job, signal.SIGKILL)
@@ -131,77 +163,97 @@ def _take_terminal() -> None:
 
 
 class Battery:
-    """Counts of tries, recoveries and equal products, by kind of kill and step."""
+    """Counts of tries, recoveries and equal products, by kind of kill and step.
 
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    Attributes:
+        whole: finished jobs of each step in a complete run.
+        lasts: mean seconds of the jobs of each step.
+    """
 
-    def next_kind(self, kinds: Sequence[str]) -> str:
-        tried = Counter({kind: 0 for kind in kinds})
-        for (kind, _), count in self.counts.items():
-            tried[kind] += count["tries"]
-        return min(kinds, key=lambda kind: (tried[kind], self.random.random()))
+    def __init__(self, seed: int, whole: Counter[str], lasts: dict[str, float]) -> None:
+        self.random, self.whole, self.lasts = random.Random(seed), whole, lasts
+        self.counts: dict[Cell, Counter[str]] = {(kind, step): Counter() for step in STEPS for kind in KINDS}
 
-    def attack(self, run: Run, kind: str, seen: set[int], until: float) -> list[tuple[str, str]]:
-        """Kill the run in this way, and before that a job of it if that has been done less often.
+    def wanted(self, steps: Iterable[str]) -> list[Cell]:
+        """The cells of these steps that are among the least tried ones of all, in the order of the steps."""
+        least, steps = min(count["tries"] for count in self.counts.values()), set(steps)
+        return [cell for cell, count in self.counts.items() if count["tries"] == least and cell[1] in steps]
+
+    def start(self) -> str:
+        """Where a pass should begin: as late as it can and still reach a wanted cell."""
+        return next(start for start in STARTS if self.wanted(steps_from(start)))
+
+    def next_kind(self, folder: Path) -> str | None:
+        """A way of killing the next run that is wanted in the first possible step; None if nothing is wanted."""
+        done = finished(folder)
+        wanted = self.wanted(step for step in STEPS if done[step] < self.whole[step])
+        kinds = [kind for kind, step in wanted if step == wanted[0][1]]
+        return self.random.choice([kind for kind in kinds if kind != "job"] or kinds or [None])
+
+    def attack(self, run: Run, kind: str, until: float) -> list[Cell]:
+        """Kill the run in this way while a job runs for which that is wanted, and before that jobs alone.
 
         Returns:
-            (kind, step) of each kill; empty if the command ended before.
+            Each kill; empty if the command ended before.
         """
-        attacks: list[tuple[str, str]] = []
-        while run.process.poll() is None:
-            fresh = {pid: step for pid, step in run.jobs().items() if pid not in seen}
-            if not fresh or time.monotonic() > until:
-                time.sleep(0.05)
+        attacks: list[Cell] = []
+        seen: set[int] = set()
+        while run.process.poll() is None and kind not in {now for now, _ in attacks if now != "job"}:
+            wanted = self.wanted(STEPS) if time.monotonic() < until else []
+            jobs = [(pid, step) for pid, step in run.jobs().items() if pid not in seen]
+            cells = [
+                (pid, (now, step)) for now in ("job", kind) for pid, step in jobs if (now, step) in wanted
+            ]
+            if not cells:
+                time.sleep(0.1)
                 continue
-            now = self.next_kind(("job", kind)) if not attacks else kind
-            pid = min(fresh, key=lambda p: self.counts[now, fresh[p]]["tries"])
-            time.sleep(self.random.choice([0.0, 0.3, self.random.uniform(0, LONGEST)]))
-            seen.update(fresh)
+            pid, cell = cells[0]
+            seen.add(pid)
+            time.sleep(self.random.choice([0.0, 0.3, self.random.uniform(0, self.lasts[cell[1]])]))
             if run.process.poll() is None and psutil.pid_exists(pid):
-                run.kill(now, pid)
-                attacks.append((now, fresh[pid]))
-                self.counts[attacks[-1]]["tries"] += 1
-                if now != "job":
-                    break
+                run.kill(cell[0], pid)
+                attacks.append(cell)
+                self.counts[cell]["tries"] += 1
         return attacks
 
-    def one_pass(self, folder: Path, environment: dict[str, str], until: float) -> list[tuple[str, str]]:
-        """Attack a run until it is complete; returns the attacks."""
-        attacks: list[tuple[str, str]] = []
-        seen: set[int] = set()
+    def one_pass(self, folder: Path, environment: dict[str, str], until: float) -> list[Cell]:
+        """Attack a run until it is complete; returns the kills."""
+        attacks: list[Cell] = []
+        left: list[psutil.Process] = []
         while True:
-            kind = self.next_kind([kind for kind in KINDS if kind != "job"])
+            kind = self.next_kind(folder) if time.monotonic() < until else None
             run = Run(folder, environment, terminal=kind == "ctrl-c")
-            new = self.attack(run, kind, seen, until)
+            if left and kind:
+                time.sleep(self.random.uniform(0, 4))
+                for process in left:
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
+            new = self.attack(run, kind, until) if kind else []
             code = run.process.wait()
             run.close()
+            left = run.left
             attacks += new
-            for killed, step in new:
-                print(f"{folder.name}: {killed} in {step}; ended with {code}", flush=True)
-            if code and not any(killed != "job" for killed, _ in new):
+            for cell in new:
+                print(f"{folder.name}: {cell[0]} in {cell[1]}; ended with {code}", flush=True)
+            failed = code and not any(killed != "job" for killed, _ in new)
+            if failed:
                 tail = (folder / "output.log").read_text(encoding="utf-8", errors="replace")[-3000:]
                 print(f"{folder}: the command failed after {attacks[-1:]}:\n{tail}", flush=True)
-                for done in attacks[:-1]:
-                    self.counts[done]["recovered"] += 1
-                return attacks
-            if code == 0:
-                for done in attacks:
+            if failed or code == 0:
+                for done in attacks[:-1] if failed else attacks:
                     self.counts[done]["recovered"] += 1
                 return attacks
 
     def table(self) -> str:
         """Kind of kill x step: tries / recovered / equal, as Markdown."""
-        steps = [step for step in STEPS if any(found == step for _, found in self.counts)]
         lines = [
             "Each cell: tries / recovered / products equal.",
             "",
-            f"| kill | {' | '.join(steps)} | all |",
+            f"| kill | {' | '.join(STEPS)} | all |",
         ]
-        lines.append("| --- " * (len(steps) + 2) + "|")
+        lines.append("| --- " * (len(STEPS) + 2) + "|")
         for kind in KINDS:
-            own = [self.counts.get((kind, step), Counter()) for step in steps]
+            own = [self.counts[kind, step] for step in STEPS]
             cells = [_cell(count) for count in (*own, sum(own, Counter()))]
             lines.append(f"| {kind} | {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
@@ -217,22 +269,25 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path, default=Path("results/chaos.md"))
     args = options.parse_args()
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a command in the background would ignore Ctrl-C
-    end, battery = time.monotonic() + 60 * args.minutes, Battery(args.seed)
+    # a command in the background would ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    started = time.monotonic()
+    end = started + 60 * args.minutes
     home = Path(tempfile.mkdtemp(prefix="chaos-"))
     quiet = make_copy(home / "undisturbed")
-    started = time.monotonic()
     quiet.run(*COMMAND)
     took = time.monotonic() - started
     expected, number, wrong = products(quiet.folder), 0, False
+    battery = Battery(args.seed, finished(quiet.folder), seconds(quiet.folder))
     print(f"an undisturbed run: {took:.0f} s, {len(expected)} products", flush=True)
     while number == 0 or time.monotonic() + 2 * took < end:
         number += 1
-        toy = make_copy(home / f"pass{number}")
-        # the last part of the time is left for the run to end
-        attacks = battery.one_pass(toy.folder, toy.environment(), end - 1.2 * took)
+        toy = begin(home / f"pass{number}", quiet, battery.start())
+        # the last part of the time is left for the run to end, and a pass must not take all of it
+        now = time.monotonic()
+        attacks = battery.one_pass(
+            toy.folder, toy.environment(), min(end - 1.2 * took, now + 0.6 * (end - now))
+        )
         found = products(toy.folder)
         different = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
         for attack in attacks:
