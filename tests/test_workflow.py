@@ -476,6 +476,28 @@ def test_bad_input_is_not_repeated_and_its_sentence_stands_last(toy: Toy, error:
     toy.run("i2r", "stage", "backbone")
 
 
+@pytest.mark.slow
+def test_a_state_folder_that_is_removed_during_a_run_stops_nothing(copied: Toy):
+    """The job that runs is repeated, and another run finds no lock or record that is only half there."""
+    copied.change(train={"steps": 53}, methods={"bam": {"train": {"steps": 53}}})
+    slow = copied.folder / "slow/train"
+    slow.parent.mkdir()
+    slow.touch()
+    command, log = ["i2r", "stage", "all", "--cores", "1"], copied.folder / "output.txt"
+    with log.open("w") as out:
+        running = subprocess.Popen(
+            command, cwd=copied.folder, env=copied.environment(), stdout=out, stderr=out
+        )
+    wait_for(lambda: (copied.folder / "ran.txt").is_file())
+    shutil.rmtree(copied.folder / "results/state")
+    slow.unlink()
+    assert running.wait(120) == 0, log.read_text()
+    said = log.read_text()
+    assert "removed while the job ran" in said and "Traceback" not in said
+    assert copied.ran() == Counter(train=3, evaluate=2) + REPORTED
+    assert "nothing to do" in copied.run("i2r", "stage", "all")
+
+
 # --- with DVC ------------------------------------------------------------------------------------------------
 
 
