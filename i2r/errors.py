@@ -27,7 +27,8 @@ def sentence(error: BaseException) -> str | None:
 def as_sentences() -> Iterator[None]:
     """End the command with status 1 and one sentence after an expected error; others keep their traceback.
 
-    A reader that stops early, as in `i2r readings | head -1`, ends the command without a word.
+    After Ctrl-C it ends with status 130. A reader that stops early, as in `i2r readings | head -1`, ends the command
+    without a word.
     """
     try:
         try:
@@ -39,6 +40,9 @@ def as_sentences() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("i2r: interrupted", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         text = sentence(error)
         if text is None:

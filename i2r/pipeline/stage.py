@@ -176,12 +176,12 @@ def snakemake(*arguments: str) -> None:
 
 
 def failures(plan: Plan, results: Path = RESULTS) -> list[str]:
-    """One sentence for each job that has failed since Snakemake began: the job, its log, and the log's last words."""
+    """One sentence for each job that did not finish since Snakemake began: job, log, and the log's last words."""
     located, since, found = store.Located(plan, results), began(results), []
     for spec in plan.jobs.values():
         log = results / "logs" / spec.step / f"{spec.key}.log"
         if log.is_file() and log.stat().st_mtime >= since and located.problem(spec):
-            found.append(f"{spec.title} failed ({log}): {_last_words(log)}")
+            found.append(f"{spec.title} did not finish ({log}): {_last_words(log)}")
     return found
 
 
