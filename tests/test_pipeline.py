@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from i2r import cli
 from i2r.config import load
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
+from i2r.errors import InputError
 from i2r.files import read_json, sha256, write_json
 from i2r.pipeline import digests, jobs, plan, store
 from i2r.pipeline.jobs import run_job
@@ -358,6 +360,30 @@ def test_a_state_saved_with_other_inputs_is_not_gone_on_from(tmp_path: Path, mon
         with pytest.raises(KeyboardInterrupt):
             run_job(lists.path(tmp_path))
     assert found == [False, True, False, True]
+
+
+def test_only_bad_input_keeps_a_job_from_being_repeated(tmp_path: Path, monkeypatch):
+    data = next(spec for spec in planned().jobs.values() if spec.step == "data")
+    write_spec(data, tmp_path)
+    tried = []
+
+    def job_that_raises(error: Exception):
+        def function(job):
+            tried.append(error)
+            raise error
+
+        return function
+
+    errors = (InputError("voc/a.jpg: no such file"), MemoryError("too large"), OSError(errno.ENOSPC, "full"))
+    for error, repeated in zip(errors, (False, True, True), strict=True):
+        monkeypatch.setattr(jobs, "_function", lambda job, error=error: job_that_raises(error))
+        for attempts in ((1, 2), (1, 2)):  # two runs of Snakemake
+            tried.clear()
+            for attempt in attempts:
+                with pytest.raises((InputError, MemoryError, OSError)) as raised:
+                    run_job(data.path(tmp_path), attempt=attempt)
+                assert repeated or str(raised.value) == str(error)
+            assert len(tried) == (2 if repeated else 1)
 
 
 def test_a_lock_that_cannot_be_taken_is_named(tmp_path: Path):

@@ -480,6 +480,12 @@ def test_bad_input_is_not_repeated_and_its_sentence_stands_last(toy: Toy, error:
 
 
 @pytest.mark.slow
+def test_a_run_without_a_reader_goes_on(toy: Toy):
+    assert toy.run("bash", "-c", "set -o pipefail; i2r stage data --cores 1 2>log.txt | true") == ""
+    assert (toy.folder / "results/tiny/data/shapes/manifest.json").is_file()
+
+
+@pytest.mark.slow
 def test_a_state_folder_that_is_removed_during_a_run_stops_nothing(copied: Toy):
     """The job that runs is repeated, and another run finds no lock or record that is only half there."""
     copied.change(train={"steps": 53}, methods={"bam": {"train": {"steps": 53}}})

@@ -27,4 +27,4 @@ for step in STEPS.values():
             spec=f"results/specs/{step.name}/{{key}}.json",
             step=step.name,
         shell:
-            "python -m i2r run {params.step} --spec {params.spec:q} --attempt {resources.attempt} 2>&1 | tee -i {log:q}"
+            "python -m i2r run {params.step} --spec {params.spec:q} --attempt {resources.attempt} 2>&1 | tee -i {log:q} >&2"
