@@ -19,8 +19,9 @@ include: "workflow/rules/jobs.smk"
 
 
 onstart:
-    alone.sign()
-    store.fill(PLAN.experiment)
+    with as_workflow_errors():
+        alone.sign()
+        store.fill(PLAN.experiment)
 
 
 onsuccess:

@@ -286,7 +286,11 @@ def test_specs_that_cannot_be_written_get_a_sentence(toy: Toy):
     (toy.folder / "results/specs").touch()
     for command in (("snakemake", "-n"), ("i2r", "plan")):
         output = toy.run(*command, code=1)
-        assert "Not a directory; specs are written to results/specs" in output and "Traceback" not in output
+        last = output.splitlines()[-1]
+        assert last.startswith("i2r: ") and last.endswith(
+            "Not a directory; specs are written to results/specs"
+        )
+        assert "Traceback" not in output
 
 
 def test_a_file_that_dvc_would_not_watch_is_refused(toy: Toy):

@@ -32,13 +32,12 @@ def hold(results: Path = RESULTS) -> None:
     Children that are started as programs do not inherit the lock, so a job that outlives Snakemake does not hold it.
     """
     path, _ = _files(results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_SH)
-    except OSError as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _held.append(path.open("ab"))
+        fcntl.flock(_held[-1], fcntl.LOCK_SH)
+    except OSError as error:  # a dry run needs no lock, and another run says what it cannot write
         print(f"i2r: {path}: cannot be locked ({error.strerror})", file=sys.stderr)
-    _held.append(file)
 
 
 def sign(results: Path = RESULTS) -> None:

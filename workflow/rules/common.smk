@@ -2,27 +2,44 @@
 
 import atexit
 import sys
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import ColorizingTextHandler, logger
 from snakemake.settings.enums import Quietness
 
-from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
+from i2r.errors import sentence
 from i2r.pipeline import alone, store
 from i2r.pipeline.plan import RESULTS
-from i2r.pipeline.spec import JobError, read_spec
+from i2r.pipeline.spec import read_spec
 from i2r.pipeline.stage import failures, gpus, prepare, read_params
 from i2r.pipeline.steps import STEPS
 
-# A --configfile replaces params.yaml. With a `configfile:` directive here, Snakemake would merge the two.
-try:
-    PLAN = prepare(read_params(workflow.overwrite_configfiles, workflow.config_settings.config))
-except (ParamsError, JobError) as error:
-    raise WorkflowError(error)
 
-if workflow.is_main_process and not workflow.dryrun:
+def say_last(sentences):
+    """Print these when Snakemake ends, after its own messages."""
+    atexit.register(lambda: [print(f"i2r: {text}", file=sys.stderr) for text in sentences])
+
+
+@contextmanager
+def as_workflow_errors():
+    """Let Snakemake end with an expected error, and with its sentence as the last line."""
+    try:
+        yield
+    except Exception as error:
+        if text := sentence(error):
+            say_last([text])
+            raise WorkflowError(text)
+        raise
+
+
+# A --configfile replaces params.yaml. With a `configfile:` directive here, Snakemake would merge the two.
+with as_workflow_errors():
+    PLAN = prepare(read_params(workflow.overwrite_configfiles, workflow.config_settings.config))
+
+if workflow.is_main_process:  # also in a dry run, for at this point Snakemake does not say which it is
     alone.hold()
 
 LOCATED = store.Located(PLAN)
@@ -90,13 +107,9 @@ def asked_for(words):
 
 def show():
     """Update the view of the experiment."""
-    store.show(PLAN)
-    Path(VIEW).unlink(missing_ok=True)
-
-
-def say_last(sentences):
-    """Print these when Snakemake ends, after its own messages."""
-    atexit.register(lambda: [print(f"i2r: {text}", file=sys.stderr) for text in sentences])
+    with as_workflow_errors():
+        store.show(PLAN)
+        Path(VIEW).unlink(missing_ok=True)
 
 
 def memory(step):
