@@ -9,7 +9,7 @@ from data_samples import write_coco, write_voc
 
 from i2r.config import schema as params
 from i2r.data.dataset import open_dataset
-from i2r.data.lists import FOLDS, fold_lists
+from i2r.data.lists import fold_lists
 from i2r.data.sources import DataError, open_source
 from i2r.files import read_json
 from i2r.steps import data as data_step
@@ -72,12 +72,16 @@ def test_images_and_masks_fit_one_another(made):
         assert set(np.unique(mask)) <= {*range(len(dataset.classes) + 1), 255}
 
 
-def test_classes_make_four_folds(made):
-    _, dataset, _, _ = made
-    assert len(set(dataset.classes)) == len(dataset.classes) and len(dataset.classes) % FOLDS == 0
-    how = {"min_area": 1, "folds": dataset.source.folds}
-    tested = [c for fold in range(FOLDS) for c in fold_lists(dataset.index, fold, **how)["test_classes"]]
-    assert sorted(tested) == list(range(1, len(dataset.classes) + 1))
+def test_folds_divide_the_classes(made):
+    name, dataset, _, _ = made
+    classes, number = set(range(1, len(dataset.classes) + 1)), params.SOURCES[name].folds
+    assert len(set(dataset.classes)) == len(classes)
+    how = {"min_area": 1, "folds": dataset.source.folds, "number": number}
+    folds = [fold_lists(dataset.index, fold, **how) for fold in range(number)]
+    tested = [c for fold in folds for c in fold["test_classes"]]
+    assert len(tested) == len(set(tested))
+    assert all(not set(fold["train_classes"]) & set(fold["test_classes"]) for fold in folds)
+    assert set(tested) | set(folds[0]["train_classes"]) == classes
     assert set(dataset.source.imagenet) <= set(dataset.classes)
     assert all(0 <= number < 1000 for number in dataset.source.imagenet.values())
 

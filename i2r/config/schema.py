@@ -80,8 +80,8 @@ class Data(Section):
     )
     folds: Literal["contiguous", "interleaved"] | None = Field(
         None,
-        description="fold f tests the f-th quarter of the classes (contiguous), or every fourth, from class f + 1 "
-        "(interleaved: COCO-20i of BAM and I2R); null: as is usual for the source",
+        description="with four folds, fold f tests the f-th quarter of the classes (contiguous), or every fourth, from "
+        "class f + 1 (interleaved: COCO-20i of BAM and I2R); null: as is usual for the source",
     )
     min_class_images: Positive = Field(
         5, description="test classes with fewer images are left out and named; K shots need at least K + 1"
@@ -107,13 +107,19 @@ class Data(Section):
         return self
 
 
+class SourceEntry(NamedTuple):
+    """A data source of the registry."""
+
+    source: str  # address of an i2r.data.sources.Source
+    folds: int = 4  # number of its folds
+
+
 GENERATED = "shapes"  # the source that needs no folder
-# name: address of an i2r.data.sources.Source
-SOURCES: dict[str, str] = {
-    "shapes": "i2r.data.shapes.generate:SOURCE",
-    "voc": "i2r.data.voc:SOURCE",
-    "coco": "i2r.data.coco:SOURCE",
-    "coco-crowds": "i2r.data.coco:WITH_CROWDS",
+SOURCES: dict[str, SourceEntry] = {
+    "shapes": SourceEntry("i2r.data.shapes.generate:SOURCE"),
+    "voc": SourceEntry("i2r.data.voc:SOURCE"),
+    "coco": SourceEntry("i2r.data.coco:SOURCE"),
+    "coco-crowds": SourceEntry("i2r.data.coco:WITH_CROWDS"),
 }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from i2r.data.lists import FOLDS, fold_lists
+from i2r.config.schema import SOURCES
+from i2r.data.lists import fold_lists
 from i2r.files import read_json
 
 FILE = Path(__file__).with_name("published_counts.json")
@@ -33,7 +34,7 @@ def differences(index: dict[str, Any], source: str, shown: int = 10) -> list[str
         return []
     known, found = published(source), []
     folds = "contiguous" if source == "voc" else "interleaved"
-    for fold in range(FOLDS):
+    for fold in range(SOURCES[source].folds):
         lists = fold_lists(index, fold, min_area=AREA, folds=folds)
         for part, name in (("train", "train"), ("test", "val")):
             pairs = [("images", len(lists[part]), known[f"{name}_list"][fold])]

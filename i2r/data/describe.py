@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from i2r.config.schema import SOURCES
 from i2r.data.counts import differences, is_full
 from i2r.data.episodes import expected_queries
 from i2r.data.list_folder import RULES
-from i2r.data.lists import FOLDS, fold_lists
+from i2r.data.lists import fold_lists
 from i2r.data.palette import voc_palette
 from i2r.data.sources import open_source
 
@@ -24,8 +25,9 @@ def describe(index: dict[str, Any], min_area: int = 2048, episodes: int = 1000, 
     """A description in Markdown."""
     source = open_source(index["source"])
     parts = [_images(index), _classes(index, min_area), _together(index)]
-    for fold in range(FOLDS):
-        how = RULES["bam"] | {"min_area": min_area, "folds": source.folds}
+    number = SOURCES[index["source"]].folds
+    for fold in range(number):
+        how = RULES["bam"] | {"min_area": min_area, "folds": source.folds, "number": number}
         parts.append(_queries(fold_lists(index, fold, **how), episodes, shots))
     if is_full(index, index["source"]):
         wrong = differences(index, index["source"])

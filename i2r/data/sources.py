@@ -5,7 +5,6 @@ docs/extending.md describes how to add one.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from i2r.config.registry import find
 from i2r.config.schema import SOURCES
 from i2r.data.content import Listing
 from i2r.errors import InputError
@@ -32,7 +32,7 @@ class Source:
     """A kind of data set. Its functions must be module-level, because they are sent to loading processes.
 
     Attributes:
-        classes: names of classes 1..C; C is a multiple of the number of folds, four.
+        classes: names of classes 1..C; C is a multiple of the number of folds in SOURCES.
         index: (section `data` of params, folder of the data job, folder of the data set, and by name faulty, workers,
             saved) -> index, as voc.index_pairs describes all of these. A source that generates images writes them to
             VOC/ in the job's folder; other sources get the folder data.root, and check its content.
@@ -63,5 +63,4 @@ def open_source(name: str) -> Source:
     """
     if name not in SOURCES:
         raise DataError(f"data.source must be one of {', '.join(SOURCES)}, got {name!r}")
-    module, attribute = SOURCES[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    return find(SOURCES[name].source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from i2r.config.schema import SOURCES
 from i2r.data.lists import fold_lists
 from i2r.data.sources import DataError, open_source
 from i2r.files import read_json, write_json
@@ -18,14 +19,15 @@ def run(job: Job) -> dict[str, Any]:
     """
     rule = job.params["data"]
     index = read_json(job.inputs["data"] / "index.json")
-    folds = rule["folds"] or open_source(index["source"]).folds
+    source = index["source"]
     lists = fold_lists(
         index,
         job.args["fold"],
         novel=rule["novel"],
         min_area=rule["min_area"],
         draw=rule["draw"],
-        folds=folds,
+        folds=rule["folds"] or open_source(source).folds,
+        number=SOURCES[source].folds,
     )
     if not lists["train"]:
         raise DataError(
