@@ -241,8 +241,11 @@ def test_unreadable_state_and_missing_gpu_are_sentences(tmp_path):
 
 
 def test_base_labels():
-    mask = torch.tensor([[0, 6, 7, 20, 1, 255]])
-    assert base_labels(mask, [6, 7, 20]).tolist() == [[0, 1, 2, 3, 0, 255]]
+    mask = torch.tensor([[0, 6, 7, 20, 1, 255]], dtype=torch.uint8)
+    assert base_labels(mask, [6, 7, 20]).tolist() == [[0, 1, 2, 3, 0, -1]]
+    many = torch.tensor([[0, 255, 256, 1000, 7, -1]], dtype=torch.int16)  # 255 is a class here
+    classes = [*range(8, 257), 1000]
+    assert base_labels(many, classes).tolist() == [[0, 248, 249, 250, 0, -1]]
 
 
 def test_base_learner_and_cam_head_left_scores(inputs):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from i2r.data.sources import DataError, Source, open_source
+from i2r.data.transforms import UNKNOWN, unknown
 from i2r.files import read_json
 
 
@@ -36,8 +38,18 @@ class Dataset:
         return self.source.image(self.root, name)
 
     def mask(self, name: str) -> np.ndarray:
-        """uint8 (H, W), class ids and 255."""
-        return self.source.mask(self.root, name)
+        """(H, W), class ids and transforms.unknown: uint8, or int16 where images show one of very many classes."""
+        mask = self.source.mask(self.root, name)
+        if self.source.class_of is None:
+            return mask
+        wide = np.where(mask == 1, self.numbers[self.source.class_of(name)], 0).astype(np.int16)
+        wide[mask == UNKNOWN] = unknown(wide)
+        return wide
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Name of a class -> its id."""
+        return {name: cls for cls, name in enumerate(self.classes, start=1)}
 
 
 def open_dataset(data_dir: Path, root: Path | None = None) -> Dataset:
