@@ -95,7 +95,7 @@ def describe(args: argparse.Namespace) -> None:
     from i2r.data.index_table import read_index
     from i2r.files import write_text
 
-    found = read_index(args.index)
+    found = read_index(args.index, "sizes")
     text = describe_index(found, args.min_area, args.episodes)
     print(text)
     if args.out:

@@ -78,8 +78,7 @@ def test_other_lists_can_be_chosen(own):
 @pytest.mark.parametrize("cls", [255, 256, 300])
 def test_masks_of_class_ids_beyond_a_byte_become_binary_views(root, cls):
     names = fss1000.class_names(root)
-    index = {"source": "fss1000", "classes": list(names)}
-    dataset = Dataset(index, root, fss1000.SOURCE)
+    dataset = Dataset(root / "no index", {"classes": list(names)}, root, fss1000.SOURCE)
     name = f"{names[cls - 1]}/1"
     image, mask = dataset.image(name), dataset.mask(name)
     assert set(np.unique(mask)) == {0, cls}
@@ -301,4 +300,4 @@ def test_the_photographs_of_the_authors():
         image, mask = (
             read(Path(given) / "fss1000-subset", name) for read in (fss1000.read_image, fss1000.read_mask)
         )
-        assert image.shape == (224, 224, 3) and 0.02 < mask.mean() < 0.6
+        assert image.shape == (224, 224, 3) and 0.01 < mask.mean() < 0.1

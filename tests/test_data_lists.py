@@ -9,9 +9,10 @@ import pytest
 from i2r.config.schema import SOURCES, SourceEntry
 from i2r.data import episodes, lists
 from i2r.data.episodes import Episode, train_episode
+from i2r.data.index_table import write_index
 from i2r.data.sources import open_source
 from i2r.data.voc import VOC_CLASSES
-from i2r.files import read_json, write_json
+from i2r.files import read_json
 from i2r.steps import episodes as episodes_step
 from i2r.steps import lists as lists_step
 
@@ -234,9 +235,19 @@ def test_threshold_episodes_use_training_classes_and_images_only(made):
         assert {e.query, *e.supports} <= set(made["train"])
 
 
+def whole(source):
+    """SMALL with everything that an index has."""
+    names = [*SMALL["train"], *SMALL["val"]]
+    return SMALL | {
+        "source": source,
+        "sizes": {n: [9, 9] for n in names},
+        "files": {n: ["", ""] for n in names},
+    }
+
+
 def test_the_steps_write_lists_and_episodes(tmp_path, capsys):
     folders = {name: tmp_path / name for name in ("data", "lists", "episodes")}
-    write_json(folders["data"] / "index.json", SMALL | {"source": "voc"})
+    write_index(folders["data"] / "index.parquet", whole("voc"))
     data = {"novel": "drop", "min_area": 100, "draw": "present", "folds": "contiguous"}
     protocol = dict(data)
     job = {"args": {"fold": 0}, "params": {"data": data}, "inputs": folders, "out": folders["lists"]}
@@ -268,7 +279,7 @@ def test_without_folds_those_of_the_data_source_are_taken(tmp_path, monkeypatch,
     source = SimpleNamespace(folds="interleaved")
     monkeypatch.setattr(lists_step, "open_source", {"other": source}.__getitem__)
     monkeypatch.setitem(SOURCES, "other", SourceEntry("somewhere:SOURCE"))
-    write_json(tmp_path / "index.json", SMALL | {"source": "other"})
+    write_index(tmp_path / "index.parquet", whole("other"))
     data = {"novel": "keep", "min_area": 1, "draw": "large", "folds": given}
     job = {"args": {"fold": 0}, "params": {"data": data}, "inputs": {"data": tmp_path}, "out": tmp_path}
     lists_step.run(SimpleNamespace(**job))

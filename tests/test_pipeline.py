@@ -321,6 +321,24 @@ def test_a_spec_elsewhere_is_refused_and_nothing_is_written_there(tmp_path: Path
     assert not list(tmp_path.rglob("state"))
 
 
+def test_a_result_without_a_product_of_the_present_code_is_made_again(tmp_path: Path):
+    """As the index of earlier data jobs, which was another file under the same key."""
+    made = planned()
+    data = next(spec for spec in made.jobs.values() if spec.step == "data")
+    folder = tmp_path / data.folder
+    (folder / "VOC").mkdir(parents=True)
+    for name in ("index.parquet", "index.json"):
+        (folder / name).touch()
+    for name, state in (("index.parquet", "done"), ("index.json", "again")):
+        values = {"spec": data.values(), "products": {name: sha256(folder / name)}, "sizes": {name: 0}}
+        write_json(folder / "manifest.json", values | {"inputs": {}})
+        assert store.Located(made, tmp_path).state(data) == state
+    assert (
+        store.problem(folder, data.key)
+        == f"{folder}: made by earlier code, which did not write index.parquet"
+    )
+
+
 def test_a_state_saved_with_other_inputs_is_not_gone_on_from(tmp_path: Path, monkeypatch):
     """An input made again with another outcome while a job was interrupted."""
     made = planned()
@@ -330,9 +348,9 @@ def test_a_state_saved_with_other_inputs_is_not_gone_on_from(tmp_path: Path, mon
     def make_data(text: str) -> None:
         folder = tmp_path / data.folder
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "index.json").write_text(text)
-        values = {"spec": data.values(), "products": {"index.json": sha256(folder / "index.json")}}
-        write_json(folder / "manifest.json", values | {"sizes": {"index.json": len(text)}, "inputs": {}})
+        (folder / "index.parquet").write_text(text)
+        values = {"spec": data.values(), "products": {"index.parquet": sha256(folder / "index.parquet")}}
+        write_json(folder / "manifest.json", values | {"sizes": {"index.parquet": len(text)}, "inputs": {}})
 
     found = []
 

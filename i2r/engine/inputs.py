@@ -12,6 +12,7 @@ from torch import Tensor
 from i2r.config.networks import NetworkOptions
 from i2r.config.schema import FROM_ONE_SHOT, Backbone
 from i2r.data.dataset import Dataset, open_dataset
+from i2r.data.index_table import INDEX, read_summary
 from i2r.data.sources import open_source
 from i2r.data.transforms import unknown
 from i2r.files import read_json
@@ -70,11 +71,9 @@ def frozen_networks(
     if options is None or not options.uses_base_learner:
         encoder.base_learner = None
     if options is not None and options.uses_cam and options.class_source == "table":
-        index = read_json(inputs["data"] / "index.json")
-        imagenet = open_source(index["source"]).imagenet
-        encoder.class_table = class_table(
-            index["classes"], encoder.backbone.classifier.out_features, imagenet
-        )
+        data = read_summary(inputs["data"] / INDEX)
+        imagenet = open_source(data["source"]).imagenet
+        encoder.class_table = class_table(data["classes"], encoder.backbone.classifier.out_features, imagenet)
     return encoder
 
 

@@ -36,9 +36,7 @@ def excluded_classes(results: Results) -> list[str]:
 def left_out_images(results: Results) -> list[str]:
     """A sentence for each image that a data set lacks because it or its mask is not usable."""
     data = [job for job in results.jobs.values() if job.step == "data"]
-    return [
-        f"{job.label}: {why}" for job in data for why in job.json("index.json").get("left_out", {}).values()
-    ]
+    return [f"{job.label}: {why}" for job in data for why in job.data_set.get("left_out", {}).values()]
 
 
 def picture(figure: Figure, folder: Path) -> dict[str, Any]:

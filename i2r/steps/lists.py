@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from i2r.config.schema import SOURCES
+from i2r.data.index_table import INDEX, read_index
 from i2r.data.lists import fold_lists
 from i2r.data.sources import DataError, open_source
-from i2r.files import read_json, write_json
+from i2r.files import write_json
 from i2r.pipeline.jobs import Job
 
 
@@ -18,7 +19,7 @@ def run(job: Job) -> dict[str, Any]:
         DataError: no training image is left.
     """
     rule = job.params["data"]
-    index = read_json(job.inputs["data"] / "index.json")
+    index = read_index(job.inputs["data"] / INDEX)
     source = index["source"]
     lists = fold_lists(
         index,

@@ -78,8 +78,7 @@ def _other_images(target: Target, id: str) -> list[str]:
     job = next((known[key] for key in keys if key in known), None)
     if job is None:
         return ["the data set is unknown"]
-    index = job.json("index.json")
-    return other_images({part: len(index[part]) for part in ("train", "val")})
+    return other_images(job.data_set["images"])
 
 
 def departed(target: Target, id: str) -> list[str]:
