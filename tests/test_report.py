@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from i2r.data.episodes import expected_queries
 from i2r.metrics.statistics import interval
 from i2r.paper import published
 from i2r.pipeline.jobs import run_job
@@ -47,6 +48,40 @@ def page_of(folder) -> str:
     """The text of report.html."""
     text = re.sub(r"<style>.*?</style>", "", (folder / "report.html").read_text(), flags=re.S)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text)).replace(" ,", ",")
+
+
+def test_the_page_describes_the_data(home):
+    """Mugs are in half of the images, and so in most queries of fold 0."""
+    page = page_of(home)
+    assert "30 training and 30 validation images; width x height from 80 x 96 to 95 x 96 pixels" in page
+    found = re.search(
+        r"Fold 0 : of 1000 queries ([\d.]+) \((\d+) %\) are expected to be of mug and ([\d.]+) of (\w+);",
+        page,
+    )
+    lists = next(job for job in Results(*values_of(home)).jobs.values() if job.label == "shapes-fold0")
+    expected = expected_queries(lists.json("lists.json"), 1000, 1, 5)
+    assert sum(expected.values()) == pytest.approx(1000)
+    assert int(found[2]) == round(expected[4] / 10) > 40
+    assert [float(found[at]) for at in (1, 3)] == pytest.approx(
+        [expected[4], min(expected.values())], abs=0.05
+    )
+    assert "4 mug 16 (16) 16 (16) " in page and "Classes that stand together most often" in page
+    for name in ("samples", "classes", "queries"):
+        assert (home / f"figures/data-{name}.png").stat().st_size > 1000
+    assert (home / "report.html").read_text().count('alt="Images from the lists') == 1
+
+
+def test_the_page_names_the_images_that_were_left_out(home, tmp_path):
+    assert "not usable" not in page_of(home)
+    data = {"source": "voc", "root": "photographs", "size": 97, "faulty": "leave_out"}
+    other = {"data": data, "backbone": {"name": "squeezenet1_1"}}
+    methods = {"i2r": {}, "kept": {"data": {"faulty": "stop"}}}
+    targets = {"table1": {"methods": ["i2r", "kept"], "folds": [0]}}
+    page = page_of(fake_jobs.report(tmp_path / "results", methods=methods, targets=targets, **other))
+    assert "Images that are not usable Left out of the lists ( data.faulty: leave_out ):" in page
+    assert (
+        page.count("photographs: JPEGImages/train_000099.jpg: damaged, part of the picture is missing") == 1
+    )
 
 
 def test_metrics_has_one_row_a_run(home):
