@@ -141,7 +141,7 @@ def add(tasks: argparse._SubParsersAction) -> None:
     )
 
     task = tasks.add_parser("prepare", help="make the folder that a source reads", parents=[several])
-    task.add_argument("what", choices=[name for name in sources if name != "fss1000"])
+    task.add_argument("what", choices=("voc", "coco", "coco-crowds"))
     task.add_argument(
         "--voc", type=Path, metavar="DIR", help="VOC 2012, or a folder prepared for BAM, PFENet or HSNet"
     )

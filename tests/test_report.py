@@ -77,7 +77,11 @@ def test_the_page_names_the_images_that_were_left_out(home, tmp_path):
     other = {"data": data, "backbone": {"name": "squeezenet1_1"}}
     methods = {"i2r": {}, "kept": {"data": {"faulty": "stop"}}}
     targets = {"table1": {"methods": ["i2r", "kept"], "folds": [0]}}
-    page = page_of(fake_jobs.report(tmp_path / "results", methods=methods, targets=targets, **other))
+    folder = fake_jobs.report(tmp_path / "results", methods=methods, targets=targets, **other)
+    assert (
+        len(list((folder / "figures").glob("data-samples-photographs-*.png"))) == 2
+    )  # of the data without and with it
+    page = page_of(folder)
     assert "Images that are not usable Left out of the lists ( data.faulty: leave_out ):" in page
     assert (
         page.count("photographs: JPEGImages/train_000099.jpg: damaged, part of the picture is missing") == 1

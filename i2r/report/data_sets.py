@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,32 +41,31 @@ class DataSet:
 def data_sets(results: Results) -> list[DataSet]:
     """The data sets of the report, each from the index, sample pictures and lists of its jobs."""
     jobs = [job for job in results.jobs.values() if job.step == "data"]
-    return [_data_set(job, results, f"-{job.label}" if len(jobs) > 1 else "") for job in jobs]
+    often = Counter(job.label for job in jobs)
+    found = []
+    for job in jobs:
+        name = job.label if often[job.label] == 1 else f"{job.label}-{job.key[:6]}"
+        found.append(_data_set(name, f"-{name}" if len(jobs) > 1 else "", job, results))
+    return found
 
 
-def _data_set(job: Finished, results: Results, suffix: str) -> DataSet:
-    index = read_index(job.folder / INDEX, "sizes")
-    drawn = _queries(job, results)
-    areas = {j.params["data"]["min_area"] for j in results.jobs.values() if _made_from(j, "lists", job)}
-    found = classes(index, min(areas, default=0))
+def _data_set(name: str, suffix: str, job: Finished, results: Results) -> DataSet:
+    """suffix: of the names of its figures."""
+    index, drawn = read_index(job.folder / INDEX, "sizes"), _queries(job, results)
+    areas = [j.params["data"]["min_area"] for j in results.jobs.values() if _made_from(j, "lists", job)]
+    least = min(areas, default=0)
+    found = classes(index, least)
     sentences = [f"{sizes(index)} Digest {index['digest']}."]
     sentences += [_said(where, rows) for where, rows in drawn.items() if rows]
-    figures = [
-        Figure(
-            f"data-samples{suffix}",
-            "Images from the lists, with their masks.",
-            partial(shutil.copy, job.folder / SAMPLES),
-        ),
-        Figure(
-            f"data-classes{suffix}", "Areas of the classes, and images of each.", partial(draw_classes, found)
-        ),
-    ]
+    shown = {
+        "samples": ("Images from the lists, with their masks.", partial(shutil.copy, job.folder / SAMPLES)),
+        "classes": ("Areas of the classes, and images of each.", partial(draw_classes, found)),
+    }
     if any(drawn.values()):
         caption = "Queries that each class is expected to have, over seeds of the episodes."
-        figures.append(Figure(f"data-queries{suffix}", caption, partial(draw_queries, drawn)))
-    return DataSet(
-        job.label, sentences, figures, [_class_grid(found, min(areas, default=0)), _pair_grid(index)]
-    )
+        shown["queries"] = caption, partial(draw_queries, drawn)
+    figures = [Figure(f"data-{kind}{suffix}", *values) for kind, values in shown.items()]
+    return DataSet(name, sentences, figures, [_class_grid(found, least), _pair_grid(index)])
 
 
 def _made_from(job: Finished, step: str, data: Finished) -> bool:
