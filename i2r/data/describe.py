@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from i2r.config.schema import SOURCES
 from i2r.data.counts import differences, is_full
@@ -162,8 +162,7 @@ def sample_pictures(index: dict[str, Any], root: Path, path: Path, images: int =
         row, column = divmod(place, _COLUMNS)
         left, top = 2 * column * _SIDE, row * (_SIDE + _LINE)
         for side, picture in enumerate((image, seen)):
-            tile = Image.fromarray(picture)
-            tile.thumbnail((_SIDE, _SIDE))
+            tile = ImageOps.contain(Image.fromarray(picture), (_SIDE, _SIDE))
             sheet.paste(tile, (left + side * _SIDE, top))
         said = ", ".join(index["classes"][int(cls) - 1] for cls in shown[name])
         text.text((left + 2, top + tile.height + 2), said[:48], fill="black", font_size=18)
