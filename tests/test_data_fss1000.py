@@ -247,6 +247,9 @@ def test_the_commands_from_a_folder_to_episodes(root, monkeypatch, capsys, tmp_p
         shown = {name.split("/")[0] for name in (episode["query"], *episode["supports"])}
         assert shown == {lists["names"][episode["class"] - 1]}
     assert "c_test_0000 90.0" in said
+    with pytest.raises(SystemExit):
+        cli.main(["data", "lists", "--index", "a.parquet", "--folds", "contiguous", "--out", "other"])
+    assert "folds: contiguous, but the lists of fss1000 divide its classes" in capsys.readouterr().err
 
 
 @pytest.mark.slow
