@@ -95,7 +95,7 @@ def describe(args: argparse.Namespace) -> None:
     from i2r.data.index_table import read_index
     from i2r.files import write_text
 
-    found = read_index(args.index)
+    found = read_index(args.index, "sizes")
     text = describe_index(found, args.min_area, args.episodes)
     print(text)
     if args.out:
@@ -141,7 +141,7 @@ def add(tasks: argparse._SubParsersAction) -> None:
     )
 
     task = tasks.add_parser("prepare", help="make the folder that a source reads", parents=[several])
-    task.add_argument("what", choices=sources)
+    task.add_argument("what", choices=("voc", "coco", "coco-crowds"))
     task.add_argument(
         "--voc", type=Path, metavar="DIR", help="VOC 2012, or a folder prepared for BAM, PFENet or HSNet"
     )

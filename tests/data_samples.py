@@ -57,6 +57,36 @@ def write_coco(folder):
     return folder
 
 
+def write_fss(folder, train=24, test=12, unlisted=264, images=10, side=24):
+    """Classes with `images` black-and-white masks each, in the forms that PNG has for them, and lists in splits/.
+
+    The names of the listed classes sort last, so that their numbers do not fit into a byte; the other classes have one
+    image each.
+    """
+    rng = np.random.default_rng(0)
+    names = {
+        "other": [f"a_{number:04d}" for number in range(unlisted)],
+        "trn": [f"b_train_{number:04d}" for number in range(train)],
+        "test": [f"c_test_{number:04d}" for number in range(test)],
+    }
+    for split, classes in names.items():
+        for cls in classes:
+            (folder / cls).mkdir(parents=True)
+            for number in range(1, 2 if split == "other" else images + 1):
+                mask = np.zeros((side, side), np.uint8)
+                top, left = rng.integers(0, side // 2, 2)
+                mask[top : top + side // 2, left : left + side // 2] = 1
+                image = rng.integers(0, 120, (side, side, 3), dtype=np.uint8) + 130 * mask[..., None]
+                Image.fromarray(image).save(folder / cls / f"{number}.jpg")
+                grey = Image.fromarray(mask if number == 2 else 255 * mask)
+                saved = grey if number % 2 else grey.convert("RGB")
+                saved.save(folder / cls / f"{number}.png")
+    (folder / "splits").mkdir()
+    for split in ("trn", "test"):
+        (folder / f"splits/{split}.txt").write_text("".join(f"{name}\n" for name in names[split][::-1]))
+    return folder
+
+
 def _objects(rng):
     """Two polygons, one in two parts, a crowd in plain run lengths, and one compressed."""
 

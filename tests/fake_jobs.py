@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from i2r.config.load import resolve
+from i2r.data.describe import SAMPLES
+from i2r.data.index_table import INDEX, write_index
+from i2r.data.lists import fold_lists
 from i2r.pipeline.jobs import run_job
 from i2r.pipeline.plan import REPORT, Plan, make_plan
 from i2r.pipeline.spec import Spec, write_spec
 
 NAMES = ["star", "gear", "key", "mug", "fish", "crescent", "leaf", "arrow", "heart", "bolt"]
+LEFT_OUT = {"train_000099": "JPEGImages/train_000099.jpg: damaged, part of the picture is missing"}
 NAMES += ["cross", "drop", "hand", "cup", "bell", "anchor", "comb", "tree", "boat", "wheel"]
 METHODS: dict[str, dict[str, Any]] = {
     "i2r": {"label": "I²R"},
@@ -148,6 +153,34 @@ def npz(path: Path, arrays: dict[str, np.ndarray]) -> bytes:
     return content
 
 
+def data_set() -> dict:
+    """The index of 30 training and 30 validation images; each shows two classes, and every second one a mug too."""
+    index: dict = {"source": "shapes", "classes": NAMES, "digest": "d1" * 32, "sizes": {}, "files": {}}
+    for at, split in enumerate(("train", "val")):
+        index[split] = {}
+        for number in range(30):
+            name = f"{split}_{number:06d}"
+            shown = {number % 20 + 1: 2900, (number + 7) % 20 + 1: 2500} | ({4: 2100} if number % 2 else {})
+            index[split][name] = {str(cls): shown[cls] for cls in sorted(shown)}
+            index["sizes"][name], index["files"][name] = [96, 80 + number % 16], [str(at), str(number)]
+    return index
+
+
+def png(scratch: Path) -> bytes:
+    """The picture of samples."""
+    Image.new("RGB", (1440, 256), "seagreen").save(scratch, "png")
+    content = scratch.read_bytes()
+    scratch.unlink()
+    return content
+
+
+def parquet(scratch: Path, index: dict) -> bytes:
+    write_index(scratch, index)
+    content = scratch.read_bytes()
+    scratch.unlink()
+    return content
+
+
 def csv(frame: pd.DataFrame) -> bytes:
     return frame.to_csv(index=False).encode()
 
@@ -182,14 +215,20 @@ def level_of(spec: Spec) -> float:
 
 def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, empty_fold: int | None) -> dict:
     """Synthetic products of a job: file -> bytes, or values to write as JSON."""
-    args, index = spec.args, {"classes": NAMES, "sizes": {}, "digest": "d1" * 32}
-    fold = args.get("fold")
+    args, fold = spec.args, spec.args.get("fold")
     drawn = np.random.default_rng([fold or 0, args.get("eval_seed", 0)])  # the same for every method
     match spec.step:
         case "data":
-            return {"index.json": index | {"train": {"a": {"1": 900}}, "val": {"b": {"1": 900}}}}
-        case "lists" | "episodes":
-            return {f"{spec.step}.json": {}}
+            index = data_set()
+            if spec.params["data"].get("faulty") == "leave_out":
+                index["left_out"] = LEFT_OUT
+            return {INDEX: parquet(scratch, index), SAMPLES: png(scratch)}
+        case "lists":
+            return {
+                "lists.json": fold_lists(data_set(), fold, **spec.params["data"] | {"folds": "contiguous"})
+            }
+        case "episodes":
+            return {"episodes.json": {}}
         case "backbone" | "base_learner" | "cam_head":
             files = {"weights.safetensors": b"w", "metrics.jsonl": lines(100, rng)}
             return files | ({} if spec.step == "backbone" else {"scores.json": {"miou": 50.0}})

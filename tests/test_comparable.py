@@ -8,13 +8,22 @@ import pytest
 from i2r.config.load import load
 from i2r.paper.comparable import departures, obstacles, other_images
 
-PASCAL = Path(__file__).parents[1] / "workflow/presets/pascal.yaml"
+PRESETS = Path(__file__).parents[1] / "workflow/presets"
+
+
+def methods_of(preset):
+    loaded = load(PRESETS / f"{preset}.yaml")
+    return {name: (m.params.model_dump(mode="json"), m.reading) for name, m in loaded.methods.items()}
 
 
 @pytest.fixture(scope="module")
 def methods():
-    loaded = load(PASCAL)
-    return {name: (m.params.model_dump(mode="json"), m.reading) for name, m in loaded.methods.items()}
+    return methods_of("pascal")
+
+
+@pytest.fixture(scope="module")
+def coco():
+    return methods_of("coco")
 
 
 def changed(sections, key, value):
@@ -86,6 +95,44 @@ def test_a_backbone_of_101_layers_is_compared_with_its_own_numbers(methods):
     assert obstacles(changed(sections, "backbone.name", "resnet101-bam"), reading) == []
 
 
-def test_lists_are_those_of_pascal_by_their_lengths():
-    assert other_images({"train": 5953, "val": 1449}) == []
-    assert other_images({"train": 1464, "val": 1449}) == ["1464 train images, not the 5953 of PASCAL-5i"]
+@pytest.mark.parametrize("name", ["i2r", "bam"])
+def test_the_rows_of_coco_are_those_of_the_paper(coco, name):
+    sections, reading = coco[name]
+    assert obstacles(sections, reading) == [] and departures(sections, reading) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("data.source", "coco-crowds", "the data set is coco-crowds"),
+        ("data.source", "fss1000", "the data set is fss1000"),
+        ("data.size", 473, "images have 473 pixels a side, not 641"),
+        ("backbone.name", "resnet50-bam", "the backbone is resnet50-bam, not resnet50"),
+    ],
+)
+def test_other_data_backbone_or_size_hide_the_numbers_of_coco(coco, key, value, sentence):
+    sections, reading = coco["i2r"]
+    assert sentence in obstacles(changed(sections, key, value), reading)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("data.folds", "contiguous", "data.folds: contiguous, not interleaved"),
+        ("train.steps", "300 epochs", "train.steps: 300 epochs, not 60 epochs"),
+        ("network.ensemble", True, "network.ensemble: on, not off"),
+        ("evaluate.tta", "none", "evaluate.tta: none, not released"),
+    ],
+)
+def test_differences_from_the_setting_of_coco_are_named(coco, key, value, sentence):
+    sections, reading = coco["i2r"]
+    assert sentence in departures(changed(sections, key, value), reading)
+
+
+def test_lists_are_the_published_ones_by_their_lengths():
+    assert other_images("voc", {"train": 5953, "val": 1449}) == []
+    assert other_images("voc", {"train": 1464, "val": 1449}) == [
+        "1464 train images, not the 5953 of PASCAL-5i"
+    ]
+    assert other_images("coco", {"train": 82081, "val": 40137}) == []
+    assert other_images("coco", {"train": 82081, "val": 90}) == ["90 val images, not the 40137 of COCO-20i"]

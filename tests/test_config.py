@@ -18,7 +18,7 @@ from i2r.config import load, readings, show
 from i2r.config.base import WORD, ParamsError
 from i2r.config.experiment import Experiment
 from i2r.config.networks import NETWORKS
-from i2r.config.schema import BACKBONES, RunParams
+from i2r.config.schema import BACKBONES, SOURCES, RunParams
 from i2r.pipeline.steps import STEPS
 
 PRESETS = sorted((ROOT / "workflow/presets").glob("*.yaml"))
@@ -171,6 +171,11 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
             r"targets\.table1\.methods: 'i2r' is given twice",
         ),
         ({"targets": {"table1": {"folds": [0, 0]}}}, r"targets\.table1\.folds: 0 is given twice"),
+        (
+            {"targets": {"table1": {"folds": [1, 4]}}},
+            r"targets\.table1\.folds: data\.source shapes has folds 0 to 3, got 4",
+        ),
+        ({"targets": {"table1": {"folds": []}}}, r"targets\.table1\.folds: "),
         ({"targets": {"table4": {"baselines": ""}}}, "'' is not among methods"),
         ({"targets": {"train_job": {"methods": ["i2r"]}}}, "a folder or a rule"),
         ({"methods": {"a" * 61: {}}}, "at most 60 characters"),
@@ -180,6 +185,24 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
 def test_what_is_wrong_is_named_when_the_plan_is_made(changes: dict, sentence: str):
     with pytest.raises(ParamsError, match=sentence):
         load.resolve([*load.read_layers(TINY), ("test", changes)], "test")
+
+
+def test_the_folds_of_a_target_are_those_of_its_data(monkeypatch):
+    layers = load.read_layers(TINY)
+    other = {"methods": {"other": {"data": {"source": "voc", "root": "x"}, "backbone": {"name": "resnet50"}}}}
+
+    def folds(target):
+        layer = ("test", other | {"targets": {"table9": {"form": "table1"} | target}})
+        return load.resolve([*layers, layer], "test").values.targets["table9"].folds
+
+    assert folds({"methods": ["i2r", "other"]}) == [0, 1, 2, 3]
+    monkeypatch.setitem(SOURCES, "voc", SOURCES["voc"]._replace(folds=2))
+    assert folds({"methods": ["other"]}) == folds({"baselines": "other"}) == [0, 1]
+    assert folds({"methods": ["i2r", "other"], "folds": [1]}) == [1]
+    with pytest.raises(ParamsError, match=r"table9\.folds: missing, .* differ in folds \(shapes 4, voc 2\)"):
+        folds({"methods": ["i2r", "other"]})
+    with pytest.raises(ParamsError, match=r"data\.source voc has folds 0 to 1, got 2"):
+        folds({"methods": ["i2r"], "baselines": "other", "folds": [2]})
 
 
 @pytest.mark.parametrize("name", [*STEPS, "plan", "view", "all"])

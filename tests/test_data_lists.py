@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from i2r.config.schema import SOURCES, SourceEntry
 from i2r.data import episodes, lists
 from i2r.data.episodes import Episode, train_episode
+from i2r.data.index_table import write_index
 from i2r.data.sources import open_source
 from i2r.data.voc import VOC_CLASSES
-from i2r.files import read_json, write_json
+from i2r.files import read_json
 from i2r.steps import episodes as episodes_step
 from i2r.steps import lists as lists_step
 
@@ -55,6 +57,26 @@ def test_folds_of_pascal_and_coco():
         lists.fold_classes(4)
     with pytest.raises(ValueError, match=r"data\.folds must be contiguous or interleaved"):
         lists.fold_classes(0, 80, "random")
+
+
+def test_any_number_of_folds_divides_the_classes_in_both_ways():
+    assert [lists.fold_classes(f, 10, number=5)[1] for f in range(5)] == [
+        [1, 2],
+        [3, 4],
+        [5, 6],
+        [7, 8],
+        [9, 10],
+    ]
+    assert lists.fold_classes(1, 6, "interleaved", 3) == ([1, 3, 4, 6], [2, 5])
+    with pytest.raises(ValueError, match=r"fold must be 0\.\.2 and classes a multiple of 3, got 3 and 6"):
+        lists.fold_classes(3, 6, number=3)
+
+
+def test_with_lists_the_classes_of_a_fold_are_those_that_each_list_shows():
+    images = index({"a": {"2": 500}, "b": {"9": 500}, "c": {"2": 700}}, {"d": {"5": 500}, "e": {"5": 50}})
+    made = rule(images, 0, folds="lists", number=1)
+    assert (made["train_classes"], made["test_classes"]) == ([2, 9], [5])
+    assert made["train"] == ["a", "b", "c"] and made["test_by_class"] == {"5": ["d"]}
 
 
 def test_training_drops_images_with_a_pixel_of_a_test_class():
@@ -213,9 +235,19 @@ def test_threshold_episodes_use_training_classes_and_images_only(made):
         assert {e.query, *e.supports} <= set(made["train"])
 
 
+def whole(source):
+    """SMALL with everything that an index has."""
+    names = [*SMALL["train"], *SMALL["val"]]
+    return SMALL | {
+        "source": source,
+        "sizes": {n: [9, 9] for n in names},
+        "files": {n: ["", ""] for n in names},
+    }
+
+
 def test_the_steps_write_lists_and_episodes(tmp_path, capsys):
     folders = {name: tmp_path / name for name in ("data", "lists", "episodes")}
-    write_json(folders["data"] / "index.json", SMALL)
+    write_index(folders["data"] / "index.parquet", whole("voc"))
     data = {"novel": "drop", "min_area": 100, "draw": "present", "folds": "contiguous"}
     protocol = dict(data)
     job = {"args": {"fold": 0}, "params": {"data": data}, "inputs": folders, "out": folders["lists"]}
@@ -246,7 +278,8 @@ def test_the_steps_write_lists_and_episodes(tmp_path, capsys):
 def test_without_folds_those_of_the_data_source_are_taken(tmp_path, monkeypatch, given, tested):
     source = SimpleNamespace(folds="interleaved")
     monkeypatch.setattr(lists_step, "open_source", {"other": source}.__getitem__)
-    write_json(tmp_path / "index.json", SMALL | {"source": "other"})
+    monkeypatch.setitem(SOURCES, "other", SourceEntry("somewhere:SOURCE"))
+    write_index(tmp_path / "index.parquet", whole("other"))
     data = {"novel": "keep", "min_area": 1, "draw": "large", "folds": given}
     job = {"args": {"fold": 0}, "params": {"data": data}, "inputs": {"data": tmp_path}, "out": tmp_path}
     lists_step.run(SimpleNamespace(**job))

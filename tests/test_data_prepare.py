@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from data_samples import write_coco, write_voc
 from PIL import Image
@@ -13,7 +14,7 @@ from scipy.io import savemat
 
 from i2r import cli
 from i2r.data import counts, prepare
-from i2r.data.index_table import read_index, write_index
+from i2r.data.index_table import read_index, read_summary, write_index
 from i2r.data.list_files import read_list
 from i2r.data.lists import fold_lists
 from i2r.data.pairs import open_mask
@@ -147,8 +148,17 @@ def test_the_step_stops_at_other_counts_or_prints_them(tmp_path, monkeypatch, ca
 def test_an_index_survives_as_a_table(tmp_path):
     made = {"source": "voc", **index_voc(write_voc(tmp_path / "voc"), "lists/train.txt", "lists/val.txt")}
     write_index(tmp_path / "index.parquet", made)
-    assert read_index(tmp_path / "index.parquet", files=True) == made
-    assert "files" not in read_index(tmp_path / "index.parquet")
+    assert read_index(tmp_path / "index.parquet", "sizes", "files") == made
+    assert not {"sizes", "files"} & read_index(tmp_path / "index.parquet").keys()
+    assert read_summary(tmp_path / "index.parquet")["images"] == {"train": 8, "val": 6}
+    table = pd.read_parquet(tmp_path / "index.parquet")
+    assert list(table.columns) == [
+        "image",
+        "split",
+        *("height", "width", "image_sha256", "mask_sha256"),
+        "pixels",
+    ]
+    assert dict(table["pixels"][0]) == {int(cls): count for cls, count in made["train"]["train0"].items()}
     (tmp_path / "other.parquet").write_text("nothing")
     with pytest.raises(DataError, match="not an index"):
         read_index(tmp_path / "other.parquet")

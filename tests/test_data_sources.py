@@ -5,13 +5,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from data_samples import write_coco, write_voc
+from data_samples import write_coco, write_fss, write_voc
 
 from i2r.config import schema as params
 from i2r.data.dataset import open_dataset
-from i2r.data.lists import FOLDS, fold_lists
+from i2r.data.index_table import read_index
+from i2r.data.lists import fold_lists
 from i2r.data.sources import DataError, open_source
-from i2r.files import read_json
+from i2r.data.transforms import unknown
 from i2r.steps import data as data_step
 
 
@@ -27,8 +28,13 @@ def sample_coco(folder):
     return {}, write_coco(folder)
 
 
+def sample_fss(folder):
+    return {}, write_fss(folder)
+
+
 # name: folder -> (its values of `data`, data_root)
 SAMPLES = {"shapes": sample_shapes, "voc": sample_voc, "coco": sample_coco, "coco-crowds": sample_coco}
+SAMPLES |= {"fss1000": sample_fss}
 
 
 def make(name, folder):
@@ -51,33 +57,41 @@ def made(request, tmp_path_factory):
 
 def test_the_index_says_what_is_in_the_masks(made):
     name, dataset, metrics, folder = made
-    index = dataset.index
+    index = read_index(folder / "out/index.parquet", "sizes")
+    assert {split: index[split] for split in ("train", "val")} == {
+        s: dataset.index[s] for s in ("train", "val")
+    }
     assert index["source"] == name and index["digest"] == metrics["digest"]
     assert (len(index["train"]), len(index["val"])) == (metrics["train_images"], metrics["val_images"])
     for split in ("train", "val"):
         for image, pixels in index[split].items():
             mask = dataset.mask(image)
-            values, counts = np.unique(mask[(mask != 0) & (mask != 255)], return_counts=True)
+            values, counts = np.unique(mask[(mask != 0) & (mask != unknown(mask))], return_counts=True)
             assert pixels == dict(zip(map(str, values), counts, strict=True))
             assert index["sizes"][image] == list(mask.shape)
-    assert read_json(folder / "out" / "index.json") == index
 
 
 def test_images_and_masks_fit_one_another(made):
     _, dataset, _, _ = made
     for name in dataset.index["val"]:
         image, mask = dataset.image(name), dataset.mask(name)
-        assert image.dtype == mask.dtype == np.uint8
+        assert image.dtype == np.uint8
+        assert mask.dtype == (np.uint8 if len(dataset.classes) < 255 else np.int16)
         assert image.shape == (*mask.shape, 3)
-        assert set(np.unique(mask)) <= {*range(len(dataset.classes) + 1), 255}
+        assert set(np.unique(mask)) <= {*range(len(dataset.classes) + 1), unknown(mask)}
 
 
-def test_classes_make_four_folds(made):
-    _, dataset, _, _ = made
-    assert len(set(dataset.classes)) == len(dataset.classes) and len(dataset.classes) % FOLDS == 0
-    how = {"min_area": 1, "folds": dataset.source.folds}
-    tested = [c for fold in range(FOLDS) for c in fold_lists(dataset.index, fold, **how)["test_classes"]]
-    assert sorted(tested) == list(range(1, len(dataset.classes) + 1))
+def test_folds_divide_the_classes(made):
+    name, dataset, _, _ = made
+    classes, number = set(range(1, len(dataset.classes) + 1)), params.SOURCES[name].folds
+    assert len(set(dataset.classes)) == len(classes)
+    how = {"min_area": 1, "folds": dataset.source.folds, "number": number}
+    folds = [fold_lists(dataset.index, fold, **how) for fold in range(number)]
+    tested = [c for fold in folds for c in fold["test_classes"]]
+    assert len(tested) == len(set(tested))
+    assert all(not set(fold["train_classes"]) & set(fold["test_classes"]) for fold in folds)
+    if not params.SOURCES[name].by_list:
+        assert set(tested) | set(folds[0]["train_classes"]) == classes
     assert set(dataset.source.imagenet) <= set(dataset.classes)
     assert all(0 <= number < 1000 for number in dataset.source.imagenet.values())
 
@@ -97,7 +111,7 @@ def test_loading_processes_can_be_given_the_data_set(made):
 def test_a_missing_image_and_an_unknown_source_are_sentences(made):
     _, dataset, _, _ = made
     for read in (dataset.image, dataset.mask):
-        with pytest.raises(DataError, match="no such image"):
+        with pytest.raises(DataError, match=r"no such (image|file)"):
             read("no such image")
     with pytest.raises(DataError, match=r"data\.source must be one of shapes, voc"):
         open_source("paintings")

@@ -13,6 +13,7 @@ from learning import BAM, make_job, prepare, run_params
 from i2r.config.base import ParamsError
 from i2r.config.networks import PRIORS
 from i2r.data.episodes import load_episodes
+from i2r.data.index_table import read_index
 from i2r.engine import episode_loop
 from i2r.engine.episode_pictures import in_turn
 from i2r.engine.feature_cache import Draw, evaluation_draw
@@ -294,7 +295,7 @@ def test_an_object_too_small_to_be_seen_at_the_networks_size(inputs, tmp_path):
     """With data.draw: present a query's object can vanish when its mask is resized."""
     folders = {name: tmp_path / name for name in ("lists", "episodes")}
     made = {name: json.loads((inputs[name] / f"{name}.json").read_text()) for name in folders}
-    index = json.loads((inputs["data"] / "index.json").read_text())
+    index = read_index(inputs["data"] / "index.parquet")
     first = made["episodes"]["episodes"][0]
     cls = str(first["class"])
     first["query"] = next(name for name, pixels in index["val"].items() if cls not in pixels)

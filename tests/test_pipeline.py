@@ -22,7 +22,7 @@ from i2r.errors import InputError
 from i2r.files import read_json, sha256, write_json
 from i2r.pipeline import digests, jobs, plan, store
 from i2r.pipeline.jobs import run_job
-from i2r.pipeline.spec import JobError, read_spec, write_spec
+from i2r.pipeline.spec import JobError, Spec, read_spec, write_spec
 from i2r.pipeline.steps import STEPS, steps_of
 
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -334,18 +334,34 @@ def test_a_spec_elsewhere_is_refused_and_nothing_is_written_there(tmp_path: Path
     assert not list(tmp_path.rglob("state"))
 
 
+def test_a_result_without_a_product_of_the_present_code_is_made_again(tmp_path: Path):
+    """As the index of earlier data jobs, which was another file under the same key."""
+    made = planned()
+    data = next(spec for spec in made.jobs.values() if spec.step == "data")
+    folder = tmp_path / data.folder
+    finish(folder, data, {"index.parquet": "", "samples.png": ""})
+    assert store.Located(made, tmp_path).state(data) == "done"
+    finish(folder, data, {"index.json": "", "samples.png": ""})
+    assert store.Located(made, tmp_path).state(data) == "again"
+    problem = f"{folder}: made by earlier code, which did not write index.parquet"
+    assert store.problem(folder, data.key) == problem
+
+
+def finish(folder: Path, spec: Spec, products: dict[str, str]) -> None:
+    """A finished result with these products: name -> text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in products.items():
+        (folder / name).write_text(text)
+    values = {"spec": spec.values(), "products": {name: sha256(folder / name) for name in products}}
+    sizes = {name: len(text) for name, text in products.items()}
+    write_json(folder / "manifest.json", values | {"sizes": sizes, "inputs": {}})
+
+
 def test_a_state_saved_with_other_inputs_is_not_gone_on_from(tmp_path: Path, monkeypatch):
     """An input made again with another outcome while a job was interrupted."""
     made = planned()
     data, lists = (next(s for s in made.jobs.values() if s.step == step) for step in ("data", "lists"))
     write_spec(lists, tmp_path)
-
-    def make_data(text: str) -> None:
-        folder = tmp_path / data.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "index.json").write_text(text)
-        values = {"spec": data.values(), "products": {"index.json": sha256(folder / "index.json")}}
-        write_json(folder / "manifest.json", values | {"sizes": {"index.json": len(text)}, "inputs": {}})
 
     found = []
 
@@ -356,7 +372,7 @@ def test_a_state_saved_with_other_inputs_is_not_gone_on_from(tmp_path: Path, mon
 
     monkeypatch.setattr(jobs, "_function", lambda job: interrupted)
     for text in ("one", "one", "two", "two"):
-        make_data(text)
+        finish(tmp_path / data.folder, data, {"index.parquet": text, "samples.png": text})
         with pytest.raises(KeyboardInterrupt):
             run_job(lists.path(tmp_path))
     assert found == [False, True, False, True]

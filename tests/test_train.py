@@ -16,6 +16,7 @@ from i2r.config import load
 from i2r.config.networks import network_options
 from i2r.config.schema import Backbone
 from i2r.config.training import Schedule
+from i2r.data.index_table import read_index
 from i2r.engine import images
 from i2r.engine import trainer as learn
 from i2r.engine.feature_cache import CachedEncoder, Draw, Memory
@@ -241,8 +242,11 @@ def test_unreadable_state_and_missing_gpu_are_sentences(tmp_path):
 
 
 def test_base_labels():
-    mask = torch.tensor([[0, 6, 7, 20, 1, 255]])
-    assert base_labels(mask, [6, 7, 20]).tolist() == [[0, 1, 2, 3, 0, 255]]
+    mask = torch.tensor([[0, 6, 7, 20, 1, 255]], dtype=torch.uint8)
+    assert base_labels(mask, [6, 7, 20]).tolist() == [[0, 1, 2, 3, 0, -1]]
+    many = torch.tensor([[0, 255, 256, 1000, 7, -1]], dtype=torch.int16)  # 255 is a class here
+    classes = [*range(8, 257), 1000]
+    assert base_labels(many, classes).tolist() == [[0, 248, 249, 250, 0, -1]]
 
 
 def test_base_learner_and_cam_head_left_scores(inputs):
@@ -394,7 +398,7 @@ def spy(monkeypatch, module, name):
 def test_base_learner_trains_on_all_images_or_those_of_the_fold(inputs, tmp_path, trains, monkeypatch):
     """With all, objects of test classes are background, and an epoch is a pass over the whole list."""
     earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
-    index = json.loads((inputs["data"] / "index.json").read_text())
+    index = read_index(inputs["data"] / "index.parquet")
     lists = json.loads((inputs["lists"] / "lists.json").read_text())
     val = {name: {int(c) for c in pixels} for name, pixels in index["val"].items()}
     expected = {

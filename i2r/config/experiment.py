@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from i2r.config.base import Count, NotNegative, Number, Once, Positive, Rate, Section
+from i2r.config.base import Count, NotNegative, Once, Positive, Rate, Section
 from i2r.config.networks import I2ROptions
 from i2r.config.schema import Sections
 
@@ -30,7 +30,6 @@ FORMS = {
     "table3": "i2r.report.forms.table3:show",
     "table4": "i2r.report.forms.table4:show",
 }
-Fold = Annotated[int, Field(ge=0, le=3), Number]
 
 
 class Target(Section):
@@ -42,7 +41,9 @@ class Target(Section):
     methods: Annotated[list[str], Once] = Field(
         [], description="names from methods, in the order of the rows"
     )
-    folds: Annotated[list[Fold], Once] = Field([0, 1, 2, 3], min_length=1, description="test folds")
+    folds: Annotated[list[Count], Once] | None = Field(
+        None, min_length=1, description="test folds; null: all of the data set"
+    )
     shots: Annotated[list[Positive], Once] = Field(
         [1], min_length=1, description="support images per episode"
     )

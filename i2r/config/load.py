@@ -17,10 +17,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from i2r.config.base import WORD, ParamsError, describe
-from i2r.config.experiment import NETWORK_DEFAULT, Experiment, MethodParams
+from i2r.config.experiment import NETWORK_DEFAULT, Experiment, MethodParams, Target
 from i2r.config.networks import NETWORKS
 from i2r.config.readings import settle
-from i2r.config.schema import RunParams
+from i2r.config.schema import SOURCES, RunParams
 
 PARAMS = Path("params.yaml")
 PRESETS = Path("workflow/presets")
@@ -234,7 +234,36 @@ def _resolve(layers: Sequence[tuple[str, Values]]) -> Params:
     values = Experiment(**complete)
     origin = dict.fromkeys(leaves(sections), DEFAULT) | origin
     methods = {name: _method(name, own, sections, reading, origin) for name, own in values.methods.items()}
-    return Params(values, methods, origin)
+    targets = {
+        name: target.model_copy(update={"folds": _folds(name, target, methods)})
+        for name, target in values.targets.items()
+    }
+    return Params(values.model_copy(update={"targets": targets}), methods, origin)
+
+
+def _folds(name: str, target: Target, methods: dict[str, Method]) -> list[int]:
+    """The folds of a target: those that it gives, or all of its methods' data.
+
+    Raises:
+        ParamsError: the data of a method lack a fold, or none are given and the methods' data differ in their number.
+    """
+    used = dict.fromkeys([*target.methods, *([target.baselines] if target.baselines else [])])
+    sources = dict.fromkeys(methods[method].params.data.source for method in used)
+    counts = {source: SOURCES[source].folds for source in sources}
+    if target.folds is None:
+        if len(set(counts.values())) > 1:
+            said = ", ".join(f"{source} {count}" for source, count in counts.items())
+            raise ParamsError(
+                f"targets.{name}.folds: missing, and the data of its methods differ in folds ({said})"
+            )
+        return list(range(next(iter(counts.values()))))
+    for source, count in counts.items():
+        if max(target.folds) >= count:
+            known = "only fold 0" if count == 1 else f"folds 0 to {count - 1}"
+            raise ParamsError(
+                f"targets.{name}.folds: data.source {source} has {known}, got {max(target.folds)}"
+            )
+    return target.folds
 
 
 def _expect_text_keys(values: Values, where: str = "") -> None:

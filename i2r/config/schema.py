@@ -43,12 +43,12 @@ class Data(Section):
     source: str = Field(
         "voc",
         description="shapes: generated; voc: a folder in the layout of PASCAL VOC; coco: COCO 2014, crowds as "
-        "unknown; coco-crowds: crowds as their class",
+        "unknown; coco-crowds: crowds as their class; fss1000: FSS-1000, divided into classes by its lists",
     )
     root: str | None = Field(
         None,
-        description="folder with JPEGImages/ and SegmentationClassAug/ (voc), or with annotations/, train2014/ and "
-        "val2014/ (coco)",
+        description="folder with JPEGImages/ and SegmentationClassAug/ (voc), with annotations/, train2014/ and "
+        "val2014/ (coco), or with a folder for each class (fss1000)",
     )
     digest: str | None = Field(
         None,
@@ -58,9 +58,12 @@ class Data(Section):
     size: Positive = said("S, side of a network's input in pixels; S - 1 is a multiple of 8")
     train_list: str | None = Field(
         None,
-        description="training list, below root; null: lists/train.txt (voc), all annotated images by image id (coco)",
+        description="training list, below root; null: lists/train.txt (voc), all annotated images by image id (coco), "
+        "splits/trn.txt (fss1000: classes)",
     )
-    val_list: str | None = Field(None, description="validation list, below root; null: as for train_list")
+    val_list: str | None = Field(
+        None, description="validation list, below root; null: as for train_list, splits/test.txt (fss1000)"
+    )
     faulty: Literal["stop", "leave_out"] = Field(
         "stop",
         description="images that are damaged or do not fit their masks: stop, or leave_out and name them",
@@ -80,8 +83,8 @@ class Data(Section):
     )
     folds: Literal["contiguous", "interleaved"] | None = Field(
         None,
-        description="fold f tests the f-th quarter of the classes (contiguous), or every fourth, from class f + 1 "
-        "(interleaved: COCO-20i of BAM and I2R); null: as is usual for the source",
+        description="with four folds, fold f tests the f-th quarter of the classes (contiguous), or every fourth, from "
+        "class f + 1 (interleaved: COCO-20i of BAM and I2R); null: as is usual for the source",
     )
     min_class_images: Positive = Field(
         5, description="test classes with fewer images are left out and named; K shots need at least K + 1"
@@ -104,16 +107,32 @@ class Data(Section):
     def _root(self) -> Self:
         if self.source != GENERATED and not self.root:
             raise ValueError(f"root must be the folder of the data set when source is {self.source}")
+        if self.folds and SOURCES[self.source].by_list:
+            raise ValueError(
+                f"folds: {self.folds}, but the lists of {self.source} divide its classes; use null"
+            )
         return self
 
 
+class SourceEntry(NamedTuple):
+    """A data source of the registry."""
+
+    source: str  # address of an i2r.data.sources.Source
+    folds: int = 4  # number of its folds
+
+    @property
+    def by_list(self) -> bool:
+        """Whether its lists divide the classes, so that no validation image shows a training class."""
+        return self.folds == 1
+
+
 GENERATED = "shapes"  # the source that needs no folder
-# name: address of an i2r.data.sources.Source
-SOURCES: dict[str, str] = {
-    "shapes": "i2r.data.shapes.generate:SOURCE",
-    "voc": "i2r.data.voc:SOURCE",
-    "coco": "i2r.data.coco:SOURCE",
-    "coco-crowds": "i2r.data.coco:WITH_CROWDS",
+SOURCES: dict[str, SourceEntry] = {
+    "shapes": SourceEntry("i2r.data.shapes.generate:SOURCE"),
+    "voc": SourceEntry("i2r.data.voc:SOURCE"),
+    "coco": SourceEntry("i2r.data.coco:SOURCE"),
+    "coco-crowds": SourceEntry("i2r.data.coco:WITH_CROWDS"),
+    "fss1000": SourceEntry("i2r.data.fss1000:SOURCE", folds=1),
 }
 
 
@@ -366,6 +385,11 @@ class RunParams(Sections):
         if mode == "retrained" and self.backbone.name == "squeezenet1_1":
             raise ValueError(
                 "cam_head.mode: retrained needs a linear classifier on averages, which squeezenet1_1 does not have"
+            )
+        if self.base_learner.validate_every and SOURCES[self.data.source].by_list:
+            raise ValueError(
+                f"base_learner.validate_every: {self.base_learner.validate_every}, but no validation image of "
+                f"{self.data.source} shows a training class; use 0"
             )
         if self.backbone.name == "small" and self.data.source != "shapes":
             raise ValueError(

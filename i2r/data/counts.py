@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from i2r.data.lists import FOLDS, fold_lists
+from i2r.config.schema import SOURCES
+from i2r.data.lists import fold_lists
 from i2r.files import read_json
 
 FILE = Path(__file__).with_name("published_counts.json")
 AREA = 2048
+FSS = {
+    "train": 5200,
+    "val": 2400,
+}  # images of FSS-1000's 520 training classes, and of 240 for validation or test
+FSS_CLASSES = 1000
 
 
 def published(source: str) -> dict[str, Any] | None:
@@ -28,12 +34,21 @@ def is_full(index: dict[str, Any], source: str) -> bool:
 
 
 def differences(index: dict[str, Any], source: str, shown: int = 10) -> list[str]:
-    """What differs from the published lists, under BAM's rule; empty for a data set of another length."""
+    """What differs from the published lists, under BAM's rule; empty for a data set of another length.
+
+    FSS-1000 has no rule: with all of its classes, the lists must have the published lengths.
+    """
+    if source == "fss1000" and len(index["classes"]) == FSS_CLASSES:
+        return [
+            f"{split}: {len(index[split])} images, published {count}"
+            for split, count in FSS.items()
+            if len(index[split]) != count
+        ]
     if not is_full(index, source):
         return []
     known, found = published(source), []
     folds = "contiguous" if source == "voc" else "interleaved"
-    for fold in range(FOLDS):
+    for fold in range(SOURCES[source].folds):
         lists = fold_lists(index, fold, min_area=AREA, folds=folds)
         for part, name in (("train", "train"), ("test", "val")):
             pairs = [("images", len(lists[part]), known[f"{name}_list"][fold])]

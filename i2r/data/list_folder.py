@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from i2r.config.schema import SOURCES
 from i2r.data.list_files import read_list
-from i2r.data.lists import FOLDS, fold_lists
+from i2r.data.lists import BY_LIST, fold_lists
 from i2r.data.sources import DataError, open_source
 from i2r.files import read_json, write_json, write_text
 
@@ -25,12 +26,18 @@ def write_lists(index: dict[str, Any], out: Path, rule: str, **other: Any) -> li
     Args:
         rule: bam or hsnet.
         other: arguments of lists.fold_lists instead of the rule's; None: the rule's.
+
+    Raises:
+        DataError: a kind of folds is given for a source whose lists divide the classes.
     """
     source = open_source(index["source"])
+    number = SOURCES[index["source"]].folds
+    if other.get("folds") and source.folds == BY_LIST:
+        raise DataError(f"folds: {other['folds']}, but the lists of {index['source']} divide its classes")
     how = {"folds": source.folds} | RULES[rule] | {name: v for name, v in other.items() if v is not None}
     made = []
-    for fold in range(FOLDS):
-        lists = fold_lists(index, fold, **how)
+    for fold in range(number):
+        lists = fold_lists(index, fold, number=number, **how)
         folder = out / f"fold{fold}"
         for part, name in _FILES.items():
             lines = (" ".join(source.paths(image)) + "\n" for image in lists[part])

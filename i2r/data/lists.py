@@ -4,31 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-FOLDS = 4
+BY_LIST = "lists"  # the kind of folds of a source whose lists divide the classes
 
 
-def fold_classes(fold: int, classes: int = 20, folds: str = "contiguous") -> tuple[list[int], list[int]]:
+def fold_classes(
+    fold: int, classes: int = 20, folds: str = "contiguous", number: int = 4
+) -> tuple[list[int], list[int]]:
     """Training and test classes of a fold f of C classes, ids from 1.
 
     Args:
-        folds: `contiguous` tests classes f C/4 + 1 .. (f + 1) C/4 (PASCAL-5i; COCO-20i in PANet); `interleaved` tests
-            f + 1, f + 5, f + 9 ... (COCO-20i in BAM and I2R).
+        folds: `contiguous` tests classes f C/n + 1 .. (f + 1) C/n (PASCAL-5i; COCO-20i in PANet); `interleaved` tests
+            f + 1, f + 1 + n, f + 1 + 2n ... (COCO-20i in BAM and I2R).
+        number: n, the number of folds.
 
     Raises:
-        ValueError: no such fold, C is no multiple of four, or unknown `folds`.
+        ValueError: no such fold, C is no multiple of n, or unknown `folds`.
     """
-    if classes % FOLDS or not 0 <= fold < FOLDS:
+    if classes % number or not 0 <= fold < number:
         raise ValueError(
-            f"fold must be 0..{FOLDS - 1} and classes a multiple of {FOLDS}, got {fold} and {classes}"
+            f"fold must be 0..{number - 1} and classes a multiple of {number}, got {fold} and {classes}"
         )
-    share = classes // FOLDS
+    share = classes // number
     if folds == "contiguous":
         test = list(range(fold * share + 1, (fold + 1) * share + 1))
     elif folds == "interleaved":
-        test = list(range(fold + 1, classes + 1, FOLDS))
+        test = list(range(fold + 1, classes + 1, number))
     else:
         raise ValueError(f"data.folds must be contiguous or interleaved, got {folds!r}")
     return [cls for cls in range(1, classes + 1) if cls not in test], test
+
+
+def _shown(images: dict[str, dict[str, int]]) -> list[int]:
+    """The classes that images show, ascending."""
+    return sorted({int(cls) for pixels in images.values() for cls in pixels})
 
 
 def _select(
@@ -65,6 +73,7 @@ def fold_lists(
     min_area: int,
     draw: str = "large",
     folds: str = "contiguous",
+    number: int = 4,
 ) -> dict[str, Any]:
     """The lists of one fold (docs/method.md 9), in the order of the master lists.
 
@@ -76,12 +85,13 @@ def fold_lists(
     Args:
         draw: classes among which that of an episode is drawn (docs/method.md 8.1), given its query: `present`, all
             with a pixel in the image; `large`, those with `min_area` pixels.
-        folds: see `fold_classes`.
+        folds, number: see `fold_classes`; with `lists` (and one fold) the training and test classes are those that
+            the training and the validation list show.
 
     Returns:
         "train", "test": ids; "train_by_class", "test_by_class": {class: ids}; "train_of", "test_of": {id: classes
         among which an episode's is drawn}; "train_classes", "test_classes": all classes of the fold; "names": names of
-        all classes, from class 1; "protocol": the arguments of this function.
+        all classes, from class 1; "protocol": the arguments of this function that choose among images and classes.
 
     Raises:
         ValueError: as `fold_classes`, unknown `draw`, or images in both lists of the fold.
@@ -89,7 +99,10 @@ def fold_lists(
     if draw not in ("present", "large"):
         raise ValueError(f"data.draw must be present or large, got {draw!r}")
     names = index["classes"]
-    train_classes, test_classes = fold_classes(fold, len(names), folds)
+    if folds == BY_LIST:
+        train_classes, test_classes = (_shown(index[split]) for split in ("train", "val"))
+    else:
+        train_classes, test_classes = fold_classes(fold, len(names), folds, number)
     train = _select(index["train"], train_classes, min_area, only=novel == "drop")
     test = _select(index["val"], test_classes, min_area, only=False)
     if both := [name for name in test if name in train]:

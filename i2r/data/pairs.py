@@ -35,6 +35,7 @@ class Pair(NamedTuple):
     Attributes:
         size: height and width that the image must have; None: those of its mask.
         upright: refuse an image with an EXIF orientation, because the mask may belong to the turned picture.
+        cls: the only class of the image, whose mask is black and white; None: the mask holds class ids.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Pair(NamedTuple):
     mask: Path
     size: tuple[int, int] | None = None
     upright: bool = True
+    cls: int | None = None
 
 
 class Checked(NamedTuple):
@@ -75,9 +77,7 @@ def _open(path: Path, data: bytes) -> Image.Image:
 def decode_mask(path: Path, data: bytes) -> np.ndarray:
     """A mask's palette indices or grey values, uint8 (H, W); raises DataError for any other file."""
     # Pillow, because OpenCV turns palette indices into grey values of their colours
-    file = _open(path, data)
-    if file.format != "PNG":
-        raise DataError(f"{path}: a mask must be a PNG, but this is a {file.format}")
+    file = _open_png(path, data)
     if file.mode not in ("P", "L"):
         raise DataError(
             f"{path}: a mask must be a palette or grey PNG with 8 bits; this file has mode {file.mode}"
@@ -88,8 +88,33 @@ def decode_mask(path: Path, data: bytes) -> np.ndarray:
     )  # of the header; grey values of fewer bits are stretched to 0..255 when read
     if colour == 0 and bits != 8:
         raise DataError(f"{path}: a grey mask must have 8 bits, this one has {bits}")
+    return _decoded(path, file)
+
+
+def decode_object(path: Path, data: bytes) -> np.ndarray:
+    """A black-and-white mask of any PNG mode, uint8 (H, W): 1 on the object, 0 elsewhere; raises DataError for others.
+
+    The object is where the grey value is at least 128, as HSNet reads FSS-1000, or 1 in a mask of 0 and 1, which the
+    examples of FSS-1000's authors have.
+    """
+    grey = _decoded(path, _open_png(path, data), "L")
+    labels = (grey >= (128 if grey.max() > 1 else 1)).astype(np.uint8)
+    if not labels.any():
+        raise DataError(f"{path}: the mask shows no object")
+    return labels
+
+
+def _open_png(path: Path, data: bytes) -> Image.Image:
+    file = _open(path, data)
+    if file.format != "PNG":
+        raise DataError(f"{path}: a mask must be a PNG, but this is a {file.format}")
+    return file
+
+
+def _decoded(path: Path, file: Image.Image, mode: str | None = None) -> np.ndarray:
+    """The pixels of an opened file, converted to a mode of Pillow's."""
     try:
-        return np.array(file)
+        return np.array(file.convert(mode) if mode else file)
     except (OSError, SyntaxError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
@@ -162,11 +187,21 @@ def _check_image(pair: Pair, data: bytes) -> tuple[int, int]:
     return image.shape[:2]
 
 
+def _pixels(pair: Pair, labels: np.ndarray, classes: int) -> dict[str, int]:
+    """Class -> its pixels in a decoded mask; raises DataError for values that are no class."""
+    counts = np.bincount(labels.ravel(), minlength=256)
+    if pair.cls is not None:
+        return {str(pair.cls): int(counts[1])}
+    if strange := [int(value) for value in np.flatnonzero(counts) if classes < value < 255]:
+        raise DataError(f"{pair.mask}: values {strange} are neither 0..{classes} nor 255")
+    return {str(cls): int(counts[cls]) for cls in range(1, classes + 1) if counts[cls]}
+
+
 def check_pair(classes: int, pair: Pair) -> Checked:
     """Decode an image and its mask whole and compare them; what is wrong is in `fault`."""
     try:
         image_bytes, mask_bytes = read_bytes(pair.image), read_bytes(pair.mask)
-        labels = decode_mask(pair.mask, mask_bytes)
+        labels = (decode_mask if pair.cls is None else decode_object)(pair.mask, mask_bytes)
         height, width = _check_image(pair, image_bytes)
         if pair.size not in (None, (height, width)):
             raise DataError(
@@ -176,13 +211,9 @@ def check_pair(classes: int, pair: Pair) -> Checked:
             raise DataError(
                 f"{pair.mask}: the mask has {labels.shape[1]} x {labels.shape[0]} pixels, its image {width} x {height}"
             )
-        counts = np.bincount(labels.ravel(), minlength=256)
-        strange = [int(value) for value in np.flatnonzero(counts) if classes < value < 255]
-        if strange:
-            raise DataError(f"{pair.mask}: values {strange} are neither 0..{classes} nor 255")
+        pixels = _pixels(pair, labels, classes)
     except (DataError, OSError) as error:
         return Checked({}, [], "", "", str(error))
-    pixels = {str(cls): int(counts[cls]) for cls in range(1, classes + 1) if counts[cls]}
     digests = (hashlib.sha256(data).hexdigest() for data in (image_bytes, mask_bytes))
     return Checked(pixels, [height, width], *digests)
 

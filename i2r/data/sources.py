@@ -5,7 +5,6 @@ docs/extending.md describes how to add one.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from i2r.config.registry import find
 from i2r.config.schema import SOURCES
 from i2r.data.content import Listing
 from i2r.errors import InputError
@@ -32,20 +32,23 @@ class Source:
     """A kind of data set. Its functions must be module-level, because they are sent to loading processes.
 
     Attributes:
-        classes: names of classes 1..C; C is a multiple of the number of folds, four.
+        classes: names of classes 1..C, C a multiple of the number of folds in SOURCES; None: the index finds them.
         index: (section `data` of params, folder of the data job, folder of the data set, and by name faulty, workers,
             saved) -> index, as voc.index_pairs describes all of these. A source that generates images writes them to
             VOC/ in the job's folder; other sources get the folder data.root, and check its content.
         image: (folder of the data set, id) -> uint8 (H, W, 3) RGB.
-        mask: (folder of the data set, id) -> uint8 (H, W), class ids and 255 for unknown.
+        mask: (folder of the data set, id) -> uint8 (H, W), class ids and 255 for unknown; with `class_of` 1 on the
+            object instead of its class id.
         imagenet: class name -> the corresponding class of ImageNet's 1000; empty if there is no such table.
-        folds: contiguous or interleaved, see lists.fold_classes; used where data.folds of params is null.
+        folds: contiguous or interleaved, see lists.fold_classes, or lists, see lists.fold_lists; used where data.folds
+            of params is null.
         listing: (section `data`, folder of the data set) -> the files that decide it, found without reading images;
             None for generated data.
         paths: id -> its image and mask below the folder of the data set.
+        class_of: id -> name of the only class that the image shows; None: images show several classes.
     """
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | None
     index: Callable[..., dict[str, Any]]
     image: Callable[[Path, str], np.ndarray]
     mask: Callable[[Path, str], np.ndarray]
@@ -53,6 +56,7 @@ class Source:
     folds: str = "contiguous"
     listing: Callable[[Mapping[str, Any], Path], Listing] | None = None
     paths: Callable[[str], tuple[str, str]] = voc_paths
+    class_of: Callable[[str], str] | None = None
 
 
 def open_source(name: str) -> Source:
@@ -63,5 +67,4 @@ def open_source(name: str) -> Source:
     """
     if name not in SOURCES:
         raise DataError(f"data.source must be one of {', '.join(SOURCES)}, got {name!r}")
-    module, attribute = SOURCES[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    return find(SOURCES[name].source)

@@ -14,7 +14,7 @@ from i2r.config import schema as params
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, for values in 0..1
 STD = (0.229, 0.224, 0.225)
-UNKNOWN = 255
+UNKNOWN = 255  # in masks of one class, and of class ids in uint8
 CROP_DRAWS = 30
 CROP_INSIDE = 0.85
 
@@ -42,9 +42,14 @@ def to_image(view: Tensor) -> np.ndarray:
     return image.mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
+def unknown(mask: np.ndarray | Tensor) -> int:
+    """The value of unknown pixels in a mask of class ids: 255, but -1 in int16, where 255 can be a class."""
+    return -1 if mask.dtype.itemsize == 2 else UNKNOWN
+
+
 def binary(mask: Tensor, cls: int) -> Tensor:
-    """A mask of class ids to that of one class: 1 the class, 0 everything else, 255 unknown."""
-    return torch.where(mask == UNKNOWN, mask, (mask == cls).to(mask.dtype))
+    """A mask of class ids to that of one class, uint8: 1 the class, 0 everything else, 255 unknown."""
+    return torch.where(mask == unknown(mask), UNKNOWN, (mask == cls).to(torch.uint8))
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -60,9 +65,9 @@ def _resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 def _check(image: np.ndarray, mask: np.ndarray | None) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
-    if mask is not None and (mask.dtype != np.uint8 or mask.shape != image.shape[:2]):
+    if mask is not None and (mask.dtype not in (np.uint8, np.int16) or mask.shape != image.shape[:2]):
         raise ValueError(
-            f"a mask must be uint8 {image.shape[:2]} like its image, got {mask.dtype} {mask.shape}"
+            f"a mask must be uint8 or int16 {image.shape[:2]} like its image, got {mask.dtype} {mask.shape}"
         )
 
 
@@ -76,18 +81,18 @@ def train_view(
 ) -> tuple[Tensor, Tensor]:
     """A random view for training (docs/method.md 8.1): scale, rotation, blur, flip, crop, in this order.
 
-    Padding is the mean colour, and unknown (255) in the mask. The scale is relative to the image's own size, as
+    Padding is the mean colour, and unknown in the mask. The scale is relative to the image's own size, as
     published, or with `augment.fit` to the size of the evaluation view, in which its longer side is `size`.
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        mask: uint8 (H, W), class ids and 255.
+        mask: uint8 or int16 (H, W), class ids and `unknown`.
         size: S.
         rng: only source of randomness; the same state gives the same view.
         cls: the crop is redrawn, up to 30 times, until it holds 85 % of this class; None: the first crop is taken.
 
     Returns:
-        float32 (3, S, S), normalised, and uint8 (S, S), class ids and 255.
+        float32 (3, S, S), normalised, and the mask (S, S), class ids and `unknown`.
     """
     _check(image, mask)
     scale = rng.uniform(*augment.scale) * (size / max(mask.shape) if augment.fit else 1.0)
@@ -98,7 +103,9 @@ def train_view(
         angle = rng.uniform(-augment.rotate, augment.rotate)
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
         image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=_FILL)
-        mask = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=UNKNOWN)
+        mask = cv2.warpAffine(
+            mask, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=unknown(mask)
+        )
     if rng.random() < augment.blur_p:
         image = cv2.GaussianBlur(image, (5, 5), 0)
     if rng.random() < augment.flip_p:
@@ -108,7 +115,7 @@ def train_view(
     if missing_h or missing_w:
         edges = (missing_h // 2, missing_h - missing_h // 2, missing_w // 2, missing_w - missing_w // 2)
         image = cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=_FILL)
-        mask = cv2.copyMakeBorder(mask, *edges, cv2.BORDER_CONSTANT, value=UNKNOWN)
+        mask = cv2.copyMakeBorder(mask, *edges, cv2.BORDER_CONSTANT, value=unknown(mask))
     whole = 0 if cls is None else int((mask == cls).sum())
     for _ in range(CROP_DRAWS):
         top = int(rng.integers(mask.shape[0] - size + 1))
@@ -131,15 +138,15 @@ def evaluation_view(
 ) -> tuple[Tensor, Tensor | None, Placement]:
     """The evaluation view (docs/method.md 8.2): the complete image in the top left corner of a square.
 
-    Padding is black, and unknown (255) in the mask.
+    Padding is black, and unknown in the mask.
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        mask: uint8 (H, W), class ids and 255, or None.
+        mask: uint8 or int16 (H, W), class ids and `unknown`, or None.
         size: S.
 
     Returns:
-        float32 (3, S, S), normalised; uint8 (S, S) or None; the image's placement.
+        float32 (3, S, S), normalised; the mask (S, S) or None; the image's placement.
     """
     _check(image, mask)
     place = placement(*image.shape[:2], size)
@@ -147,7 +154,7 @@ def evaluation_view(
     square[: place.inner_h, : place.inner_w] = _resize(image, place.inner_h, place.inner_w)
     if mask is None:
         return normalise(square), None, place
-    labels = np.full((size, size), UNKNOWN, np.uint8)
+    labels = np.full((size, size), unknown(mask), mask.dtype)
     labels[: place.inner_h, : place.inner_w] = _resize_mask(mask, place.inner_h, place.inner_w)
     return normalise(square), torch.from_numpy(labels), place
 

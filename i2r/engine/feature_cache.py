@@ -74,7 +74,7 @@ class CachedEncoder:
     Args:
         encoder: frozen; cached tensors stay on its device.
         options: of the network; they say what it needs from the encoder, and how its CAM is made.
-        read: a view -> normalised image (3, S, S) and mask (S, S) of class ids and 255.
+        read: a view -> normalised image (3, S, S) and mask (S, S) of class ids and `unknown`.
         gigabytes: memory of the cache.
         workers: processes that read images ahead, see `expect`.
     """
@@ -105,12 +105,12 @@ class CachedEncoder:
         return image, mask
 
     def features(self, view: View) -> tuple[Features, Tensor]:
-        """Features (1, ...) of the unmasked image, and its mask (S, S) uint8."""
+        """Features (1, ...) of the unmasked image, and its mask (S, S) of class ids."""
 
         def make() -> tuple[Features, Tensor]:
             image, mask = self.image(view)
             features = self.encoder.images(image[None].to(self.device), self.options.uses_pyramid)
-            return features, mask.to(self.device, torch.uint8)
+            return features, mask.to(self.device)
 
         return self.memory.get(("features", view), make)
 

@@ -34,7 +34,7 @@ class View(NamedTuple):
 
 ReadView = Callable[
     [View], tuple[Tensor, Tensor]
-]  # image float (3, S, S), normalised; mask uint8 (S, S) of class ids
+]  # image float (3, S, S), normalised; mask (S, S) of class ids
 
 
 # --- readers: functions of a key; partials of module-level functions, so that loading processes can receive them ---

@@ -12,8 +12,9 @@ from torch import Tensor
 from i2r.config.networks import NetworkOptions
 from i2r.config.schema import FROM_ONE_SHOT, Backbone
 from i2r.data.dataset import Dataset, open_dataset
+from i2r.data.index_table import INDEX, read_summary
 from i2r.data.sources import open_source
-from i2r.data.transforms import UNKNOWN
+from i2r.data.transforms import unknown
 from i2r.files import read_json
 from i2r.nets.encoder import Encoder
 from i2r.nets.io.network_file import open_network, read_about
@@ -22,6 +23,7 @@ from i2r.pipeline.jobs import Job, JobError
 
 WEIGHTS = "weights.safetensors"
 IMAGENET = 1000  # number of classes of ImageNet classifiers
+UNLABELLED = -1  # label of the base learner for unknown pixels; it can have more than 255 classes
 FROZEN = ("backbone", "base_learner", "cam_head")  # roles of the jobs that make the frozen networks
 
 
@@ -69,11 +71,9 @@ def frozen_networks(
     if options is None or not options.uses_base_learner:
         encoder.base_learner = None
     if options is not None and options.uses_cam and options.class_source == "table":
-        index = read_json(inputs["data"] / "index.json")
-        imagenet = open_source(index["source"]).imagenet
-        encoder.class_table = class_table(
-            index["classes"], encoder.backbone.classifier.out_features, imagenet
-        )
+        data = read_summary(inputs["data"] / INDEX)
+        imagenet = open_source(data["source"]).imagenet
+        encoder.class_table = class_table(data["classes"], encoder.backbone.classifier.out_features, imagenet)
     return encoder
 
 
@@ -88,13 +88,14 @@ def class_table(names: list[str], classes: int, imagenet: Mapping[str, int]) -> 
 
     Args:
         names: of the data set's classes, from class 1.
-        classes: number of classes of the classifier. If the data set has as many, the classes are the same.
+        classes: number of classes of the classifier. If the data set has as many, the classes are the same, but for
+            ImageNet's number.
         imagenet: name -> class of an ImageNet classifier.
 
     Raises:
         JobError: there is no table for these classes.
     """
-    if classes == len(names):
+    if classes == len(names) != IMAGENET:
         return torch.arange(classes)
     if classes != IMAGENET or not set(names) <= set(imagenet):
         raise JobError(
@@ -115,8 +116,11 @@ def job_lists(job: Job) -> dict[str, Any]:
 
 
 def base_labels(mask: Tensor, train_classes: list[int]) -> Tensor:
-    """Class ids to labels of the base learner: 0 background and test classes, 1.. training classes ascending, 255."""
-    table = torch.zeros(256, dtype=torch.long)
+    """Class ids, uint8 or int16, to labels of the base learner, int64.
+
+    These are 0 for background and test classes, 1.. for training classes in ascending order, and UNLABELLED.
+    """
+    table = torch.zeros(torch.iinfo(mask.dtype).max + 1, dtype=torch.long)
     table[torch.tensor(sorted(train_classes))] = torch.arange(1, len(train_classes) + 1)
-    table[UNKNOWN] = UNKNOWN
+    table[unknown(mask)] = UNLABELLED
     return table.to(mask.device)[mask.long()]

@@ -84,12 +84,14 @@ def predict_on_grid(scoring: str, logits: Tensor, place: Placement) -> Tensor:
 # --- counting --------------------------------------------------------------------------------------------
 
 
-def class_counts(prediction: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+def class_counts(
+    prediction: Tensor, target: Tensor, classes: int, ignore: int = IGNORE
+) -> tuple[Tensor, Tensor, Tensor]:
     """Intersection, union and target pixels of each of `classes` classes, (classes,) int64 each.
 
-    prediction and target: integer tensors of the same shape; pixels with target 255 are not counted.
+    prediction and target: integer tensors of the same shape; pixels with target `ignore` are not counted.
     """
-    keep = target != IGNORE
+    keep = target != ignore
     prediction, target = prediction[keep].long(), target[keep].long()
     inter = torch.bincount(target[prediction == target], minlength=classes)[:classes]
     area = torch.bincount(prediction, minlength=classes)[:classes]

@@ -20,5 +20,6 @@ def nearest(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if maps.shape[-2:] == tuple(size):
         return maps
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    flat = flat if flat.is_floating_point() else flat.to(torch.uint8)  # labels: 0, 1, 255
+    if not flat.is_floating_point():  # torch can resize uint8, which holds 0, 1, 255, but not int16
+        flat = flat.float() if flat.dtype == torch.int16 else flat.to(torch.uint8)
     return F.interpolate(flat, size, mode="nearest").to(maps.dtype).view(*maps.shape[:-2], *size)

@@ -6,22 +6,36 @@ named. The published setting is that of the reading whose experiment gave the nu
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from i2r.config.readings import OPTIONS, says
 
 Sections = dict[str, Any]
-PASCAL = {"train": 5953, "val": 1449}  # images of PASCAL-5i's lists
-PROTOCOL = {
-    "data.folds": "contiguous",
-    "data.novel": "drop",
-    "evaluate.episodes": 1000,
-}  # of both published codes
+
+
+class Published(NamedTuple):
+    """A data set with published numbers: its name, the number of images in its lists, its folds."""
+
+    name: str
+    images: dict[str, int]
+    folds: str
+
+
+DATA = {  # by data source
+    "voc": Published("PASCAL-5i", {"train": 5953, "val": 1449}, "contiguous"),
+    "coco": Published("COCO-20i", {"train": 82081, "val": 40137}, "interleaved"),
+}
+PROTOCOL = {"data.novel": "drop", "evaluate.episodes": 1000}  # of both published codes
 DECIDING = ("data.size", "backbone.name")  # with another value the number is not shown
 OF_THE_ROW = ("network.prior", "network.mask")  # which row of Table 3 it is; see published.components
 CHECKPOINT = (
     "Published checkpoints are the best on the test classes of all epochs; ours are the last of the training."
 )
+
+
+def published_data(source: str) -> Published:
+    """The data set of the paper with which a data source is compared: PASCAL-5i for sources that the paper lacks."""
+    return DATA.get(source, DATA["voc"])
 
 
 def published_reading(network: str, reading: str) -> str:
@@ -43,7 +57,7 @@ def obstacles(sections: Sections, reading: str) -> list[str]:
     """
     expected = _expected(sections, reading)
     source, found = sections["data"]["source"], []
-    if source != "voc":
+    if source not in DATA:
         found.append("the data set is generated" if source == "shapes" else f"the data set is {source}")
     if (name := sections["backbone"]["name"]) != expected["backbone.name"]:
         found.append(f"the backbone is {name}, not {expected['backbone.name']}")
@@ -52,18 +66,20 @@ def obstacles(sections: Sections, reading: str) -> list[str]:
     return found
 
 
-def other_images(counts: dict[str, int]) -> list[str]:
-    """Differences of the lists from those of PASCAL-5i, by their lengths; counts: {"train", "val"}."""
+def other_images(source: str, counts: dict[str, int]) -> list[str]:
+    """Differences of the lists from the published ones, by their lengths; counts: {"train", "val"}."""
+    known = published_data(source)
     return [
-        f"{counts[part]} {part} images, not the {count} of PASCAL-5i"
-        for part, count in PASCAL.items()
+        f"{counts[part]} {part} images, not the {count} of {known.name}"
+        for part, count in known.images.items()
         if counts[part] != count
     ]
 
 
 def departures(sections: Sections, reading: str) -> list[str]:
     """Other differences from the published setting, as `key: value, not value`; empty if there are none."""
-    expected = _expected(sections, reading) | PROTOCOL
+    folds = published_data(sections["data"]["source"]).folds
+    expected = _expected(sections, reading) | PROTOCOL | {"data.folds": folds}
     trains = "base_learner.trains"
     if _value(sections, trains) != "all" and not sections["network"].get("ensemble", True):
         # nothing comes from the base learner, so only that it is not trained whole can be a difference
@@ -78,8 +94,8 @@ def departures(sections: Sections, reading: str) -> list[str]:
 
 
 def _expected(sections: Sections, reading: str) -> dict[str, Any]:
-    """Key -> published value; on ResNet-101 that of ResNet-50 with the other depth."""
-    values = says(published_reading(sections["network"]["name"], reading))
+    """Key -> published value for the data set; on ResNet-101 that of ResNet-50 with the other depth."""
+    values = says(published_reading(sections["network"]["name"], reading), sections["data"]["source"])
     expected = {option.key: values[option.key] for option in OPTIONS}
     if sections["backbone"]["name"].startswith("resnet101"):
         expected["backbone.name"] = expected["backbone.name"].replace("50", "101")

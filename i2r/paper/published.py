@@ -14,8 +14,9 @@ import yaml
 from i2r.config.readings import says
 
 Sections = dict[str, Any]
-BACKBONES = {"resnet50": "ResNet-50", "resnet101": "ResNet-101"}  # of Table 1
-NAMES = {"i2r": "I2R", "bam": "BAM"}  # network: its row of Table 1
+BACKBONES = {"resnet50": "ResNet-50", "resnet101": "ResNet-101"}  # of Tables 1 and 2
+NAMES = {"i2r": "I2R", "bam": "BAM"}  # network: its row of Tables 1 and 2
+BY_FOLD = {"voc": "table1", "coco": "table2"}  # data source: the table with mIoU by fold
 
 
 class Components(NamedTuple):
@@ -29,7 +30,7 @@ class Components(NamedTuple):
 
 @cache
 def published() -> dict[str, Any]:
-    """The content of published.yaml: table1, table3, claims, table4."""
+    """The content of published.yaml: pages, table1, table2, table3, claims, table4."""
     return yaml.safe_load(files("i2r.paper").joinpath("published.yaml").read_text(encoding="utf-8"))
 
 
@@ -59,23 +60,23 @@ def table3(row: str) -> float:
     return published()["table3"][row]["miou"]
 
 
-def table1_backbone(sections: Sections) -> str | None:
-    """The backbone of a method, if Table 1 has it; else None."""
+def main_backbone(sections: Sections) -> str | None:
+    """The backbone of a method, if Tables 1 and 2 have it; else None."""
     name = sections["backbone"]["name"].removesuffix("-bam")
     return name if name in BACKBONES else None
 
 
-def table1_name(sections: Sections, reading: str) -> str | None:
-    """The row of Table 1 for a method: its network, if it has all published components; else None."""
+def main_name(sections: Sections, reading: str) -> str | None:
+    """The row of Tables 1 and 2 for a method: its network, if it has all published components; else None."""
     name = NAMES.get(sections["network"]["name"])
     if "support_branch" in sections["network"] and table3_row(components(sections, reading)) != "full":
         return None
     return name
 
 
-def table1(backbone: str, name: str, shot: int) -> list[float] | None:
-    """mIoU (percent) of folds 0 to 3 and their mean; None if the paper does not have them."""
-    return published()["table1"].get(backbone, {}).get(name, {}).get(shot)
+def by_fold(table: str, backbone: str, name: str, shot: int) -> list[float] | None:
+    """mIoU (percent) of folds 0 to 3 and their mean in table1 or table2; None if the paper does not have them."""
+    return published()[table].get(backbone, {}).get(name, {}).get(shot)
 
 
 def table4(prior: str) -> float | None:

@@ -48,7 +48,7 @@ def _registered(step: str, params: Mapping[str, Any]) -> list[str]:
 
     if step == "report":
         return list(FORMS.values())
-    found = chosen("data", SOURCES) if step == "data" or STEPS[step].torch else []
+    found = [entry.source for entry in chosen("data", SOURCES)] if step == "data" or STEPS[step].torch else []
     if STEPS[step].torch:
         found += [entry.build for entry in chosen("backbone", BACKBONES)]
     if "network" in STEPS[step].reads:

@@ -52,6 +52,8 @@ def _lists_of(data: Data) -> dict[str, str | None]:
     """The list files; None: all images by id."""
     by_id = data.source in ("coco", "coco-crowds")
     usual = {} if by_id else {"train_list": "lists/train.txt", "val_list": "lists/val.txt"}
+    if data.source == "fss1000":
+        usual = {"train_list": "splits/trn.txt", "val_list": "splits/test.txt"}
     return {name: getattr(data, name) or usual.get(name) for name in ("train_list", "val_list")}
 
 

@@ -163,7 +163,7 @@ class _Planner:
         if data.source == "shapes":
             uses, products = (
                 {"source": data.source, "shapes": data.shapes.model_dump()},
-                ("index.json", "VOC"),
+                (*STEPS["data"].products, "VOC"),
             )
         else:
             uses = data_identity(data, RESULTS / "state" / "content", f"methods.{method.name}.data")

@@ -65,7 +65,7 @@ STEPS = {
     step.name: step
     for step in (
         # for `data` and `backbone`, plan.py chooses the params: they depend on the source and the name
-        Step("data", "data", "i2r.steps.data:run", ("index.json",), 2, folders=("VOC",), minutes=120),
+        Step("data", "data", "i2r.steps.data:run", ("index.parquet", "samples.png"), 2, folders=("VOC",), minutes=120),
         Step(
             "lists", "data", "i2r.steps.lists:run", ("lists.json",), 2,
             {"data": ("novel", "min_area", "draw", "folds")}, memory=2000,

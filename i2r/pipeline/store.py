@@ -65,6 +65,9 @@ def problem(folder: Path, key: str, content: bool = False) -> str | None:
         return f"{folder / MANIFEST}: {what}"
     if values["spec"].get("key") != key:
         return f"{folder / MANIFEST}: belongs to the job {values['spec'].get('key')}, not {key}"
+    for name in STEPS[values["spec"]["step"]].products:
+        if name not in values["products"]:
+            return f"{folder}: made by earlier code, which did not write {name}"
     for name, digest in values["products"].items():
         path = folder / name
         if not path.exists():

@@ -19,7 +19,7 @@ def class_names(job: Finished, known: Mapping[str, Finished]) -> dict[int, str]:
     backbone = known.get(job.inputs.get("backbone", ""))
     if backbone is not None and "pretrain" in backbone.params.get("backbone", {}):
         data = known.get(job.inputs.get("data", ""))
-        return dict(enumerate(data.json("index.json")["classes"])) if data else {}
+        return dict(enumerate(data.data_set["classes"])) if data else {}
     return imagenet()
 
 

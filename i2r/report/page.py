@@ -14,10 +14,11 @@ from markupsafe import Markup
 from PIL import Image
 
 from i2r.report import origin
+from i2r.report.data_sets import DataSet
 from i2r.report.forms.shown import Figure, Shown
 from i2r.report.results import Results
 from i2r.report.target import Target
-from i2r.report.text import strong
+from i2r.report.text import Grid, strong
 
 PHOTOGRAPH = 300_000  # bytes of a PNG above which it is embedded as JPEG, because it shows images
 SCALE = 0.6  # of a figure on the page; figures have more pixels, for high-density screens
@@ -36,9 +37,11 @@ def excluded_classes(results: Results) -> list[str]:
 def left_out_images(results: Results) -> list[str]:
     """A sentence for each image that a data set lacks because it or its mask is not usable."""
     data = [job for job in results.jobs.values() if job.step == "data"]
-    return [
-        f"{job.label}: {why}" for job in data for why in job.json("index.json").get("left_out", {}).values()
-    ]
+    return [f"{job.label}: {why}" for job in data for why in job.data_set.get("left_out", {}).values()]
+
+
+def _grids(grids: Sequence[Grid]) -> list[dict[str, Any]]:
+    return [{"title": g.title, "note": g.note, "html": Markup(g.html())} for g in grids]
 
 
 def picture(figure: Figure, folder: Path) -> dict[str, Any]:
@@ -59,6 +62,7 @@ def render(
     results: Results,
     shown: Sequence[tuple[Target, Shown]],
     gallery: tuple[list[Figure], list[Figure], dict[str, list[Figure]]],
+    sets: Sequence[DataSet],
     labels: dict[str, str],
     figures: Path,
 ) -> str:
@@ -66,6 +70,7 @@ def render(
 
     Args:
         gallery: loss curves, comparisons of episodes, and episodes of each method.
+        sets: the data sets.
         figures: folder with all figures.
     """
     curves, compared, own = gallery
@@ -77,7 +82,7 @@ def render(
             "title": made.title,
             "sentences": [Markup(strong(text)) for text in made.sentences],
             "figures": [picture(figure, figures) for figure in made.figures],
-            "grids": [{"title": g.title, "note": g.note, "html": Markup(g.html())} for g in made.grids],
+            "grids": _grids(made.grids),
         }
         for target, made in shown
     ]
@@ -96,6 +101,15 @@ def render(
         left_out=left_out_images(results),
         missing=results.missing(),
         curves=[picture(figure, figures) for figure in curves],
+        sets=[
+            {
+                "name": found.name,
+                "sentences": [Markup(strong(text)) for text in found.sentences],
+                "figures": [picture(figure, figures) for figure in found.figures],
+                "grids": _grids(found.tables),
+            }
+            for found in sets
+        ],
         compared=[picture(figure, figures) for figure in compared],
         episodes=[(labels[id], [picture(figure, figures) for figure in own[id]]) for id in own],
         cost=Markup(origin.cost(jobs).html()),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from i2r.data.index_table import INDEX, read_summary
 from i2r.errors import InputError
 from i2r.metrics.statistics import episodes_seed, interval, resample
 
@@ -78,6 +79,11 @@ class Finished:
             return json.loads((self.folder / file).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise ResultsError(f"{self.folder / file}: {error}") from None
+
+    @cached_property
+    def data_set(self) -> dict[str, Any]:
+        """Of a data job: what its index says of the whole data set, see index_table.read_summary."""
+        return read_summary(self.folder / INDEX)
 
     @cached_property
     def scores(self) -> dict[str, dict[str, Any]]:

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from i2r.config.schema import Backbone, BaseLearner
 from i2r.config.training import Augment
 from i2r.data.dataset import Dataset
-from i2r.data.transforms import UNKNOWN, train_view
+from i2r.data.transforms import train_view
 from i2r.engine.feature_cache import Memory
 from i2r.engine.images import ReadAhead, View, evaluation_reader, load, load_steps
-from i2r.engine.inputs import WEIGHTS, base_labels, job_dataset, job_lists
+from i2r.engine.inputs import UNLABELLED, WEIGHTS, base_labels, job_dataset, job_lists
 from i2r.engine.trainer import fit, seed_of, set_up
 from i2r.engine.validation import Validation
 from i2r.files import write_json
@@ -65,7 +65,7 @@ def run(job: Job) -> dict[str, Any]:
         x, masks = next_batch(step)
         target = base_labels(masks, classes)
         logits = net(backbone.maps(x).x4 if whole else x)
-        return {"loss": F.cross_entropy(bilinear(logits, target.shape[-2:]), target, ignore_index=UNKNOWN)}
+        return {"loss": F.cross_entropy(bilinear(logits, target.shape[-2:]), target, ignore_index=UNLABELLED)}
 
     def measured() -> dict[str, Any]:
         return score(job, options, backbone, net, classes, device)
@@ -210,14 +210,15 @@ def score(
         for image, mask in load(read, map(View, names), job.runtime.workers):
             logits = net(backbone.maps(image[None].to(device)).x4)
             prediction = bilinear(logits, mask.shape)[0].argmax(0).cpu()
-            sums += torch.stack(class_counts(prediction, base_labels(mask, classes), len(classes) + 1))
+            labels = base_labels(mask, classes)
+            sums += torch.stack(class_counts(prediction, labels, len(classes) + 1, UNLABELLED))
             progress.update()
     inter, union, truth = sums.double()
     iou = 100 * inter / (union + EPSILON)
     present = [place for place in range(1, len(classes) + 1) if truth[place]]
     return {
         "miou": float(iou[present].mean()) if present else None,
-        "background": float(iou[0]),
+        "background": float(iou[0]) if truth[0] else None,
         "classes": {
             str(c): {"name": dataset.classes[c - 1], "iou": float(iou[place]) if place in present else None}
             for place, c in enumerate(classes, start=1)

@@ -55,7 +55,8 @@ def run(job: Job) -> dict[str, Any]:
         teacher = untouched_network(job).to(device)
         if options.mode == "retrained":
             metrics = retrain(job, options, encoder, teacher, device)
-        metrics["agreement"] = agreement(job, encoder, teacher, held_out, device)
+        if held_out:  # none where the lists divide the classes
+            metrics["agreement"] = agreement(job, encoder, teacher, held_out, device)
     scores = {
         "mode": options.mode,
         "agreement": metrics.get("agreement"),

@@ -6,13 +6,14 @@ from collections import Counter
 from typing import Any
 
 from i2r.data.counts import differences
+from i2r.data.describe import SAMPLES, sample_pictures
+from i2r.data.index_table import INDEX, write_index
 from i2r.data.sources import DataError, open_source
-from i2r.files import write_json
 from i2r.pipeline.jobs import Job
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write index.json, and VOC/ if the images are generated.
+    """Write index.parquet, samples.png, and VOC/ if the images are generated.
 
     Raises:
         DataError: a file is missing or wrong, or the data set does not have the digest data.digest.
@@ -40,14 +41,15 @@ def run(job: Job) -> dict[str, Any]:
     }
     for cls, name in enumerate(index["classes"], start=1):
         print(f"{name}: {counts['train'][str(cls)]} training, {counts['val'][str(cls)]} validation images")
-    del index["files"]
     if differs := differences(index, data["source"]):
         text = f"{job.data_root}: as long as the published lists, but their folds are not as published: "
         text += "; ".join(differs)
         if data.get("counts", "assert") == "assert":
             raise DataError(f"{text}. `data.counts: print` goes on")
         print(text, flush=True)
-    write_json(job.out / "index.json", {"source": data["source"], **index})
+    index = {"source": data["source"], **index}
+    write_index(job.out / INDEX, index)
+    sample_pictures(index, job.data_root or job.out / "VOC", job.out / SAMPLES)
     left_out = {"left_out": list(index["left_out"])} if "left_out" in index else {}
     counted = {f"{split}_images": len(index[split]) for split in ("train", "val")}
     return counted | {"digest": index["digest"]} | left_out

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from i2r.config.schema import SOURCES
+from i2r.data.index_table import INDEX, read_index
 from i2r.data.lists import fold_lists
 from i2r.data.sources import DataError, open_source
-from i2r.files import read_json, write_json
+from i2r.files import write_json
 from i2r.pipeline.jobs import Job
 
 
@@ -17,15 +19,16 @@ def run(job: Job) -> dict[str, Any]:
         DataError: no training image is left.
     """
     rule = job.params["data"]
-    index = read_json(job.inputs["data"] / "index.json")
-    folds = rule["folds"] or open_source(index["source"]).folds
+    index = read_index(job.inputs["data"] / INDEX)
+    source = index["source"]
     lists = fold_lists(
         index,
         job.args["fold"],
         novel=rule["novel"],
         min_area=rule["min_area"],
         draw=rule["draw"],
-        folds=folds,
+        folds=rule["folds"] or open_source(source).folds,
+        number=SOURCES[source].folds,
     )
     if not lists["train"]:
         raise DataError(

@@ -14,6 +14,7 @@ from i2r.config.registry import find
 from i2r.files import write_json, write_text
 from i2r.pipeline.jobs import Job
 from i2r.report import gallery, page
+from i2r.report.data_sets import data_sets
 from i2r.report.forms.shown import Shown
 from i2r.report.results import METRICS, PER_CLASS, Results
 from i2r.report.target import Target, labels
@@ -42,15 +43,17 @@ def run(job: Job) -> dict[str, Any]:
     names = labels(results)
     compared, own = gallery.episodes(results, names)
     curves = gallery.curves(results, names)
+    sets = data_sets(results)
     (out / "figures").mkdir(exist_ok=True)
     for figure in (
         *(figure for _, made in shown for figure in made.figures),
         *curves,
         *compared,
         *(figure for figures in own.values() for figure in figures),
+        *(figure for found in sets for figure in found.figures),
     ):
         figure.draw(out / "figures" / f"{figure.name}.png")
-    text = page.render(results, shown, (curves, compared, own), names, out / "figures")
+    text = page.render(results, shown, (curves, compared, own), sets, names, out / "figures")
     write_text(out / "report.html", text)
     return {
         f"{method}/{shot}/{value}": mean

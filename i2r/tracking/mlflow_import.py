@@ -213,16 +213,16 @@ class Importer:
         data = next((found for found in inputs if found.step == "data"), None)
         if data is None or job.step == "report":
             return
-        index = data.json("index.json")
-        profile = {f"{part} images": len(index[part]) for part in ("train", "val")} | {
-            "classes": len(index["classes"])
+        summary = data.data_set
+        profile = {f"{part} images": count for part, count in summary["images"].items()} | {
+            "classes": len(summary["classes"])
         }
         dataset = Dataset(
             name=setting(job, self.known)["dataset"],
-            digest=index["digest"][:36],
+            digest=summary["digest"][:36],
             source_type="local",
             source=json.dumps({"uri": f"results/{data.store}"}),
-            profile=json.dumps(profile | {"sha256": index["digest"]}),
+            profile=json.dumps(profile | {"sha256": summary["digest"]}),
         )
         context = "evaluation" if job.step in ("evaluate", "baselines", "episodes") else "training"
         tags = [InputTag("mlflow.data.context", context)]

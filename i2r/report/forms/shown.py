@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from i2r.paper.comparable import CHECKPOINT, departures, obstacles, other_images
+from i2r.paper.comparable import (
+    CHECKPOINT,
+    DATA,
+    departures,
+    obstacles,
+    other_images,
+    published_data,
+)
+from i2r.paper.published import main_backbone
 from i2r.report.target import Target
 from i2r.report.text import Grid, counted, listed, points
 
@@ -69,7 +77,22 @@ def differences(target: Target, id: str) -> list[str]:
     """Differences from the paper's setting, which make a method's numbers incomparable; empty if there are none."""
     method = target.method(id)
     found = obstacles(method["params"], method["reading"])
-    return _other_images(target, id) + found if method["params"]["data"]["source"] == "voc" else found
+    return _other_images(target, id) + found if source_of(target, id) in DATA else found
+
+
+def source_of(target: Target, id: str) -> str:
+    """The data source of a method."""
+    return target.method(id)["params"]["data"]["source"]
+
+
+def not_of_table(target: Target, id: str, shot: int) -> list[str]:
+    """`differences`, and those from PASCAL-5i, ResNet-50 and one shot, with which Tables 3 and 4 were made."""
+    found = differences(target, id)
+    if (source := source_of(target, id)) in DATA and source != "voc":
+        found.append(f"the data set is {DATA[source].name}, not {DATA['voc'].name}")
+    if main_backbone(target.method(id)["params"]) == "resnet101":
+        found.append("the backbone is resnet101, not resnet50")
+    return found + ([f"{shot} shots, not 1"] if shot != 1 else [])
 
 
 def _other_images(target: Target, id: str) -> list[str]:
@@ -78,8 +101,7 @@ def _other_images(target: Target, id: str) -> list[str]:
     job = next((known[key] for key in keys if key in known), None)
     if job is None:
         return ["the data set is unknown"]
-    index = job.json("index.json")
-    return other_images({part: len(index[part]) for part in ("train", "val")})
+    return other_images(source_of(target, id), job.data_set["images"])
 
 
 def departed(target: Target, id: str) -> list[str]:
@@ -94,11 +116,14 @@ def paper_note(target: Target, notes: Mapping[str, list[str]]) -> str:
     groups: dict[str, list[str]] = {}
     for id, found in notes.items():
         groups.setdefault("; ".join(found), []).append(target.labels[id])
+    known = listed(list(dict.fromkeys(published_data(source_of(target, id)).name for id in notes)))
     if not alike and len(groups) == 1:
-        return f"The paper's numbers (PASCAL-5i) are not shown, because the setting differs: {next(iter(groups))}."
+        return (
+            f"The paper's numbers ({known}) are not shown, because the setting differs: {next(iter(groups))}."
+        )
     said = [f"Not shown for {listed(names)}: {why}." for why, names in groups.items() if why]
     if not alike:
-        return " ".join(["The paper's numbers (PASCAL-5i) are not shown if the setting differs.", *said])
+        return " ".join([f"The paper's numbers ({known}) are not shown if the setting differs.", *said])
     said.insert(0, "The paper's numbers are shown where data set, backbone and image size are the same.")
     for id in alike:
         found = "; ".join(departed(target, id)) or "in nothing else that params say"

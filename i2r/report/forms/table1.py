@@ -1,4 +1,4 @@
-"""mIoU by fold, in the form of the paper's Table 1: methods, baselines and, if comparable, the paper's numbers."""
+"""mIoU by fold, as in the paper's Tables 1 and 2: methods, baselines and, if comparable, the paper's numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from i2r.paper.published import BACKBONES, published, table1, table1_backbone, table1_name
+from i2r.paper.comparable import published_data
+from i2r.paper.published import BACKBONES, BY_FOLD, by_fold, main_backbone, main_name, published
 from i2r.report import figures
 from i2r.report.forms.shown import (
     Figure,
@@ -19,6 +20,7 @@ from i2r.report.forms.shown import (
     prefixed,
     rests_on,
     setting,
+    source_of,
     suffix,
     unlike,
 )
@@ -29,7 +31,7 @@ TRAINED, UNTRAINED, PUBLISHED = "trained", "none", "published"
 
 
 def show(target: Target) -> Shown:
-    """The target as Table 1, with a table for each data set."""
+    """The target as Table 1 or 2, with a table for each data set."""
     frames, grids, sentences, drawn = [], [], [], []
     for dataset in target.datasets:
         notes = {id: differences(target, id) for id in target.of(dataset) if "@" not in id}
@@ -40,7 +42,8 @@ def show(target: Target) -> Shown:
             said = verdicts(target, dataset, shot) + against_first(target, dataset, shot)
             sentences += [prefixed(target, dataset, shot, text) for text in said]
             drawn.append(bars(target, dataset, shot))
-    title = "mIoU by fold (form of the paper's Table 1)"
+    numbers = dict.fromkeys(paper_table(target, id).removeprefix("table") for id in target.trained)
+    title = f"mIoU by fold (form of the paper's Table {listed(list(numbers) or ['1'])})"
     return Shown("table", title, pd.concat(frames, ignore_index=True), grids, sentences, drawn)
 
 
@@ -79,9 +82,11 @@ def main_frame(target: Target, dataset: str, notes: dict[str, list[str]]) -> pd.
             row[f"{shot}-shot paper"] = None if host or notes[id] else paper_mean(target, id, shot)
         rows.append(row)
     alike = dict.fromkeys(
-        table1_backbone(target.method(id)["params"]) for id, found in notes.items() if not found
+        (paper_table(target, id), main_backbone(target.method(id)["params"]))
+        for id, found in notes.items()
+        if not found
     )
-    rows += [row for backbone in alike for row in published_rows(target, backbone)]
+    rows += [row for table, backbone in alike for row in published_rows(target, table, backbone)]
     words = ["dataset", "backbone", "reading", "method", "id", "training", "differs"]
     table = pd.DataFrame(rows)
     return table.astype({name: float for name in table.columns if name not in words})
@@ -94,26 +99,31 @@ def column(name: int | str) -> str:
 def paper_mean(target: Target, id: str, shot: int) -> float | None:
     """The paper's mean for this method, if it has one."""
     method = target.method(id)
-    name = table1_name(method["params"], method["reading"])
-    values = name and table1(table1_backbone(method["params"]), name, shot)
+    name = main_name(method["params"], method["reading"])
+    values = name and by_fold(paper_table(target, id), main_backbone(method["params"]), name, shot)
     return values[-1] if values else None
 
 
-def published_rows(target: Target, backbone: str) -> list[dict]:
-    """The paper's rows on a backbone, on the folds of the target."""
+def paper_table(target: Target, id: str) -> str:
+    """The paper's table for the data set of a method; Table 1 for data that the paper does not have."""
+    return BY_FOLD.get(source_of(target, id), "table1")
+
+
+def published_rows(target: Target, table: str, backbone: str) -> list[dict]:
+    """The rows of a table of the paper on a backbone, on the folds of the target."""
     rows = []
-    for name in published()["table1"][backbone]:
+    for name in published()[table][backbone]:
         row = {"backbone": backbone, "reading": "", "method": name, "training": PUBLISHED}
         for shot in target.shots:
-            values = table1(backbone, name, shot) or [np.nan] * 5
-            row |= {f"{shot}-shot fold-{fold}": values[fold] for fold in target.folds}
-            row[f"{shot}-shot mean"] = values[-1] if target.folds == [0, 1, 2, 3] else np.nan
+            *folds, mean = by_fold(table, backbone, name, shot) or [np.nan] * 5
+            row |= {f"{shot}-shot fold-{fold}": folds[fold] for fold in target.folds}
+            row[f"{shot}-shot mean"] = mean if sorted(target.folds) == list(range(len(folds))) else np.nan
         rows.append(row)
     return rows
 
 
 def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str, list[str]]) -> Grid:
-    """Table 1 for display."""
+    """Table 1 or 2 for display."""
     several = table.loc[table["training"] != PUBLISHED, "reading"].nunique() > 1
     header = [("", "Method"), ("", "Backbone"), *([("", "Reading")] if several else [])]
     grid = Grid(header, [], words=len(header), title=dataset if len(target.datasets) > 1 else "")
@@ -148,6 +158,10 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
     if target.host and any("@" in id for id in target.of(dataset)):
         note += " Thresholds of baselines without training were chosen on training classes."
     grid.note = f"{note} {paper_note(target, notes)}"
+    for name in dict.fromkeys(paper_table(target, id) for id, found in notes.items() if not found):
+        grid.note += (
+            f" The paper's numbers are those of its Table {name[-1]}, page {published()['pages'][name]}."
+        )
     return grid
 
 
@@ -200,14 +214,15 @@ def against_first(target: Target, dataset: str, shot: int) -> list[str]:
 
 
 def paper_gain(target: Target, ours: str, theirs: str, shot: int) -> str:
-    """`; the paper has ...` if Table 1 has both methods, on their common backbone or else on ResNet-50."""
-    names = [table1_name(target.method(id)["params"], target.method(id)["reading"]) for id in (ours, theirs)]
-    backbones = {table1_backbone(target.method(id)["params"]) for id in (ours, theirs)}
+    """`; the paper has ...` if its table has both methods, on their common backbone or else on ResNet-50."""
+    names = [main_name(target.method(id)["params"], target.method(id)["reading"]) for id in (ours, theirs)]
+    backbones = {main_backbone(target.method(id)["params"]) for id in (ours, theirs)}
     backbone = backbones.pop() if len(backbones) == 1 else None
     if None in names or names[0] == names[1]:
         return ""
-    first, second = (table1(backbone or "resnet50", name, shot) for name in names)
+    first, second = (by_fold(paper_table(target, ours), backbone or "resnet50", name, shot) for name in names)
     if first is None or second is None:
         return ""
-    on = f"PASCAL-5i with {BACKBONES[backbone or 'resnet50']}"
+    data = published_data(source_of(target, ours)).name
+    on = f"{data} with {BACKBONES[backbone or 'resnet50']}"
     return f"; the paper has {first[-1] - second[-1]:+.1f} on {on}"

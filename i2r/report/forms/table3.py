@@ -8,13 +8,13 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from i2r.paper.published import components, published, table1_backbone, table3, table3_row
+from i2r.paper.published import components, published, table3, table3_row
 from i2r.report import figures
 from i2r.report.forms.shown import (
     Figure,
     Shown,
     departed,
-    differences,
+    not_of_table,
     paper_note,
     rests_on,
     setting,
@@ -23,7 +23,7 @@ from i2r.report.forms.shown import (
 from i2r.report.target import Target
 from i2r.report.text import Grid, folds_said, number, points, with_interval
 
-SHOT, BACKBONE = 1, "resnet50"  # of the paper's Table 3
+SHOT = 1  # of the paper's Table 3
 WORDS = ["dataset", "shot", "method", "row", "pmgm", "support", "mask", "mask_test", "differs"]
 
 
@@ -31,7 +31,7 @@ def show(target: Target) -> Shown:
     """The target as Table 3, with a table for each data set and shot."""
     frames, grids, drawn = [], [], []
     for dataset, shot in product(target.datasets, target.shots):
-        notes = {id: paper_differences(target, id, shot) for id in methods(target, dataset)}
+        notes = {id: not_of_table(target, id, shot) for id in methods(target, dataset)}
         table = ablation_frame(target, dataset, shot, notes)
         frames.append(table)
         grids.append(ablation_grid(target, dataset, shot, table, notes))
@@ -50,14 +50,6 @@ def show(target: Target) -> Shown:
 
 def methods(target: Target, dataset: str) -> list[str]:
     return [id for id in target.of(dataset) if "@" not in id]
-
-
-def paper_differences(target: Target, id: str, shot: int) -> list[str]:
-    """`differences`, and those from Table 3's one shot and ResNet-50."""
-    found = differences(target, id)
-    if table1_backbone(target.method(id)["params"]) == "resnet101":
-        found.append(f"the backbone is resnet101, not {BACKBONE}")
-    return found + ([f"{shot} shots, not {SHOT}"] if shot != SHOT else [])
 
 
 # --- the table -------------------------------------------------------------------------------------------------

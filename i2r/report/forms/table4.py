@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from i2r.paper.published import table1_backbone, table4
+from i2r.paper.published import table4
 from i2r.report import figures
 from i2r.report.classes import class_names
-from i2r.report.forms.shown import Figure, Shown, differences, paper_note, prefixed, setting, suffix
+from i2r.report.forms.shown import Figure, Shown, not_of_table, paper_note, prefixed, setting, suffix
 from i2r.report.results import Finished
 from i2r.report.target import Target
 from i2r.report.text import Grid, number
@@ -26,7 +26,6 @@ MEASURES = {  # title, digits, whether lower is better
     "ap": ("Average precision in percent (does not depend on calibration)", 1, False),
     "iou_best": ("IoU in percent at the best threshold, chosen on the test episodes themselves", 1, False),
 }
-SHOT, BACKBONE = 1, "resnet50"  # of the paper's Table 4
 
 
 def show(target: Target) -> Shown:
@@ -44,7 +43,7 @@ def show(target: Target) -> Shown:
     frames, grids, sentences, drawn = [], [], [], []
     dataset = target.dataset(target.host)
     for shot in target.shots:
-        notes = {target.host: paper_differences(target, shot)}
+        notes = {target.host: not_of_table(target, target.host, shot)}
         table = prior_frame(target, shot, comparable=not notes[target.host])
         frames.append(table)
         if table.empty:
@@ -60,14 +59,6 @@ def show(target: Target) -> Shown:
     grids += cam_grids(target)
     frame = pd.concat(frames, ignore_index=True)
     return Shown("priors", title, frame, grids, sentences, drawn)
-
-
-def paper_differences(target: Target, shot: int) -> list[str]:
-    """`differences`, and those from Table 4's one shot and ResNet-50."""
-    found = differences(target, target.host)
-    if table1_backbone(target.method(target.host)["params"]) == "resnet101":
-        found.append(f"the backbone is resnet101, not {BACKBONE}")
-    return found + ([f"{shot} shots, not {SHOT}"] if shot != SHOT else [])
 
 
 def prior_frame(target: Target, shot: int, comparable: bool) -> pd.DataFrame:
