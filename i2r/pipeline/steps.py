@@ -92,12 +92,12 @@ STEPS = {
             NETWORK | {"network": ALL, "train": ALL}, torch=True, minutes=2880,
         ),
         Step(
-            "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 3,
+            "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 4,
             NETWORK | {"network": ALL, "evaluate": ("scoring", "tta", "mask", "delta", "pictures")},
             torch=True, minutes=720,
         ),
         Step(
-            "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 3,
+            "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 4,
             NETWORK | {"network": CAM, "evaluate": ("scoring", "pictures"), "baselines": ALL},
             torch=True, minutes=720,
         ),
@@ -108,7 +108,7 @@ STEPS = {
                 *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "curves.csv"),
                 "figures",
             ),
-            5, folders=("figures",),
+            6, folders=("figures",),
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",)),
     )

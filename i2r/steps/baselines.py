@@ -68,7 +68,7 @@ def run(job: Job) -> dict[str, Any]:
     result = results(tally, dataset.classes, episodes, thresholds)
     write_json(job.out / "scores.json", finite(result))
     rows, methods = tally["rows"], result["methods"]
-    together = ({"method": method, **row} for method in methods for row in rows[method])
+    together = [{"method": method, **row} for method in methods for row in rows[method]]
     write_rows(job.out / "episodes.csv", together, ("method", *COLUMNS))
 
     best = max(methods, key=lambda method: methods[method]["miou"])
