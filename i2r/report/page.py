@@ -9,15 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from PIL import Image
 
-from i2r.report import origin
+from i2r.report import controls, origin
 from i2r.report.forms.shown import Figure, Shown
 from i2r.report.results import Results
 from i2r.report.target import Target
-from i2r.report.text import strong
+from i2r.report.text import Grid, strong
 
 PHOTOGRAPH = 300_000  # bytes of a PNG above which it is embedded as JPEG, because it shows images
 SCALE = 0.6  # of a figure on the page; figures have more pixels, for high-density screens
@@ -55,9 +56,15 @@ def picture(figure: Figure, folder: Path) -> dict[str, Any]:
     return {"src": source, "width": round(SCALE * width), "caption": figure.caption}
 
 
+def for_template(grid: Grid) -> dict[str, Any]:
+    """A table for the template: title, note and html."""
+    return {"title": grid.title, "note": grid.note, "html": Markup(grid.html())}
+
+
 def render(
     results: Results,
     shown: Sequence[tuple[Target, Shown]],
+    controlled: pd.DataFrame,
     gallery: tuple[list[Figure], list[Figure], dict[str, list[Figure]]],
     labels: dict[str, str],
     figures: Path,
@@ -65,6 +72,7 @@ def render(
     """The page.
 
     Args:
+        controlled: from controls.table.
         gallery: loss curves, comparisons of episodes, and episodes of each method.
         figures: folder with all figures.
     """
@@ -77,7 +85,7 @@ def render(
             "title": made.title,
             "sentences": [Markup(strong(text)) for text in made.sentences],
             "figures": [picture(figure, figures) for figure in made.figures],
-            "grids": [{"title": g.title, "note": g.note, "html": Markup(g.html())} for g in made.grids],
+            "grids": [for_template(grid) for grid in made.grids],
         }
         for target, made in shown
     ]
@@ -92,6 +100,8 @@ def render(
         jobs=len(jobs),
         total=origin.clock(total),
         targets=targets,
+        controls=[for_template(grid) for grid in controls.grids(controlled, labels)],
+        used=[Markup(strong(text)) for text in controls.sentences(controlled, labels)],
         excluded=excluded_classes(results),
         left_out=left_out_images(results),
         missing=results.missing(),
