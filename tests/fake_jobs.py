@@ -87,6 +87,18 @@ def episodes(rng: np.random.Generator, fold: int, level: float, count: int) -> p
     )
 
 
+def controls(rng: np.random.Generator, fold: int, level: float, count: int) -> pd.DataFrame:
+    """Controls of a network that finds what the supports show: a tenth is left with supports of another class."""
+    frame = episodes(rng, fold, level, count).assign(shown=1, marked=0.1)
+    shown = frame.assign(shown_inter=frame["inter_fg"], shown_union=frame["union_fg"])
+    kinds = {"right": 1.0, "present": 0.1, "absent": 0.0, "itself": 1.1, "objects": 0.9, "test objects": 1.0}
+    parts = [
+        shown.assign(kind=kind, inter_fg=(share * frame["inter_fg"]).astype(int))
+        for kind, share in kinds.items()
+    ]
+    return pd.concat(parts)
+
+
 def scores(frame: pd.DataFrame) -> dict:
     """The scores.json of these episodes."""
     sums = frame.groupby("class")[["inter_fg", "union_fg"]].sum()
@@ -196,6 +208,9 @@ def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, em
             return files | ({} if spec.step == "backbone" else {"scores.json": {"miou": 50.0}})
         case "train":
             return {"weights.safetensors": b"w", "metrics.jsonl": lines(500, rng, 1 - level_of(spec))}
+        case "controls" if fold == empty_fold:
+            table = controls(drawn, fold, 0.5, count)[:0]
+            return {"scores.json": {"episodes": {}, "left_out": {}}, "controls.csv": csv(table)}
         case "evaluate" | "baselines" if fold == empty_fold:
             nothing = pd.DataFrame(
                 columns=["index", "class", "query", "inter_fg", "union_fg", "inter_bg", "union_bg"]
@@ -211,6 +226,9 @@ def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, em
             scored["excluded"] = [EXCLUDED] if fold == 0 else []
             shown = pictures(rng, fold, level, cam=spec.params["network"].get("prior") != "bam")
             return {"scores.json": scored, "episodes.csv": csv(table), "pictures.npz": npz(scratch, shown)}
+        case "controls":
+            table = controls(drawn, fold, level_of(spec), count)
+            return {"scores.json": {"episodes": {}, "left_out": {}}, "controls.csv": csv(table)}
         case "baselines":
             tables = {
                 name: episodes(np.random.default_rng([fold, args["eval_seed"]]), fold, level, count)
@@ -239,6 +257,11 @@ def experiment(**changes: Any) -> dict[str, Any]:
     return sections | {"methods": METHODS, "targets": TARGETS} | changes
 
 
+def planned(**changes: Any) -> Plan:
+    """The plan of an experiment."""
+    return make_plan(resolve([("params", experiment(**changes))]))
+
+
 def make(results: Path, count: int = 60, empty_fold: int | None = None, **changes: Any) -> Plan:
     """Finish all jobs of an experiment except its reports.
 
@@ -247,7 +270,7 @@ def make(results: Path, count: int = 60, empty_fold: int | None = None, **change
         changes: values of the experiment, see `experiment`.
     """
     results.mkdir(parents=True, exist_ok=True)
-    plan, rng = make_plan(resolve([("params", experiment(**changes))])), np.random.default_rng(0)
+    plan, rng = planned(**changes), np.random.default_rng(0)
     for spec in plan.jobs.values():
         write_spec(spec, results)
         if spec.step in ("report", "track"):

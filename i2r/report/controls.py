@@ -51,7 +51,8 @@ def table(results: Results) -> pd.DataFrame:
             dataset = dataset_of(results.methods[row["method"]])
             at = (row["method"], dataset, row["shot"])
             frame = pd.read_csv(job.folder / "controls.csv", dtype={"query": str})
-            groups.setdefault(at, {})[row["fold"], row["seed"]] = frame
+            if len(frame):  # in some folds no class is scored
+                groups.setdefault(at, {})[row["fold"], row["seed"]] = frame
     rows, oracles = [], set()
     count = results.params["report"]["bootstrap"]
     for (id, dataset, shot), runs in groups.items():
