@@ -235,7 +235,8 @@ def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, em
                 for name, level in BASELINES.items()
             }
             priors = {
-                m: {"bce": b + fold / 50, "ap": a + fold, "iou_best": i + fold, "threshold_best": 0.5}
+                m: {"bce": b + fold / 50, "bce_calibrated": b / 2, "bce_background": b + 0.1}
+                | {"ap": a + fold, "iou_best": i + fold, "threshold_best": 0.5}
                 for m, (b, a, i) in MEASURES.items()
             }
             scored = {"methods": {m: scores(table) for m, table in tables.items()}, "priors": priors}
@@ -243,7 +244,12 @@ def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, em
             scored["cam_classes"] = {str(5 * fold + 1): {"3": 20, "7": 5}}
             for name, (bce, ap, _) in MEASURES.items():
                 noise = drawn.normal(0, 0.05, count)
-                tables[f"prior-{name}"] = tables[f"prior-{name}"].assign(bce=bce + noise, ap=ap / 100 + noise)
+                measures = {
+                    "bce": bce + noise,
+                    "bce_calibrated": bce / 2 + noise,
+                    "bce_background": bce + 0.1 + noise,
+                }
+                tables[f"prior-{name}"] = tables[f"prior-{name}"].assign(**measures, ap=ap / 100 + noise)
             table = pd.concat([table.assign(method=m) for m, table in tables.items()])
             return {"scores.json": scored, "episodes.csv": csv(table), "pictures.npz": npz(scratch, {})}
     raise ValueError(spec.step)

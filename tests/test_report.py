@@ -285,7 +285,7 @@ def test_a_missing_job_is_a_gap_with_a_reason(home):
 
 def test_priors_table_has_a_measure_that_does_not_depend_on_calibration(home):
     table = pd.read_csv(home / "priors.csv")
-    assert set(table["measure"]) == {"bce", "ap", "iou_best"}
+    assert set(table["measure"]) == {"bce", "bce_calibrated", "bce_background", "ap", "iou_best"}
     row = table[(table["measure"] == "bce") & (table["prior"] == "pmgm")].iloc[0]
     assert row["mean"] == pytest.approx((row["fold-0"] + row["fold-1"]) / 2, abs=1e-3)
     text = (home / "priors.md").read_text()

@@ -25,7 +25,7 @@ from i2r.nets.encoder import EpisodeInputs
 from i2r.pipeline.jobs import Job
 from i2r.progress import Progress
 
-PRIOR_MEASURES = ("bce", "bce_background", "ap")
+PRIOR_MEASURES = ("bce", "bce_calibrated", "bce_background", "ap")
 CHUNK = 8  # episodes that go through the network together
 COLUMNS = ("index", "class", "query", "supports", *segmentation.Counts._fields)  # of episodes.csv
 

@@ -35,7 +35,7 @@ METRICS += ["key", "train_key", "episodes_key", "why"]
 PER_CLASS = ["dataset", "backbone", "method", "shot", "fold", "seed", "eval_seed", "class", "name", "iou"]
 PER_CLASS += ["queries", "reading", "on", "key", "why"]
 ORDER = ["dataset", "shot", "id", "seed", "fold", "eval_seed"]
-PRIOR_MEASURES = ["bce", "ap", "iou_best", "threshold_best"]
+PRIOR_MEASURES = ["bce", "bce_calibrated", "bce_background", "ap", "iou_best", "threshold_best"]
 COUNTS = ("fold", "shot", "seed", "eval_seed", "episodes", "class", "queries")
 SCORED = ("evaluate", "baselines")
 SCORES = {"miou": miou_samples, "fb_iou": fb_iou_samples}
@@ -313,8 +313,8 @@ class Results:
 
     @cached_property
     def priors(self) -> pd.DataFrame:
-        """Quality of each prior map: on (method), prior, shot, fold, eval_seed, bce (nats a pixel), ap and iou_best
-        (percent)."""
+        """Quality of each prior map: on (method), prior, shot, fold, eval_seed, cross-entropies (nats a pixel), ap and
+        iou_best (percent)."""
         rows, done = [], set()
         for row in self.params["baselines"]:
             at = {"on": row["method"]} | {name: row[name] for name in ("shot", "fold", "eval_seed")}

@@ -30,9 +30,12 @@ PRIORS = {
     "pmgm": "PMGM (I²R)",
     "ordered": "PMGM ordered (ours)",
     "mean": "one prototype",
+    "constant": "constant",
 }
 MEASURES = {  # title, digits, whether lower is better
     "bce": ("Cross-entropy between prior and mask (the paper's measure; lower is better)", 4, True),
+    "bce_calibrated": ("Cross-entropy after calibration on training classes (lower is better)", 4, True),
+    "bce_background": ("Cross-entropy with unknown pixels as background (lower is better)", 4, True),
     "ap": ("Average precision in percent (does not depend on calibration)", 1, False),
     "iou_best": ("IoU in percent at the best threshold, chosen on the test episodes themselves", 1, False),
 }
@@ -119,11 +122,9 @@ def numbers_of(target: Target) -> list[str]:
 def intervals(target: Target, shot: int, measure: str, prior: str, scale: float) -> dict[str, float]:
     """Ends of the intervals of a prior's mean and of its difference from BAM's; {} for a measure that is no mean over
     episodes."""
-    if measure not in ("bce", "ap"):
+    if measure == "iou_best":
         return {}
-    drawn = {
-        name: target.mean_samples(f"prior-{name}@{target.host}", shot, measure) for name in (prior, "bam")
-    }
+    drawn = {name: target.mean_samples(baseline(target, name), shot, measure) for name in (prior, "bam")}
     found = {}
     if drawn[prior] is not None:
         found |= dict(zip(("low", "high"), (scale * end for end in drawn[prior].interval()), strict=True))
@@ -131,6 +132,11 @@ def intervals(target: Target, shot: int, measure: str, prior: str, scale: float)
         ends = (drawn[prior] - drawn["bam"]).interval()
         found |= dict(zip(("difference low", "difference high"), (scale * end for end in ends), strict=True))
     return found
+
+
+def baseline(target: Target, prior: str) -> str:
+    """The id whose episodes have the measures of a prior."""
+    return f"{'foreground' if prior == 'constant' else f'prior-{prior}'}@{target.host}"
 
 
 def prior_grids(target: Target, shot: int, table: pd.DataFrame, notes: dict[str, list[str]]) -> list[Grid]:
@@ -157,6 +163,10 @@ def prior_grids(target: Target, shot: int, table: pd.DataFrame, notes: dict[str,
         grid.mark(len(names) - 1, -own["mean"] if lower else own["mean"])
         grids.append(grid)
     deviation = "±: standard deviation over evaluation seeds. " if table["deviation"].notna().any() else ""
+    deviation += (
+        "The constant prior is the share of object pixels in episodes of the training classes; calibration is a rising "
+        "map of each prior's values, fitted there. "
+    )
     grids[-1].note = f"{deviation}{BRACKETS} {paper_note(target, notes)}"
     return grids
 
@@ -166,9 +176,15 @@ def verdicts(table: pd.DataFrame) -> list[str]:
     means = table.pivot(index="measure", columns="prior", values="mean")
     if means.isna().all(axis=None):
         return []
-    names = {"bce": "cross-entropy", "ap": "average precision", "iou_best": "IoU at the best threshold"}
+    names = {
+        "bce": "cross-entropy",
+        "bce_calibrated": "calibrated cross-entropy",
+        "ap": "average precision",
+        "iou_best": "IoU at the best threshold",
+    }
     parts = []
-    for measure, (_, digits, lower) in MEASURES.items():
+    for measure in names:
+        _, digits, lower = MEASURES[measure]
         own = means.loc[measure].dropna()
         if len(own):
             best = own.idxmin() if lower else own.idxmax()
