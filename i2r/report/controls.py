@@ -22,12 +22,13 @@ SHOWN = {
     "asked class": ("present", "miou"),
     "class shown": ("present", "shown"),
     "lost": ("present", "lost"),
-    "pixels marked, %": ("absent", "marked"),
-    "query as support": ("itself", "miou"),
-    "masks shuffled": ("shuffled", "miou"),
+    "marked, %": ("absent", "marked"),
+    "query itself": ("itself", "miou"),
+    "shuffled mask": ("shuffled", "miou"),
     "CAM's class right": ("table", "miou"),
 }
-GROUPS = {"present": "another class that is in the query", "absent": "class not in the query"}
+WITH_INTERVAL = (("right", "miou"), ("present", "lost"))  # the other intervals are in controls.csv
+GROUPS = {"present": "another class of the picture", "absent": "class not in it"}
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,9 @@ def _cell(cells: pd.DataFrame, id: str, kind: str, measure: str) -> str:
     if (id, kind, measure) not in cells.index:
         return number(None)
     row = cells.loc[(id, kind, measure)]
-    digits = 0 if measure == "lost" else 1
-    return with_interval(row["value"], row["low"], row["high"], digits)
+    if (kind, measure) not in WITH_INTERVAL:
+        return number(row["value"])
+    return with_interval(row["value"], row["low"], row["high"], 0 if measure == "lost" else 1)
 
 
 def sentences(controls: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
