@@ -126,7 +126,13 @@ def prior_dots(
     names = [p for p in labels if p in set(table["prior"])]
     names += sorted(set(table["prior"]) - set(names))
     marks = colours(names)
-    titles = {"bce": "Cross-entropy", "ap": "Average precision, %", "iou_best": "Best IoU, %"}
+    titles = {
+        "bce": "Cross-entropy",
+        "bce_calibrated": "Calibrated",
+        "ap": "AP, %",
+        "iou_best": "Best IoU, %",
+    }
+    lower = {measure: lower[measure] for measure in titles if measure in lower}
     with plt.rc_context(STYLE):
         size = (9.6, 0.95 + 0.38 * len(names))
         figure, axes = plt.subplots(1, len(lower), figsize=size, sharey=True)
@@ -144,13 +150,13 @@ def prior_dots(
                     axis.scatter(
                         [mean], [row], s=150, marker="|", linewidth=2.6, color=marks[prior], zorder=3
                     )
-                    text = f"{mean:.2f}" if measure == "bce" else f"{mean:.1f}"
+                    text = f"{mean:.1f}" if measure in ("ap", "iou_best") else f"{mean:.2f}"
                     axis.annotate(
                         text, (mean, row), (0, 8), textcoords="offset points", ha="center", fontsize=8
                     )
             better = "(← better)" if lower[measure] else "(better →)"
             axis.set(
-                title=f"{titles.get(measure, measure)}  {better}",
+                title=f"{titles[measure]}  {better}",
                 yticks=range(len(names))[::-1],
                 ylim=(-0.5, len(names) - 0.3),
             )

@@ -111,7 +111,7 @@ def ablation_grid(
 ) -> Grid:
     """Table 3 for display."""
     where = setting(target, dataset, shot)
-    names = ["Method", "Prior", "Support branch", "Mask in training", "Mask at test"]
+    names = ["Method", "Prior", "Support branch", "Mask, training", "Mask, test"]
     words = len(names)
     names += [f"Fold {fold}" for fold in target.folds] if len(target.folds) > 1 else []
     names += [

@@ -148,7 +148,7 @@ def prior_grids(target: Target, shot: int, table: pd.DataFrame, notes: dict[str,
         papers = own["paper"].notna().any()
         drawn = own["low"].notna().any()
         names = ["Prior", *(f"Fold {fold}" for fold in target.folds), *(["Mean"] if several else [])]
-        more = [PICTURES, f"difference from BAM's {PICTURES}"] if drawn else []
+        more = [PICTURES, f"vs. BAM's {PICTURES}"] if drawn else []
         grid = Grid([("", name) for name in names + more + (["paper, mean"] if papers else [])], [])
         grid.title = f"{title}{f', {where}' if where else ''}"
         for row in own.to_dict("records"):
