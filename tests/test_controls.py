@@ -11,10 +11,13 @@ import pytest
 import torch
 from learning import make_job, prepare
 
+from i2r.config.networks import ATTENTION_MASKS
 from i2r.data.control_episodes import KINDS, controls
 from i2r.data.episodes import Episode
+from i2r.engine.attention_probe import AttentionProbe, wrong_mass
 from i2r.engine.images import SHUFFLED, View, shuffled_reader
 from i2r.metrics import segmentation
+from i2r.nets.decoder.attention import CrossAttention, Labels
 from i2r.report import controls as shown
 from i2r.steps import controls as step
 from i2r.steps import evaluate, train
@@ -84,6 +87,32 @@ def test_own_supports_score_as_in_the_evaluation(done):
     counted = json.loads((job.out / "scores.json").read_text())["episodes"]
     assert counted["right"] == counted["itself"] == counted["objects"] == len(theirs)
     assert counted["present"] > 0 and counted["absent"] > 0 and counted["table"] == len(theirs)
+
+
+def test_masks_do_what_they_are_for(done):
+    masks = json.loads((done[1].out / "scores.json").read_text())["masks"]
+    assert set(masks) == {"none", *ATTENTION_MASKS}
+    none, dicm = masks["none"], masks["dicm"]
+    assert none["wrong_mass"] == pytest.approx(none["wrong_mass_unmasked"])
+    assert dicm["disagree"] == pytest.approx(none["disagree"], abs=0.05) and 0 < none["disagree"] < 1
+    assert dicm["wrong_mass"] < dicm["wrong_mass_unmasked"]
+
+
+def test_measuring_changes_nothing():
+    torch.manual_seed(0)
+    block = CrossAttention(8, 0.0)
+    query, support = torch.randn(2, 1, 9, 8), torch.randn(2, 3, 9, 8)
+    labels = Labels(torch.rand(2, 3, 9) < 0.5, torch.rand(2, 1, 9) < 0.5, None)
+    torch.manual_seed(1)
+    alone = block(query, support, labels, "random")
+    torch.manual_seed(1)
+    with AttentionProbe(block) as probe:
+        beside = block(query, support, labels, "random")
+    assert torch.equal(alone[0], beside[0]) and len(probe.disagree) == 1 and not block._forward_hooks
+    uniform = torch.full((1, 1, 2, 4), 0.25)
+    own, other = torch.tensor([[[True, True, True, False]]]), torch.tensor([[[True, False]]])
+    mass = wrong_mass(uniform, own, other, torch.ones_like(other))
+    assert mass == pytest.approx((0.25 + 0.75) / 2)
 
 
 def test_wrong_supports_are_scored_for_the_asked_and_the_shown_class(done):

@@ -28,6 +28,12 @@ SHOWN = {
     "CAM's class right": ("table", "miou"),
 }
 WITH_INTERVAL = (("right", "miou"), ("present", "lost"))  # the other intervals are in controls.csv
+MASKED = {
+    "miou": "mIoU",
+    "disagree": "disagree",
+    "wrong_mass": "wrong",
+    "wrong_mass_unmasked": "wrong, before the mask",
+}
 GROUPS = {"present": "another class of the picture", "absent": "class not in it"}
 
 
@@ -146,6 +152,29 @@ def grids(controls: pd.DataFrame, labels: Mapping[str, str]) -> list[Grid]:
         )
         found.append(grid)
     return found
+
+
+def mask_grid(results: Results, labels: Mapping[str, str]) -> Grid | None:
+    """What each attention mask does at test when it knows the query's mask, means over folds and seeds."""
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for row in results.params["runs"]:
+        job = results.jobs.get(row.get("controls"))
+        for mask, seen in (job.json("scores.json").get("masks", {}) if job else {}).items():
+            found.setdefault((row["method"], mask), []).append(seen)
+    if not found:
+        return None
+    grid = Grid([("", name) for name in ("Method", "Mask at test", *MASKED.values())], [], words=2)
+    grid.title = "Attention masks at test, with the query's true mask"
+    for (id, mask), seen in found.items():
+        means = {name: np.mean([one[name] for one in seen]) for name in MASKED}
+        texts = [number(means["miou"])] + [number(100 * means[name], 2) for name in MASKED if name != "miou"]
+        grid.rows.append([labels[id], mask, *texts])
+    grid.note = (
+        "In percent. Disagree: support cells whose preferred query cell has another label. Wrong: attention of query "
+        "cells on support cells of the other label, with the mask and before it. A mask that knows the query's mask is "
+        "an oracle: its mIoU says what the mask can do at best, not what the method reaches."
+    )
+    return grid
 
 
 def _episodes(own: pd.DataFrame) -> dict[str, int]:

@@ -173,15 +173,25 @@ def prior_dots(
 
 
 def loss_curves(curves: pd.DataFrame, labels: Mapping[str, str], path: Path) -> Path:
-    """Smoothed training loss by step, with a panel for each fold (and shot) and a line for each method (mean of seeds).
+    """Smoothed training loss by step, see training_curves.
 
     The main loss is drawn if all methods have it, because total losses with and without auxiliary losses cannot be
     compared.
+    """
+    if "main" in curves and curves["main"].notna().all():
+        return training_curves(curves, "main", "main loss (smoothed)", labels, path)
+    return training_curves(curves, "loss", "loss (smoothed)", labels, path)
+
+
+def training_curves(
+    curves: pd.DataFrame, column: str, title: str, labels: Mapping[str, str], path: Path
+) -> Path:
+    """A smoothed value by training step, with a panel for each fold (and shot) and a line for each method (mean of
+    seeds).
 
     Args:
         labels: of all methods of the report, in order.
     """
-    column = "main" if "main" in curves and curves["main"].notna().all() else "loss"
     methods = [m for m in labels if m in set(curves["method"])]
     colour, panels = colours(list(labels)), list(curves.groupby(["shot", "fold"]))
     style = dict(zip(methods, STYLES * (1 + len(methods) // len(STYLES)), strict=False))
@@ -215,9 +225,7 @@ def loss_curves(curves: pd.DataFrame, labels: Mapping[str, str], path: Path) -> 
         room = 0.08 * (max(top) - min(low))
         axes[0, 0].set_ylim(max(0, min(low) - 2 * room), max(top) + 2 * room)
         figure.supxlabel("training step", fontsize=9)
-        figure.supylabel(
-            "main loss (smoothed)" if column == "main" else "loss (smoothed)", fontsize=9, x=0.01
-        )
+        figure.supylabel(title, fontsize=9, x=0.01)
         names = [m for m in methods if m in shown]
         figure.tight_layout()
         figure.legend(

@@ -101,6 +101,7 @@ def render(
         total=origin.clock(total),
         targets=targets,
         controls=[for_template(grid) for grid in controls.grids(controlled, labels)],
+        masks=for_template(masks) if (masks := controls.mask_grid(results, labels)) else None,
         used=[Markup(strong(text)) for text in controls.sentences(controlled, labels)],
         excluded=excluded_classes(results),
         left_out=left_out_images(results),

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from i2r.config.networks import CamOptions, NetworkOptions
+from i2r.config.networks import ATTENTION_MASKS, CamOptions, NetworkOptions
 from i2r.data.control_episodes import KINDS, Control, controls
 from i2r.data.episodes import Episode, EpisodeList, load_episodes
 from i2r.data.transforms import UNKNOWN, binary
+from i2r.engine.attention_probe import AttentionProbe
 from i2r.engine.episode_loop import Row, Tally, count, finite, walk, write_rows
 from i2r.engine.feature_cache import CachedEncoder, Draw, evaluation_draw
 from i2r.engine.images import SHUFFLED, View, evaluation_reader, shuffled_reader
@@ -43,7 +44,11 @@ ORACLES = ("objects", "test objects")
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write controls.csv, a row for each episode and control, and scores.json with what could not be done and why."""
+    """Write controls.csv, a row for each episode and control, and scores.json.
+
+    scores.json: episodes of each control; what could not be done and why; and, for a network with cross-attention, what
+    each attention mask does at test with the query's true mask.
+    """
     device = set_up(job.runtime, job.threads)
     episodes = load_episodes(job.inputs["episodes"] / "episodes.json")
     planned = planned_controls(job, episodes)
@@ -59,8 +64,10 @@ def run(job: Job) -> dict[str, Any]:
     else:
         left_out["table"] = "the network uses no CAM"
     write_rows(job.out / "controls.csv", rows, COLUMNS)
+    own = [control for control in planned if control.kind == "right"]
+    masks = {mask: seen for mask in ("none", *ATTENTION_MASKS) if (seen := masked(job, own, mask, device))}
     counted = {kind: sum(row["kind"] == kind for row in rows) for kind in (*KINDS, *ORACLES)}
-    write_json(job.out / "scores.json", finite({"episodes": counted, "left_out": left_out}))
+    write_json(job.out / "scores.json", finite({"episodes": counted, "left_out": left_out, "masks": masks}))
     return {f"{kind.replace(' ', '_')}_episodes": number for kind, number in counted.items()}
 
 
@@ -107,6 +114,40 @@ def walked(
 
     draws = [drawn(control) for control in planned]
     return walk(job, [cached], draws, {"rows": []}, measure, f"{label} {job.label}")["rows"]
+
+
+def masked(job: Job, planned: Sequence[Control], mask: str, device: torch.device) -> dict[str, float]:
+    """mIoU (percent) with an attention mask that knows the query's mask, and means of AttentionProbe over the episodes.
+
+    {} for a network without cross-attention.
+    """
+    options = evaluation_options(job)
+    encoder = job_encoder(job, device, options)
+    meta_learner = evaluated_network(job, options, encoder).to(device)
+    if not planned or not AttentionProbe(meta_learner).blocks:
+        return {}
+    dataset, scoring = job_dataset(job), job.params["evaluate"]["scoring"]
+    meta_learner.test_mask = mask
+    read = evaluation_reader(dataset, job.params["data"]["size"])
+    cached = CachedEncoder(encoder, options, read, job.runtime.cache_gb, device, job.runtime.workers)
+
+    def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: Tally) -> None:
+        with AttentionProbe(meta_learner) as probe:
+            output = meta_learner(inputs)
+        tally["probed"].append([len(part), probe.means()])
+        for place, draw in enumerate(part):
+            counts = count(dataset, draw, output.final_logits[place], inputs.mask_q[place], scoring)
+            tally["rows"].append({"class": draw.cls} | counts)
+
+    draws = [drawn(control) for control in planned]
+    tally = walk(job, [cached], draws, {"rows": [], "probed": []}, measure, f"mask-{mask} {job.label}")
+    labels = [row["class"] for row in tally["rows"]]
+    counts = [[row[name] for name in segmentation.Counts._fields] for row in tally["rows"]]
+    found = {"miou": 100 * segmentation.score(sorted(set(labels)), labels, np.array(counts)).miou}
+    numbers = [number for number, _ in tally["probed"]]
+    for name in tally["probed"][0][1]:
+        found[name] = float(np.average([means[name] for _, means in tally["probed"]], weights=numbers))
+    return found
 
 
 def about(control: Control) -> Row:
