@@ -6,11 +6,11 @@ Only what the supports show is changed, so the features are those of the evaluat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from i2r.config.networks import ATTENTION_MASKS, CamOptions, NetworkOptions
 from i2r.data.control_episodes import KINDS, Control, controls
@@ -52,32 +52,59 @@ def run(job: Job) -> dict[str, Any]:
     device = set_up(job.runtime, job.threads)
     episodes = load_episodes(job.inputs["episodes"] / "episodes.json")
     planned = planned_controls(job, episodes)
-    rows, left_out = oracles(job, episodes), {}
-    options = evaluation_options(job)
-    rows += walked(job, [c for c in planned if c.kind != "table"], options, device, "controls")
-    if isinstance(options, CamOptions) and options.uses_cam:
-        table = options.model_copy(update={"class_source": "table"})
+    rows, left_out, masks = oracles(job, episodes), {}, {}
+    if planned:
+        network = evaluated(job, evaluation_options(job), device)
+        rows += walked(job, network, [c for c in planned if c.kind != "table"], "controls")
+        masks = masked(job, network, [c for c in planned if c.kind == "right"])
         try:
-            rows += walked(job, [c for c in planned if c.kind == "table"], table, device, "table")
+            table = evaluated(job, class_read_right(network.cached.options), device)
+            rows += walked(job, table, [c for c in planned if c.kind == "table"], "table")
         except NoTableError as error:
             left_out["table"] = str(error)
-    else:
-        left_out["table"] = "the network uses no CAM"
     write_rows(job.out / "controls.csv", rows, COLUMNS)
-    own = [control for control in planned if control.kind == "right"]
-    masks = {mask: seen for mask in ("none", *ATTENTION_MASKS) if (seen := masked(job, own, mask, device))}
     counted = {kind: sum(row["kind"] == kind for row in rows) for kind in (*KINDS, *ORACLES)}
     write_json(job.out / "scores.json", finite({"episodes": counted, "left_out": left_out, "masks": masks}))
     return {f"{kind.replace(' ', '_')}_episodes": number for kind, number in counted.items()}
+
+
+class Evaluated(NamedTuple):
+    """A trained network and its encoder, which can read images with shuffled masks as well."""
+
+    meta_learner: nn.Module
+    cached: CachedEncoder
+
+
+def evaluated(job: Job, options: NetworkOptions, device: torch.device) -> Evaluated:
+    """The network of the job.
+
+    Raises:
+        NoTableError: network.class_source is table, and there is none.
+    """
+    encoder = job_encoder(job, device, options)
+    read = shuffled_reader(evaluation_reader(job_dataset(job), job.params["data"]["size"]))
+    cached = CachedEncoder(encoder, options, read, job.runtime.cache_gb, device, job.runtime.workers)
+    return Evaluated(evaluated_network(job, options, encoder).to(device), cached)
+
+
+def class_read_right(options: NetworkOptions) -> NetworkOptions:
+    """The options with the class of the CAM from the table.
+
+    Raises:
+        NoTableError: the network uses no CAM.
+    """
+    if not isinstance(options, CamOptions) or not options.uses_cam:
+        raise NoTableError("the network uses no CAM")
+    return options.model_copy(update={"class_source": "table"})
 
 
 def planned_controls(job: Job, episodes: EpisodeList) -> list[Control]:
     """The controls of the first test episodes."""
     most, seed = job.params["evaluate"]["controls"], job.args["eval_seed"]
     pixels = read_json(job.inputs["data"] / "index.json")["val"]
-    drawn = enumerate(episodes.episodes[:most])
     area = episodes.protocol["min_area"]
-    return [one for index, episode in drawn for one in controls(episode, index, pixels, seed, area)]
+    first = enumerate(episodes.episodes[:most])
+    return [one for index, episode in first for one in controls(episode, index, pixels, seed, area)]
 
 
 def drawn(control: Control) -> Draw:
@@ -88,23 +115,15 @@ def drawn(control: Control) -> Draw:
     return draw
 
 
-def walked(
-    job: Job, planned: Sequence[Control], options: NetworkOptions, device: torch.device, label: str
-) -> list[Row]:
+def walked(job: Job, network: Evaluated, planned: Sequence[Control], label: str) -> list[Row]:
     """A row for each control."""
-    if not planned:
-        return []
     dataset, scoring = job_dataset(job), job.params["evaluate"]["scoring"]
-    encoder = job_encoder(job, device, options)
-    meta_learner = evaluated_network(job, options, encoder).to(device)
-    read = shuffled_reader(evaluation_reader(dataset, job.params["data"]["size"]))
-    cached = CachedEncoder(encoder, options, read, job.runtime.cache_gb, device, job.runtime.workers)
 
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: Tally) -> None:
-        output = meta_learner(inputs)
+        output = network.meta_learner(inputs)
         for place, draw in enumerate(part):
             control, logits = planned[tally["done"] + place], output.final_logits[place]
-            mask = cached.features(draw.query)[1]  # (S, S)
+            mask = network.cached.features(draw.query)[1]  # (S, S)
             asked = draw._replace(cls=control.asked)
             shown = count(dataset, draw, logits, inputs.mask_q[place], scoring)
             row = about(control) | count(dataset, asked, logits, binary(mask, control.asked), scoring)
@@ -113,40 +132,38 @@ def walked(
             tally["rows"].append(row)
 
     draws = [drawn(control) for control in planned]
-    return walk(job, [cached], draws, {"rows": []}, measure, f"{label} {job.label}")["rows"]
+    return walk(job, [network.cached], draws, {"rows": []}, measure, f"{label} {job.label}")["rows"]
 
 
-def masked(job: Job, planned: Sequence[Control], mask: str, device: torch.device) -> dict[str, float]:
-    """mIoU (percent) with an attention mask that knows the query's mask, and means of AttentionProbe over the episodes.
+def masked(job: Job, network: Evaluated, planned: Sequence[Control]) -> dict[str, dict[str, float]]:
+    """For each attention mask, which here knows the query's mask, mIoU (percent) and means of AttentionProbe.
 
     {} for a network without cross-attention.
     """
-    options = evaluation_options(job)
-    encoder = job_encoder(job, device, options)
-    meta_learner = evaluated_network(job, options, encoder).to(device)
-    if not planned or not AttentionProbe(meta_learner).blocks:
+    if not AttentionProbe(network.meta_learner).blocks:
         return {}
     dataset, scoring = job_dataset(job), job.params["evaluate"]["scoring"]
-    meta_learner.test_mask = mask
-    read = evaluation_reader(dataset, job.params["data"]["size"])
-    cached = CachedEncoder(encoder, options, read, job.runtime.cache_gb, device, job.runtime.workers)
 
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: Tally) -> None:
-        with AttentionProbe(meta_learner) as probe:
-            output = meta_learner(inputs)
+        with AttentionProbe(network.meta_learner) as probe:
+            output = network.meta_learner(inputs)
         tally["probed"].append([len(part), probe.means()])
         for place, draw in enumerate(part):
             counts = count(dataset, draw, output.final_logits[place], inputs.mask_q[place], scoring)
             tally["rows"].append({"class": draw.cls} | counts)
 
-    draws = [drawn(control) for control in planned]
-    tally = walk(job, [cached], draws, {"rows": [], "probed": []}, measure, f"mask-{mask} {job.label}")
-    labels = [row["class"] for row in tally["rows"]]
-    counts = [[row[name] for name in segmentation.Counts._fields] for row in tally["rows"]]
-    found = {"miou": 100 * segmentation.score(sorted(set(labels)), labels, np.array(counts)).miou}
-    numbers = [number for number, _ in tally["probed"]]
-    for name in tally["probed"][0][1]:
-        found[name] = float(np.average([means[name] for _, means in tally["probed"]], weights=numbers))
+    draws, found = [drawn(control) for control in planned], {}
+    for mask in ("none", *ATTENTION_MASKS):
+        network.meta_learner.test_mask = mask
+        nothing = {"rows": [], "probed": []}
+        tally = walk(job, [network.cached], draws, nothing, measure, f"mask-{mask} {job.label}")
+        labels = [row["class"] for row in tally["rows"]]
+        counts = [[row[name] for name in segmentation.Counts._fields] for row in tally["rows"]]
+        found[mask] = {"miou": 100 * segmentation.score(sorted(set(labels)), labels, np.array(counts)).miou}
+        numbers = [number for number, _ in tally["probed"]]
+        for name in tally["probed"][0][1]:
+            values = [means[name] for _, means in tally["probed"]]
+            found[mask][name] = float(np.average(values, weights=numbers))
     return found
 
 
