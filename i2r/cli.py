@@ -65,6 +65,7 @@ def plan(args: argparse.Namespace) -> None:
     """Print every job and its state; with --write write the files that DVC's stages depend on."""
     from i2r.pipeline import stage as stages
     from i2r.pipeline.store import Located
+    from i2r.report.seeds import seeds_said
 
     made = stages.prepare(_params(args))
     if args.write:
@@ -91,6 +92,7 @@ def plan(args: argparse.Namespace) -> None:
         labels = ", ".join(made.labels[spec.key])
         print(f"{now:8} {made.stages[spec.key]:12} {spec.step:12} {spec.key}  {labels}{note}")
     print(", ".join(f"{count} {now}" for now, count in counts.items()))
+    print(*seeds_said(made, RESULTS), sep="\n")
     if changed:
         print(
             f"{len(changed)} made by other code than the present; `i2r run STEP --spec ... --again` makes one again"

@@ -85,10 +85,23 @@ def episodes(rng: np.random.Generator, fold: int, level: float, count: int) -> p
     classes = rng.permutation(np.resize(kept, count))
     union = rng.integers(300, 900, count)
     share = np.clip(rng.normal(level + 0.03 * (classes % 5), 0.18), 0, 1)
-    frame = pd.DataFrame({"index": range(count), "class": classes, "query": "q", "supports": "s"})
+    queries = [f"{fold}_{number}" for number in rng.integers(0, max(1, count // 2), count)]
+    frame = pd.DataFrame({"index": range(count), "class": classes, "query": queries, "supports": "s"})
     return frame.assign(
         inter_fg=(union * share).astype(int), union_fg=union, inter_bg=8000, union_bg=8000 + union
     )
+
+
+def controls(rng: np.random.Generator, fold: int, level: float, count: int) -> pd.DataFrame:
+    """Controls of a network that finds what the supports show: a tenth is left with supports of another class."""
+    frame = episodes(rng, fold, level, count).assign(shown=1, marked=0.1)
+    shown = frame.assign(shown_inter=frame["inter_fg"], shown_union=frame["union_fg"])
+    kinds = {"right": 1.0, "present": 0.1, "absent": 0.0, "itself": 1.1, "objects": 0.9, "test objects": 1.0}
+    parts = [
+        shown.assign(kind=kind, inter_fg=(share * frame["inter_fg"]).astype(int))
+        for kind, share in kinds.items()
+    ]
+    return pd.concat(parts)
 
 
 def scores(frame: pd.DataFrame) -> dict:
@@ -234,8 +247,13 @@ def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, em
             return files | ({} if spec.step == "backbone" else {"scores.json": {"miou": 50.0}})
         case "train":
             return {"weights.safetensors": b"w", "metrics.jsonl": lines(500, rng, 1 - level_of(spec))}
+        case "controls" if fold == empty_fold:
+            table = controls(drawn, fold, 0.5, count)[:0]
+            return {"scores.json": {"episodes": {}, "left_out": {}}, "controls.csv": csv(table)}
         case "evaluate" | "baselines" if fold == empty_fold:
-            nothing = pd.DataFrame(columns=["index", "class", "inter_fg", "union_fg", "inter_bg", "union_bg"])
+            nothing = pd.DataFrame(
+                columns=["index", "class", "query", "inter_fg", "union_fg", "inter_bg", "union_bg"]
+            )
             scored = {"miou": None, "why": "no class has 5 test images", "excluded": [EXCLUDED]}
             return {"scores.json": scored, "episodes.csv": csv(nothing), "pictures.npz": npz(scratch, {})}
         case "evaluate":
@@ -247,18 +265,30 @@ def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, em
             scored["excluded"] = [EXCLUDED] if fold == 0 else []
             shown = pictures(rng, fold, level, cam=spec.params["network"].get("prior") != "bam")
             return {"scores.json": scored, "episodes.csv": csv(table), "pictures.npz": npz(scratch, shown)}
+        case "controls":
+            table = controls(drawn, fold, level_of(spec), count)
+            return {"scores.json": {"episodes": {}, "left_out": {}}, "controls.csv": csv(table)}
         case "baselines":
             tables = {
                 name: episodes(np.random.default_rng([fold, args["eval_seed"]]), fold, level, count)
                 for name, level in BASELINES.items()
             }
             priors = {
-                m: {"bce": b + fold / 50, "ap": a + fold, "iou_best": i + fold, "threshold_best": 0.5}
+                m: {"bce": b + fold / 50, "bce_calibrated": b / 2, "bce_background": b + 0.1}
+                | {"ap": a + fold, "iou_best": i + fold, "threshold_best": 0.5}
                 for m, (b, a, i) in MEASURES.items()
             }
             scored = {"methods": {m: scores(table) for m, table in tables.items()}, "priors": priors}
             scored["cam"] = {"share_cam": 1.4, "precision_cam": 45.0, "recall_cam": 4.0}
             scored["cam_classes"] = {str(5 * fold + 1): {"3": 20, "7": 5}}
+            for name, (bce, ap, _) in MEASURES.items():
+                noise = drawn.normal(0, 0.05, count)
+                measures = {
+                    "bce": bce + noise,
+                    "bce_calibrated": bce / 2 + noise,
+                    "bce_background": bce + 0.1 + noise,
+                }
+                tables[f"prior-{name}"] = tables[f"prior-{name}"].assign(**measures, ap=ap / 100 + noise)
             table = pd.concat([table.assign(method=m) for m, table in tables.items()])
             return {"scores.json": scored, "episodes.csv": csv(table), "pictures.npz": npz(scratch, {})}
     raise ValueError(spec.step)
@@ -272,6 +302,11 @@ def experiment(**changes: Any) -> dict[str, Any]:
     return sections | {"methods": METHODS, "targets": TARGETS} | changes
 
 
+def planned(**changes: Any) -> Plan:
+    """The plan of an experiment."""
+    return make_plan(resolve([("params", experiment(**changes))]))
+
+
 def make(results: Path, count: int = 60, empty_fold: int | None = None, **changes: Any) -> Plan:
     """Finish all jobs of an experiment except its reports.
 
@@ -280,7 +315,7 @@ def make(results: Path, count: int = 60, empty_fold: int | None = None, **change
         changes: values of the experiment, see `experiment`.
     """
     results.mkdir(parents=True, exist_ok=True)
-    plan, rng = make_plan(resolve([("params", experiment(**changes))])), np.random.default_rng(0)
+    plan, rng = planned(**changes), np.random.default_rng(0)
     for spec in plan.jobs.values():
         write_spec(spec, results)
         if spec.step in ("report", "track"):

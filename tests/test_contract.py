@@ -218,6 +218,12 @@ OPTIONS = {
     | ENSEMBLE
     | {"prior": {"prior": "mean"}},
     "hsnet": NAME | {"channels": {"channels": (8, 8, 8)}, "ignore": {"ignore": "255"}},
+    "query-only": NAME
+    | {
+        "width": {"width": 8},
+        "reduce_dropout": {"reduce_dropout": 0.9},
+        "ignore": {"ignore": "background"},
+    },
 }
 ROWS = [(name, option) for name, table in OPTIONS.items() for option in table]
 

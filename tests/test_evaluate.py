@@ -215,14 +215,16 @@ def test_baselines_without_a_cam_head_go_without_its_priors(inputs, tmp_path):
     baselines.run(job)
     result = read(job)
     assert set(result["methods"]) == {"foreground", "prototype", "prior-bam", "prior-mean"}
-    assert set(result["priors"]) == {"bam", "mean"} and "cam" not in result
+    assert set(result["priors"]) == {"bam", "mean", "constant"} and "cam" not in result
 
 
 def test_baselines(compared):
     result = read(compared)
     names = {"foreground", "prototype", "prior-pmgm", "prior-ordered", "prior-bam", "prior-mean"}
     assert set(result["methods"]) == names
-    assert set(result["priors"]) == {"pmgm", "ordered", "bam", "mean"}
+    assert set(result["priors"]) == {"pmgm", "ordered", "bam", "mean", "constant"}
+    constant = result["priors"]["constant"]
+    assert constant["bce"] == constant["bce_calibrated"] and 0 < constant["bce"] < 0.7
     rows = table(compared)
     assert len(rows) == 12 * len(names)
     dataset = job_dataset(compared)
@@ -231,7 +233,8 @@ def test_baselines(compared):
             mask = dataset.mask(row["query"])
             assert int(row["inter_fg"]) == (mask == int(row["class"])).sum()
             assert int(row["union_fg"]) == (mask != 255).sum()
-    for name, measures in result["priors"].items():
+    for name in PRIORS:
+        measures = result["priors"][name]
         own = result["methods"][f"prior-{name}"]
         assert 0 <= own["threshold"] < 1
         # the best threshold on the test episodes is an upper bound for the chosen one, up to differences of the grids

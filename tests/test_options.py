@@ -37,6 +37,7 @@ SMALL = {
     "i2r": {"width": 16, "blocks": 2, "cross": 1},
     "bam": {"width": 16, "ensemble": True},
     "hsnet": {"channels": [4, 4, 4]},
+    "query-only": {"width": 16},
 }
 
 

@@ -25,6 +25,7 @@ NETWORKS = {
     "i2r": options(width=16, ensemble=True),
     "bam": options("bam", width=16, ensemble=True),
     "hsnet": options("hsnet", channels=(4, 4, 8)),
+    "query-only": options("query-only", width=16),
 }
 
 

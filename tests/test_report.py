@@ -15,12 +15,13 @@ import yaml
 from conftest import ROOT
 
 from i2r.data.episodes import expected_queries
-from i2r.metrics.statistics import interval
+from i2r.metrics.statistics import seed_interval
 from i2r.paper import comparable, published
 from i2r.pipeline.jobs import run_job
 from i2r.report import results as read
-from i2r.report.forms import table1, table3
+from i2r.report.forms import table1
 from i2r.report.results import Results
+from i2r.report.seeds import seeds_said
 from i2r.report.target import Target
 from i2r.report.text import Grid
 
@@ -119,8 +120,8 @@ def test_every_table_has_the_same_interval_for_the_same_number(home):
     for row in metrics[(metrics["fold"] == 0) & (metrics["checkpoint"] == "last")].itertuples():
         if row.method in ablation.index:
             ends = ablation.loc[row.method, ["mean low", "mean high"]].tolist()
-            assert ends == pytest.approx([row.interval_low, row.interval_high], abs=1e-3)
-            assert f"{row.miou:.1f} [{row.interval_low:.1f}, {row.interval_high:.1f}]" in text
+            assert ends == pytest.approx([row.miou_low, row.miou_high], abs=1e-3)
+            assert f"{row.miou:.1f} [{row.miou_low:.1f}, {row.miou_high:.1f}]" in text
 
 
 def test_intervals_of_metrics_equal_those_of_table_md(tmp_path):
@@ -128,7 +129,7 @@ def test_intervals_of_metrics_equal_those_of_table_md(tmp_path):
     folder = fake_jobs.report(tmp_path / "results", targets=targets)
     text = (folder / "table.md").read_text().replace("*", "").replace("<u>", "").replace("</u>", "")
     for row in pd.read_csv(folder / "metrics.csv").itertuples():
-        assert f"{row.miou:.1f} [{row.interval_low:.1f}, {row.interval_high:.1f}]" in text
+        assert f"{row.miou:.1f} [{row.miou_low:.1f}, {row.miou_high:.1f}]" in text
 
 
 def test_excluded_classes_are_named_and_have_no_number(home):
@@ -157,7 +158,7 @@ def test_metrics_json_is_nested_for_dvc(home):
 
 def test_page_says_what_the_numbers_say(home):
     text = page_of(home)
-    assert "reaches" in text and "not passed" in text and "one training seed" in text
+    assert "reaches" in text and "the bar of +10: one training seed: no verdict" in text
     assert "network.prior: ordered, not pmgm" in text and "Missing" not in text
     for key in {row.key for row in pd.read_csv(home / "metrics.csv", dtype=str).itertuples()}:
         assert key in text and f"{key}.json" in text
@@ -323,7 +324,7 @@ def test_a_missing_job_is_a_gap_with_a_reason(home):
 
 def test_priors_table_has_a_measure_that_does_not_depend_on_calibration(home):
     table = pd.read_csv(home / "priors.csv")
-    assert set(table["measure"]) == {"bce", "ap", "iou_best"}
+    assert set(table["measure"]) == {"bce", "bce_calibrated", "bce_background", "ap", "iou_best"}
     row = table[(table["measure"] == "bce") & (table["prior"] == "pmgm")].iloc[0]
     assert row["mean"] == pytest.approx((row["fold-0"] + row["fold-1"]) / 2, abs=1e-3)
     text = (home / "priors.md").read_text()
@@ -421,18 +422,38 @@ def test_coco_stands_beside_table_2_and_not_beside_the_other_tables(tmp_path, mo
         assert "the data set is COCO-20i, not PASCAL-5i" in (folder / f"{name}.md").read_text()
 
 
-def test_directions():
-    assert table3.direction(3.0, 2.0, 4.0, 0.8) == "same"
-    assert table3.direction(-1.0, -2.0, 1.0, 0.8) == "opposite, within the interval"
-
-
 def test_differences_are_paired(results):
     target = Target("table1", results)
     gain, low, high = target.difference("i2r-ordered", "i2r", 1)
     table = target.table("shapes", 1)
     assert gain == pytest.approx(table.at["i2r-ordered", "mean"] - table.at["i2r", "mean"])
-    alone = interval(target.mean_samples("i2r", 1))
+    alone = target.mean_samples("i2r", 1).interval()
     assert low < gain < high and high - low < alone[1] - alone[0]
+
+
+def test_three_training_seeds_have_an_interval_of_their_own_and_verdicts(tmp_path):
+    targets = {
+        "table3": {"methods": ["i2r", "no-pmgm"], "folds": [0, 1], "seeds": [0, 1, 2], "ablation": True}
+    }
+    targets["table1"] = {"methods": ["i2r"], "folds": [0, 1], "seeds": [0, 1, 2], "baselines": "i2r"}
+    evaluate = {"seeds": [0, 1]}
+    folder = fake_jobs.report(tmp_path / "results", targets=targets, evaluate=evaluate)
+    table = pd.read_csv(folder / "ablation.csv").set_index("method")
+    metrics = pd.read_csv(folder / "metrics.csv").query("method == 'i2r'")
+    seeds = metrics.groupby("seed")["miou"].mean()
+    ends = table.loc["i2r", ["mean seeds low", "mean seeds high"]].tolist()
+    assert ends == pytest.approx(seed_interval(list(seeds)), abs=1e-3)
+    spread = metrics.groupby("eval_seed")["miou"].mean().std()
+    assert table.at["i2r", "mean evaluation deviation"] == pytest.approx(spread, abs=1e-3)
+    text = (folder / "ablation.md").read_text()
+    assert "[95 %, training seeds]" in text and "sd over evaluation seeds" in text
+    assert "no verdict" not in text and any(word in text for word in ("supported", "opposite", "undecided"))
+    assert "the bar of +10: **" in (page := page_of(folder)) or "the bar of +10: not passed" in page
+    plan = fake_jobs.make(tmp_path / "again", targets=targets, evaluate=evaluate)
+    said = seeds_said(plan, tmp_path / "again")
+    assert len(said) == 1 and "+0.82" in said[0] and "over 3 seeds" in said[0]
+    plan = fake_jobs.make(tmp_path / "one", targets={"table3": targets["table3"] | {"seeds": [0]}})
+    assert "no deviation yet" in seeds_said(plan, tmp_path / "one")[0]
 
 
 def test_a_broken_manifest_is_named(tmp_path):

@@ -1,18 +1,15 @@
 """Scores compared with the published implementations (golden/metrics.json) and with slow definitions."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
 
 from i2r.data.transforms import Placement
-from i2r.metrics import prior_maps, statistics
+from i2r.metrics import prior_maps
 from i2r.metrics import segmentation as scores
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text())
@@ -119,53 +116,6 @@ def test_original_grid_cuts_the_padding_off():
     stretched = scores.predict_on_grid("bam", logits, place)
     counts = scores.binary_counts(stretched, scores.target_on_grid("bam", mask, mask, place))
     assert counts.inter_fg / counts.union_fg < 0.94  # corners aligned on the padded square: a few pixels off
-
-
-def episodes_table(n, rng):
-    union = rng.integers(50, 100, n)
-    inter = (union * rng.uniform(0.2, 0.8, n)).astype(int)
-    return pd.DataFrame(
-        {"index": range(n), "class": rng.integers(1, 4, n), "inter_fg": inter, "union_fg": union}
-    )
-
-
-def test_bootstrap_interval_holds_the_score_and_narrows():
-    rng, widths = np.random.default_rng(0), []
-    for n in (30, 600):
-        table = episodes_table(n, rng)
-        low, high = statistics.interval(statistics.resample(table, 500, [0, 1, 0]))
-        counts = table[["inter_fg", "union_fg", "inter_fg", "union_fg"]].to_numpy()
-        assert low < 100 * scores.score([1, 2, 3], table["class"], counts).miou < high
-        again = statistics.resample(table.sample(frac=1, random_state=1), 500, [0, 1, 0])
-        assert (low, high) == statistics.interval(again), "the order of the rows counts for nothing"
-        widths.append(high - low)
-    assert widths[1] < widths[0] / 2
-
-
-def test_bootstrap_equals_sums_over_drawn_episodes():
-    """Compared with scoring each row as often as it was drawn."""
-    table = episodes_table(12, np.random.default_rng(2))
-    drawn = np.random.default_rng([1, 2, 3]).multinomial(12, np.full(12, 1 / 12), 20)
-    fast = statistics.resample(table, 20, statistics.episodes_seed(1, 2, 3))
-    for times, value in zip(drawn, fast, strict=True):
-        rows = table.loc[np.repeat(table.index, times)]
-        sums = rows.groupby("class")[["inter_fg", "union_fg"]].sum()
-        assert value == pytest.approx(100 * (sums["inter_fg"] / sums["union_fg"]).mean())
-
-
-def test_bootstrap_is_paired():
-    """A method that is better by the same factor on every episode is better by it in every sample."""
-    table = episodes_table(40, np.random.default_rng(3))
-    other = table.assign(inter_fg=table["inter_fg"] * 1.1)
-    seed = statistics.episodes_seed(0, 1, 0)
-    first, second = (statistics.resample(t, 100, seed) for t in (table, other))
-    np.testing.assert_allclose(second, 1.1 * first)
-    assert np.isnan(statistics.resample(table[:0], 5, seed)).all()
-
-
-def test_statistics_need_no_torch():
-    code = "import sys, i2r.metrics.statistics; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def slow_average_precision(prior, target):

@@ -209,10 +209,24 @@ class HSNetOptions(NetworkOptions):
         return channels
 
 
+class QueryOnlyOptions(NetworkOptions):
+    """A network without supports: a control."""
+
+    module: ClassVar[str] = "i2r.nets.query_only:QueryOnly"
+
+    name: Literal["query-only"] = Field("query-only", description="the network")
+    width: Positive = Field(256, description="channels of the reduced features and the blocks")
+    reduce_dropout: Share = Field(0.5, description="dropout after the reduction of the features")
+    ignore: Literal["255", "background"] = Field(
+        "255", description="unknown pixels of the query's mask in the loss: left out (255), or background"
+    )
+
+
 NETWORKS: dict[str, type[NetworkOptions]] = {
     "i2r": I2ROptions,
     "bam": BAMOptions,
     "hsnet": HSNetOptions,
+    "query-only": QueryOnlyOptions,
 }
 
 

@@ -322,6 +322,11 @@ class Evaluate(Section):
         None, description="CAM threshold at test; null: as in training"
     )
     pictures: Count = Field(12, description="number of episodes whose images and predictions are kept")
+    controls: Count = Field(
+        150,
+        description="number of test episodes, of the first evaluation seed, that are repeated with wrong, absent, "
+        "perfect and shuffled supports; 0: none; ablation targets have none",
+    )
 
 
 class Baselines(Section):

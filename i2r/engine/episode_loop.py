@@ -25,6 +25,7 @@ from i2r.nets.encoder import EpisodeInputs
 from i2r.pipeline.jobs import Job
 from i2r.progress import Progress
 
+PRIOR_MEASURES = ("bce", "bce_calibrated", "bce_background", "ap")
 CHUNK = 8  # episodes that go through the network together
 COLUMNS = ("index", "class", "query", "supports", *segmentation.Counts._fields)  # of episodes.csv
 
@@ -164,8 +165,9 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_rows(path: Path, rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> None:
-    """Write a CSV file with these columns."""
+def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
+    """Write a CSV file with these columns, and those of PRIOR_MEASURES that a row has."""
+    columns = (*columns, *(name for name in PRIOR_MEASURES if any(name in row for row in rows)))
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

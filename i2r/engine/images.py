@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from i2r.config.training import Augment
 from i2r.data.dataset import Dataset
-from i2r.data.transforms import evaluation_view, train_view
+from i2r.data.transforms import UNKNOWN, evaluation_view, train_view
 from i2r.engine.trainer import seed_of
 from i2r.nets.resize import bilinear, nearest
 
@@ -31,6 +31,8 @@ class View(NamedTuple):
     id: str
     number: int = 0
 
+
+SHUFFLED = 1  # number of the view whose mask is shuffled, see shuffled_reader
 
 ReadView = Callable[
     [View], tuple[Tensor, Tensor]
@@ -53,6 +55,22 @@ def training_reader(dataset: Dataset, size: int, augment: Augment, seed: int) ->
 def resized_reader(read: ReadView, *sides: int) -> ReadView:
     """Reader of the same views at other sides: the image is resized to each side in turn, the mask to the last."""
     return partial(_read_resized, read, sides)
+
+
+def shuffled_reader(read: ReadView) -> ReadView:
+    """Reader of the same views, and under the number SHUFFLED of view 0 with its mask shuffled among known pixels."""
+    return partial(_read_shuffled, read)
+
+
+def _read_shuffled(read: ReadView, view: View) -> tuple[Tensor, Tensor]:
+    if view.number != SHUFFLED:
+        return read(view)
+    image, mask = read(View(view.id))
+    known = mask != UNKNOWN
+    order = np.random.default_rng(seed_of("shuffle", view.id)).permutation(int(known.sum()))
+    shuffled = mask.clone()
+    shuffled[known] = mask[known][torch.from_numpy(order)]
+    return image, shuffled
 
 
 def _read_evaluation(dataset: Dataset, size: int, view: View) -> tuple[Tensor, Tensor]:

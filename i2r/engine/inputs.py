@@ -27,6 +27,10 @@ UNLABELLED = -1  # label of the base learner for unknown pixels; it can have mor
 FROZEN = ("backbone", "base_learner", "cam_head")  # roles of the jobs that make the frozen networks
 
 
+class NoTableError(JobError):
+    """There is no table from a data set's classes to those of the classifier."""
+
+
 def job_encoder(job: Job, device: torch.device, options: NetworkOptions | None = None) -> Encoder:
     """The encoder of a job, on a device, for a network with these options; see frozen_networks."""
     return frozen_networks(job.inputs, job.params["backbone"], options, whole_network(job)).to(device)
@@ -60,8 +64,8 @@ def frozen_networks(
         network: a network file, whose encoder is used instead.
 
     Raises:
-        JobError: network.class_source is table, but the classifier's classes are neither those of ImageNet nor those
-            of the data set.
+        NoTableError: network.class_source is table, but the classifier's classes are neither those of ImageNet nor
+            those of the data set.
     """
     if network is not None:
         encoder = open_network(network).encoder
@@ -93,12 +97,12 @@ def class_table(names: list[str], classes: int, imagenet: Mapping[str, int]) -> 
         imagenet: name -> class of an ImageNet classifier.
 
     Raises:
-        JobError: there is no table for these classes.
+        NoTableError: there is no table for these classes.
     """
     if classes == len(names) != IMAGENET:
         return torch.arange(classes)
     if classes != IMAGENET or not set(names) <= set(imagenet):
-        raise JobError(
+        raise NoTableError(
             f"network.class_source: table: there is no table from the data set's classes ({', '.join(names[:3])} ...) "
             f"to the classifier's {classes} classes; use episode or majority"
         )

@@ -8,7 +8,6 @@ import math
 import pickle
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -151,7 +150,8 @@ class _Log:
     def __init__(self, path: Path, steps: int, state: Mapping[str, Any] | None):
         self.window, self.steps = max(1, math.ceil(steps / LINES)), steps
         self.rows: list[dict[str, float]] = list(state["rows"]) if state else []
-        self.sums = defaultdict(float, state["sums"] if state else {})
+        # name -> sum and number of the values since the last line; some are measured in some steps only
+        self.sums: dict[str, list[float]] = dict(state.get("sums_and_counts", {})) if state else {}
         path.parent.mkdir(parents=True, exist_ok=True)
         # an interrupted run may have left lines that are newer than the saved state
         self.file = path.open("w", encoding="utf-8")
@@ -167,10 +167,10 @@ class _Log:
     def add(self, done: int, numbers: Mapping[str, float], rate: float) -> None:
         """Add a step, and write a line at the end of a window; `done`: number of steps, including this one."""
         for name, value in numbers.items():
-            self.sums[name] += value
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = [total + value, count + 1]
         if done % self.window == 0 or done == self.steps:
-            count = (done - 1) % self.window + 1
-            means = {name: total / count for name, total in self.sums.items()}
+            means = {name: total / count for name, (total, count) in self.sums.items()}
             self.rows.append({"step": done, **means, "lr": rate})
             self.sums.clear()
             self.file.write(json.dumps(self.rows[-1]) + "\n")
@@ -220,7 +220,13 @@ def fit(
         def current() -> dict[str, Any]:
             learned = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
             learned |= {"validation": validation.state()} if validation else {}
-            return {**learned, "step": done, "rows": log.rows, "sums": dict(log.sums), "spent": spent}
+            return {
+                **learned,
+                "step": done,
+                "rows": log.rows,
+                "sums_and_counts": dict(log.sums),
+                "spent": spent,
+            }
 
         with (
             _Log(job.out / "metrics.jsonl", schedule.steps, state) as log,

@@ -254,16 +254,16 @@ class _Planner:
         return self.add("episodes", args, uses, {"lists": lists}, label, method.name)
 
     def evaluate(
-        self, method: Method, fold: int, shot: int, seed: int, eval_seed: int
+        self, method: Method, fold: int, shot: int, seed: int, eval_seed: int, step: str = "evaluate"
     ) -> tuple[Spec, Spec | None]:
-        """An evaluation and its training."""
+        """An evaluation, or the controls beside it, and its training."""
         sections, network = method.params, method.params.network
         trained = self.train(method, fold, shot, seed)
         needs = self.frozen(method, fold, network.uses_base_learner, network.uses_cam)
         needs["episodes"] = self.episodes(method, needs.pop("lists"), fold, shot, eval_seed)
         args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
         no_cam = {} if network.uses_cam else {"evaluate": ("delta",)}
-        uses, files = STEPS["evaluate"].params(sections, no_cam), {}
+        uses, files = STEPS[step].params(sections, no_cam), {}
         if trained:
             needs["train"] = trained
         else:
@@ -272,7 +272,7 @@ class _Planner:
             files = by_content(uses, "train", ("weights",), args | {"seed": seed}, where)
         label = f"{method.name}-{shot}shot-fold{fold}-seed{seed}-eval{eval_seed}"
         evaluation = self.add(
-            "evaluate", args, uses, needs, label, method.name, data_root=sections.data.root, files=files
+            step, args, uses, needs, label, method.name, data_root=sections.data.root, files=files
         )
         return evaluation, trained
 
@@ -293,16 +293,16 @@ class _Planner:
         grid = product(target.shots, target.methods, target.folds, target.seeds)
         for shot, method_name, fold, seed in grid:
             method = self.params.methods[method_name]
-            for eval_seed in method.params.evaluate.seeds:
-                evaluation, trained = self.evaluate(method, fold, shot, seed, eval_seed)
-                rows.append(
-                    {"target": name, "method": method_name, "fold": fold, "shot": shot, "seed": seed}
-                    | {
-                        "eval_seed": eval_seed,
-                        "train": trained and _role(trained),
-                        "evaluate": _role(evaluation),
-                    }
-                )
+            seeds = method.params.evaluate.seeds
+            for eval_seed in seeds:
+                place = (method, fold, shot, seed, eval_seed)
+                evaluation, trained = self.evaluate(*place)
+                row = {"target": name, "method": method_name, "fold": fold, "shot": shot, "seed": seed}
+                row |= {"eval_seed": eval_seed, "train": trained and _role(trained)}
+                row |= {"evaluate": _role(evaluation), "controls": None}
+                if method.params.evaluate.controls and not target.ablation and eval_seed == seeds[0]:
+                    row["controls"] = _role(self.evaluate(*place, step="controls")[0])
+                rows.append(row)
         return rows
 
     def baselines(self, name: str, target: Target) -> list[dict[str, Any]]:
@@ -322,7 +322,7 @@ class _Planner:
         """The report on some targets."""
         values = self.params.values
         self.rows[name] = runs, baselines
-        roles = {role for row in runs for role in (row["train"], row["evaluate"])}
+        roles = {role for row in runs for role in (row["train"], row["evaluate"], row["controls"])}
         roles |= {row["job"] for row in baselines}
         own = [spec.key for spec in self.jobs.values() if _role(spec) in roles]
         shown = {_role(self.jobs[key]): self.jobs[key] for key in self.closure(own)}

@@ -92,12 +92,17 @@ STEPS = {
             NETWORK | {"network": ALL, "train": ALL}, torch=True, minutes=2880,
         ),
         Step(
-            "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 3,
+            "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 4,
             NETWORK | {"network": ALL, "evaluate": ("scoring", "tta", "mask", "delta", "pictures")},
             torch=True, minutes=720,
         ),
         Step(
-            "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 3,
+            "controls", "evaluate", "i2r.steps.controls:run", ("scores.json", "controls.csv"), 1,
+            NETWORK | {"network": ALL, "evaluate": ("scoring", "mask", "delta", "controls")},
+            torch=True, minutes=240,
+        ),
+        Step(
+            "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 4,
             NETWORK | {"network": CAM, "evaluate": ("scoring", "pictures"), "baselines": ALL},
             torch=True, minutes=720,
         ),
@@ -106,9 +111,10 @@ STEPS = {
             (
                 *("report.html", "table.md", "ablation.md", "priors.md", "metrics.json"),
                 *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "curves.csv"),
+                "controls.csv",
                 "figures",
             ),
-            5, folders=("figures",),
+            7, folders=("figures",),
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",)),
     )

@@ -106,7 +106,7 @@ def score_bars(
             if at == len(panels) - 1 and at:
                 axis.set_facecolor("#F6F6F6")
         figure.tight_layout(w_pad=0.6)
-        foot(figure, "mIoU in percent; black line: 95 % of bootstrap samples of the episodes")
+        foot(figure, "mIoU in percent; black line: 95 %, pictures")
         return save(figure, path)
 
 
@@ -126,7 +126,13 @@ def prior_dots(
     names = [p for p in labels if p in set(table["prior"])]
     names += sorted(set(table["prior"]) - set(names))
     marks = colours(names)
-    titles = {"bce": "Cross-entropy", "ap": "Average precision, %", "iou_best": "Best IoU, %"}
+    titles = {
+        "bce": "Cross-entropy",
+        "bce_calibrated": "Calibrated",
+        "ap": "AP, %",
+        "iou_best": "Best IoU, %",
+    }
+    lower = {measure: lower[measure] for measure in titles if measure in lower}
     with plt.rc_context(STYLE):
         size = (9.6, 0.95 + 0.38 * len(names))
         figure, axes = plt.subplots(1, len(lower), figsize=size, sharey=True)
@@ -144,13 +150,13 @@ def prior_dots(
                     axis.scatter(
                         [mean], [row], s=150, marker="|", linewidth=2.6, color=marks[prior], zorder=3
                     )
-                    text = f"{mean:.2f}" if measure == "bce" else f"{mean:.1f}"
+                    text = f"{mean:.1f}" if measure in ("ap", "iou_best") else f"{mean:.2f}"
                     axis.annotate(
                         text, (mean, row), (0, 8), textcoords="offset points", ha="center", fontsize=8
                     )
             better = "(← better)" if lower[measure] else "(better →)"
             axis.set(
-                title=f"{titles.get(measure, measure)}  {better}",
+                title=f"{titles[measure]}  {better}",
                 yticks=range(len(names))[::-1],
                 ylim=(-0.5, len(names) - 0.3),
             )
@@ -167,15 +173,25 @@ def prior_dots(
 
 
 def loss_curves(curves: pd.DataFrame, labels: Mapping[str, str], path: Path) -> Path:
-    """Smoothed training loss by step, with a panel for each fold (and shot) and a line for each method (mean of seeds).
+    """Smoothed training loss by step, see training_curves.
 
     The main loss is drawn if all methods have it, because total losses with and without auxiliary losses cannot be
     compared.
+    """
+    if "main" in curves and curves["main"].notna().all():
+        return training_curves(curves, "main", "main loss (smoothed)", labels, path)
+    return training_curves(curves, "loss", "loss (smoothed)", labels, path)
+
+
+def training_curves(
+    curves: pd.DataFrame, column: str, title: str, labels: Mapping[str, str], path: Path
+) -> Path:
+    """A smoothed value by training step, with a panel for each fold (and shot) and a line for each method (mean of
+    seeds).
 
     Args:
         labels: of all methods of the report, in order.
     """
-    column = "main" if "main" in curves and curves["main"].notna().all() else "loss"
     methods = [m for m in labels if m in set(curves["method"])]
     colour, panels = colours(list(labels)), list(curves.groupby(["shot", "fold"]))
     style = dict(zip(methods, STYLES * (1 + len(methods) // len(STYLES)), strict=False))
@@ -209,9 +225,7 @@ def loss_curves(curves: pd.DataFrame, labels: Mapping[str, str], path: Path) -> 
         room = 0.08 * (max(top) - min(low))
         axes[0, 0].set_ylim(max(0, min(low) - 2 * room), max(top) + 2 * room)
         figure.supxlabel("training step", fontsize=9)
-        figure.supylabel(
-            "main loss (smoothed)" if column == "main" else "loss (smoothed)", fontsize=9, x=0.01
-        )
+        figure.supylabel(title, fontsize=9, x=0.01)
         names = [m for m in methods if m in shown]
         figure.tight_layout()
         figure.legend(

@@ -9,16 +9,35 @@ from i2r.report import figures, pictures
 from i2r.report.forms.shown import Figure
 from i2r.report.results import Results, Scored, dataset_of
 
+MEASURED = {  # column of metrics.jsonl: title of the axis, caption
+    "disagree": (
+        "share (smoothed)",
+        "Share of support cells whose preferred query cell has another label, in training",
+    ),
+    "wrong_mass": (
+        "share (smoothed)",
+        "Share of the attention on support cells of the other label, in training, with the method's mask",
+    ),
+    "support_iou": (
+        "IoU, % (smoothed)",
+        "IoU of the support branch for the supports' own masks, in training",
+    ),
+}
+
 
 def curves(results: Results, labels: dict[str, str]) -> list[Figure]:
-    """Training loss of every method, one figure for each data set."""
+    """Training loss of every method, and what its cross-attention does, one figure each for each data set."""
     names = {name: labels[name] for name in results.methods}
     found = []
     for dataset, table in results.curves.groupby("dataset", sort=False):
         several = results.curves["dataset"].nunique() > 1
+        where, suffix = (f" on {dataset}", f"-{dataset}") if several else ("", "")
         draw = partial(figures.loss_curves, table, names)
-        caption = f"Training loss{f' on {dataset}' if several else ''}."
-        found.append(Figure(f"curves{f'-{dataset}' if several else ''}", caption, draw))
+        found.append(Figure(f"curves{suffix}", f"Training loss{where}.", draw))
+        for column, (title, caption) in MEASURED.items():
+            if column in table and (own := table.dropna(subset=[column])).size:
+                draw = partial(figures.training_curves, own, column, title, names)
+                found.append(Figure(f"{column.replace('_', '-')}{suffix}", f"{caption}{where}.", draw))
     return found
 
 

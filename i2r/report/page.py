@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from PIL import Image
 
-from i2r.report import origin
+from i2r.report import controls, origin
 from i2r.report.data_sets import DataSet
 from i2r.report.forms.shown import Figure, Shown
 from i2r.report.results import Results
@@ -40,10 +41,6 @@ def left_out_images(results: Results) -> list[str]:
     return [f"{job.label}: {why}" for job in data for why in job.data_set.get("left_out", {}).values()]
 
 
-def _grids(grids: Sequence[Grid]) -> list[dict[str, Any]]:
-    return [{"title": g.title, "note": g.note, "html": Markup(g.html())} for g in grids]
-
-
 def picture(figure: Figure, folder: Path) -> dict[str, Any]:
     """A drawn figure for the template: src (its content), width in CSS pixels, caption."""
     path = folder / f"{figure.name}.png"
@@ -58,9 +55,15 @@ def picture(figure: Figure, folder: Path) -> dict[str, Any]:
     return {"src": source, "width": round(SCALE * width), "caption": figure.caption}
 
 
+def for_template(grid: Grid) -> dict[str, Any]:
+    """A table for the template: title, note and html."""
+    return {"title": grid.title, "note": grid.note, "html": Markup(grid.html())}
+
+
 def render(
     results: Results,
     shown: Sequence[tuple[Target, Shown]],
+    controlled: pd.DataFrame,
     gallery: tuple[list[Figure], list[Figure], dict[str, list[Figure]]],
     sets: Sequence[DataSet],
     labels: dict[str, str],
@@ -69,6 +72,7 @@ def render(
     """The page.
 
     Args:
+        controlled: from controls.table.
         gallery: loss curves, comparisons of episodes, and episodes of each method.
         sets: the data sets.
         figures: folder with all figures.
@@ -82,7 +86,7 @@ def render(
             "title": made.title,
             "sentences": [Markup(strong(text)) for text in made.sentences],
             "figures": [picture(figure, figures) for figure in made.figures],
-            "grids": _grids(made.grids),
+            "grids": [for_template(grid) for grid in made.grids],
         }
         for target, made in shown
     ]
@@ -97,6 +101,9 @@ def render(
         jobs=len(jobs),
         total=origin.clock(total),
         targets=targets,
+        controls=[for_template(grid) for grid in controls.grids(controlled, labels)],
+        masks=for_template(masks) if (masks := controls.mask_grid(results, labels)) else None,
+        used=[Markup(strong(text)) for text in controls.sentences(controlled, labels)],
         excluded=excluded_classes(results),
         left_out=left_out_images(results),
         missing=results.missing(),
@@ -106,7 +113,7 @@ def render(
                 "name": found.name,
                 "sentences": [Markup(strong(text)) for text in found.sentences],
                 "figures": [picture(figure, figures) for figure in found.figures],
-                "grids": _grids(found.tables),
+                "grids": [for_template(grid) for grid in found.tables],
             }
             for found in sets
         ],

@@ -13,12 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from i2r.data.index_table import INDEX, read_summary
 from i2r.errors import InputError
-from i2r.metrics.statistics import episodes_seed, interval, resample
+from i2r.metrics.statistics import Samples, fb_iou_samples, mean_samples, miou_samples
 
 METRICS = [
     "dataset",
@@ -32,14 +31,15 @@ METRICS = [
     "fb_iou",
     "episodes",
 ]
-METRICS += ["interval_low", "interval_high", "eval_seed", "reading", "on"]
+METRICS += ["miou_low", "miou_high", "fb_iou_low", "fb_iou_high", "eval_seed", "reading", "on"]
 METRICS += ["key", "train_key", "episodes_key", "why"]
 PER_CLASS = ["dataset", "backbone", "method", "shot", "fold", "seed", "eval_seed", "class", "name", "iou"]
 PER_CLASS += ["queries", "reading", "on", "key", "why"]
 ORDER = ["dataset", "shot", "id", "seed", "fold", "eval_seed"]
-PRIOR_MEASURES = ["bce", "ap", "iou_best", "threshold_best"]
+PRIOR_MEASURES = ["bce", "bce_calibrated", "bce_background", "ap", "iou_best", "threshold_best"]
 COUNTS = ("fold", "shot", "seed", "eval_seed", "episodes", "class", "queries")
 SCORED = ("evaluate", "baselines")
+SCORES = {"miou": miou_samples, "fb_iou": fb_iou_samples}
 
 
 class ResultsError(InputError):
@@ -93,9 +93,12 @@ class Finished:
 
     @cached_property
     def episodes(self) -> pd.DataFrame:
-        """Every scored episode: index, class and the four pixel counts; for baselines also method."""
+        """Every scored episode: index, class, query, the four pixel counts and measures of the prior, if there is one;
+        for baselines also method."""
         return pd.read_csv(
-            self.folder / "episodes.csv", usecols=lambda column: column not in ("query", "supports")
+            self.folder / "episodes.csv",
+            usecols=lambda column: column != "supports",
+            dtype={"query": str},
         )
 
     def episodes_of(self, baseline: str) -> pd.DataFrame:
@@ -208,7 +211,7 @@ class Results:
         self.jobs, self.gaps = read_jobs(folders)
         self.known = {job.key: job for job in self.jobs.values()}
         self.methods: dict[str, dict[str, Any]] = params["methods"]
-        self._samples: dict[tuple[str, str], np.ndarray] = {}
+        self._samples: dict[tuple[str, str, str], Samples] = {}
 
     @cached_property
     def scored(self) -> list[Scored]:
@@ -229,15 +232,18 @@ class Results:
                 for name, scores in job.scores.items():
                     yield Scored(f"{name}@{row['method']}", name, row, job, scores)
 
-    def samples(self, item: Scored) -> np.ndarray | None:
-        """Bootstrap samples of mIoU (percent), (R,); None if nothing was scored. They are cached by job."""
+    def samples(self, item: Scored, measure: str = "miou") -> Samples | None:
+        """Bootstrap samples over query pictures of mIoU or FB-IoU (percent), or of the mean of another column of
+        episodes.csv; None if nothing was scored. They are cached by job."""
         if item.scores.get("miou") is None:
             return None
-        at = item.job.key, item.baseline
+        at = item.job.key, item.baseline, measure
         if at not in self._samples:
-            seed = episodes_seed(item.row["fold"], item.row["shot"], item.row["eval_seed"])
-            table = item.job.episodes_of(item.baseline)
-            self._samples[at] = resample(table, self.params["report"]["bootstrap"], seed)
+            table, count = item.job.episodes_of(item.baseline), self.params["report"]["bootstrap"]
+            if measure in SCORES:
+                self._samples[at] = SCORES[measure](table, count)
+            else:
+                self._samples[at] = mean_samples(table, measure, count)
         return self._samples[at]
 
     def where(self, item: Scored) -> dict[str, Any]:
@@ -254,20 +260,23 @@ class Results:
 
     @cached_property
     def evaluations(self) -> pd.DataFrame:
-        """One row for each of `scored`, columns id and METRICS; miou, fb_iou and the 95 % interval in percent.
+        """One row for each of `scored`, columns id and METRICS; mIoU and FB-IoU in percent, with 95 % intervals over
+        query pictures.
 
         `on`: for a baseline, the method whose frozen networks it uses. `why`: the reason if a row has no scores.
         """
         rows = []
         for item in self.scored:
-            samples = self.samples(item)
-            low, high = (None, None) if samples is None else interval(samples)
             values = {name: item.scores.get(name) for name in ("miou", "fb_iou", "episodes", "why")}
-            values |= {"interval_low": low, "interval_high": high, "key": item.job.key}
+            for measure in SCORES:
+                samples = self.samples(item, measure)
+                ends = (None, None) if samples is None else samples.interval()
+                values |= dict(zip((f"{measure}_low", f"{measure}_high"), ends, strict=True))
+            values["key"] = item.job.key
             values |= {f"{role}_key": item.job.inputs.get(role) for role in ("train", "episodes")}
             values["checkpoint"] = "none" if item.baseline else "last"
             rows.append(self.where(item) | values)
-        numbers = ["miou", "fb_iou", "interval_low", "interval_high"]
+        numbers = [f"{measure}{end}" for measure in SCORES for end in ("", "_low", "_high")]
         table = frame(rows, ["id", *METRICS]).astype(dict.fromkeys(numbers, float))
         return table.sort_values(ORDER, ignore_index=True, kind="stable")
 
@@ -310,8 +319,8 @@ class Results:
 
     @cached_property
     def priors(self) -> pd.DataFrame:
-        """Quality of each prior map: on (method), prior, shot, fold, eval_seed, bce (nats a pixel), ap and iou_best
-        (percent)."""
+        """Quality of each prior map: on (method), prior, shot, fold, eval_seed, cross-entropies (nats a pixel), ap and
+        iou_best (percent)."""
         rows, done = [], set()
         for row in self.params["baselines"]:
             at = {"on": row["method"]} | {name: row[name] for name in ("shot", "fold", "eval_seed")}

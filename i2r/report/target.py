@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from i2r.metrics.statistics import interval
+from i2r.metrics.statistics import Comparison, Samples, averaged, compare, seed_interval
 from i2r.report.figures import colours
 from i2r.report.results import Results, Scored, dataset_of
 
@@ -21,6 +21,10 @@ BASELINES = {
     "prior-mean": "prior of one prototype, thresholded",
     "prototype": "prototype matching",
 }
+
+# Columns of Target.table: the ends of the 95 % intervals of the mean over query pictures and over training seeds, and
+# its standard deviation over evaluation seeds.
+SPREADS = ("mean low", "mean high", "mean seeds low", "mean seeds high", "mean evaluation deviation")
 
 
 def labels(results: Results) -> dict[str, str]:
@@ -99,23 +103,35 @@ class Target:
                 found.append(fold)
         return found
 
-    def samples(self, id: str, shot: int, fold: int) -> np.ndarray | None:
-        """Bootstrap samples of mIoU (percent), (R,), averaged over the runs of a fold; None if a run has none."""
-        drawn = [self.results.samples(item) for item in self._items(id, shot, fold)]
-        if not drawn or any(one is None for one in drawn):
-            return None
-        return np.mean(drawn, axis=0)
+    def samples(self, id: str, shot: int, fold: int, measure: str = "miou") -> Samples | None:
+        """Bootstrap samples of a measure of `Results.samples`, averaged over the runs of a fold; None if a run has
+        none."""
+        drawn = [self.results.samples(item, measure) for item in self._items(id, shot, fold)]
+        return averaged(drawn) if drawn and all(one is not None for one in drawn) else None
 
-    def mean_samples(self, id: str, shot: int) -> np.ndarray | None:
+    def mean_samples(self, id: str, shot: int, measure: str = "miou") -> Samples | None:
         """`samples` averaged over folds."""
-        drawn = [self.samples(id, shot, fold) for fold in self.over(self.dataset(id), shot)]
-        return np.mean(drawn, axis=0) if drawn and all(one is not None for one in drawn) else None
+        drawn = [self.samples(id, shot, fold, measure) for fold in self.over(self.dataset(id), shot)]
+        return averaged(drawn) if drawn and all(one is not None for one in drawn) else None
+
+    def by_seed(self, id: str, shot: int, seed: str = "seed", value: str = "miou") -> dict[int, float]:
+        """Mean over folds for each training seed (or, with `eval_seed`, each evaluation seed) that has all folds."""
+        over, cells = self.over(self.dataset(id), shot), defaultdict(lambda: defaultdict(list))
+        for fold in over:
+            for item in self._items(id, shot, fold):
+                if item.row.get(seed) is not None and item.scores.get(value) is not None:
+                    cells[item.row[seed]][fold].append(item.scores[value])
+        return {
+            number: float(np.mean([np.mean(scores) for scores in folds.values()]))
+            for number, folds in sorted(cells.items())
+            if len(folds) == len(over)
+        }
 
     def table(self, dataset: str, shot: int, value: str = "miou") -> pd.DataFrame:
-        """Ids by folds, in percent: columns `folds`, mean, mean low, mean high.
+        """Ids by folds, in percent: columns `folds`, mean, and SPREADS.
 
         A cell is the mean of its runs (training and evaluation seeds). The mean is NaN unless every fold of `over` has
-        a number; only mIoU has an interval.
+        a number; only mIoU has intervals.
         """
         over = self.over(dataset, shot)
         rows = {}
@@ -127,9 +143,13 @@ class Target:
                 row[fold] = float(np.mean(numbers)) if known else np.nan
             row["mean"] = float(np.mean([row[fold] for fold in over])) if over else np.nan
             drawn = self.mean_samples(id, shot) if value == "miou" and not np.isnan(row["mean"]) else None
-            row["mean low"], row["mean high"] = (np.nan, np.nan) if drawn is None else interval(drawn)
+            ends = (np.nan, np.nan) if drawn is None else drawn.interval()
+            evaluated = list(self.by_seed(id, shot, "eval_seed", value).values())
+            spread = float(np.std(evaluated, ddof=1)) if len(evaluated) > 1 else np.nan
+            trained = seed_interval(list(self.by_seed(id, shot, value=value).values()))
+            row |= dict(zip(SPREADS, (*ends, *trained, spread), strict=True))
             rows[id] = row
-        columns = [*self.folds, "mean", "mean low", "mean high"]
+        columns = [*self.folds, "mean", *SPREADS]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype(float)
 
     def panels(self, dataset: str, shot: int) -> dict[str, pd.DataFrame]:
@@ -138,7 +158,7 @@ class Target:
         found = {}
         for fold in self.folds:
             ends = {
-                id: interval(drawn)
+                id: drawn.interval()
                 for id in table.index
                 if (drawn := self.samples(id, shot, fold)) is not None
             }
@@ -150,7 +170,7 @@ class Target:
         return found
 
     def difference(self, ours: str, theirs: str, shot: int) -> tuple[float, float, float]:
-        """Difference of two means over folds (points of mIoU) and its 95 % interval, paired by episode.
+        """Difference of two means over folds (points of mIoU) and its 95 % interval over query pictures, paired.
 
         NaN for different data sets; the interval is NaN unless both were scored on the same episodes.
         """
@@ -162,7 +182,24 @@ class Target:
         a, b = self.mean_samples(ours, shot), self.mean_samples(theirs, shot)
         if a is None or b is None or self._episodes(ours, shot) != self._episodes(theirs, shot):
             return gain, np.nan, np.nan
-        return gain, *interval(a - b)
+        return gain, *(a - b).interval()
+
+    def seed_differences(self, ours: str, theirs: str, shot: int) -> list[float]:
+        """Differences of two means over folds, for each training seed that both have; a baseline fits any seed."""
+        first, second = self.by_seed(ours, shot), self.by_seed(theirs, shot)
+        if "@" in theirs:
+            second = dict.fromkeys(first, self.table(self.dataset(theirs), shot).at[theirs, "mean"])
+        return [first[seed] - second[seed] for seed in first if seed in second]
+
+    def comparison(self, ours: str, theirs: str, shot: int, margin: float | None = None) -> Comparison:
+        """A trained method compared with another or a baseline; without seeds if that is not possible."""
+        a, b = self.mean_samples(ours, shot), self.mean_samples(theirs, shot)
+        known = a is not None and b is not None and self.dataset(ours) == self.dataset(theirs)
+        if not known or self._episodes(ours, shot) != self._episodes(theirs, shot):
+            return Comparison(np.nan, np.nan, np.nan, np.nan, 0, np.nan)
+        if margin is None:
+            margin = self.results.params["report"]["equivalence"]
+        return compare(a - b, self.seed_differences(ours, theirs, shot), margin)
 
     def _episodes(self, id: str, shot: int) -> set[str | None]:
         items = (item for fold in self.folds for item in self._items(id, shot, fold))

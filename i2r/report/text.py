@@ -27,11 +27,17 @@ def with_interval(value: float, low: float, high: float, digits: int = 1) -> str
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def points(value: float, low: float = float("nan"), high: float = float("nan")) -> str:
+def bracket(low: float, high: float, digits: int = 1) -> str:
+    """`[50.0, 54.2]`; a dash if it is missing."""
+    return DASH if pd.isna(low) or pd.isna(high) else f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def points(value: float, low: float = float("nan"), high: float = float("nan"), *, digits: int = 1) -> str:
     """`+3.2 [+1.0, +5.4]`."""
     if pd.isna(value):
         return DASH
-    return f"{value:+.1f}" + ("" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]")
+    ends = "" if pd.isna(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"{value:+.{digits}f}{ends}"
 
 
 def listed(words: Sequence[object], last: str = "and") -> str:

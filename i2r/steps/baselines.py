@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,10 +30,12 @@ from i2r.engine.images import evaluation_reader
 from i2r.engine.inputs import job_dataset, job_encoder, job_lists
 from i2r.engine.trainer import set_up
 from i2r.files import write_json
+from i2r.metrics import calibration
 from i2r.metrics.prior_maps import (
     CAM_MEASURES,
     best_threshold,
     cam_measures,
+    histogram,
     mean,
     prior_measures,
     prior_summary,
@@ -46,6 +48,7 @@ from i2r.pipeline.jobs import Job
 from i2r.steps.evaluate import without_episodes
 
 FOREGROUND, PROTOTYPE = "foreground", "prototype"
+CONSTANT = "constant"  # the prior that is the share of object pixels everywhere
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -63,19 +66,19 @@ def run(job: Job) -> dict[str, Any]:
     cached = CachedEncoder(
         job_encoder(job, device, options), options, read, job.runtime.cache_gb, device, job.runtime.workers
     )
-    thresholds = choose_thresholds(job, cached, options)
-    tally = score(job, cached, draws, options, thresholds)
-    result = results(tally, dataset.classes, episodes, thresholds)
+    learned = learn(job, cached, options)
+    tally = score(job, cached, draws, options, learned)
+    result = results(tally, dataset.classes, episodes, learned.thresholds)
     write_json(job.out / "scores.json", finite(result))
     rows, methods = tally["rows"], result["methods"]
-    together = ({"method": method, **row} for method in methods for row in rows[method])
+    together = [{"method": method, **row} for method in methods for row in rows[method]]
     write_rows(job.out / "episodes.csv", together, ("method", *COLUMNS))
 
     best = max(methods, key=lambda method: methods[method]["miou"])
 
     def predicted(draw: Draw, inputs: EpisodeInputs) -> tuple[Arrays, Mapping[str, Any]]:
         priors = all_priors(inputs, options)
-        logits = predictions(cached, [draw], inputs, priors, thresholds)[best]
+        logits = predictions(cached, [draw], inputs, priors, learned.thresholds)[best]
         arrays = {f"prior_{name}": maps[0].cpu().numpy() for name, maps in priors.items()}
         arrays["prediction"] = logits[0].argmax(0).byte().cpu().numpy()
         if options.uses_cam:
@@ -99,8 +102,22 @@ def prior_names(options: CamOptions) -> list[str]:
     return [name for name, entry in PRIORS.items() if options.uses_cam or not entry.uses_cam]
 
 
-def choose_thresholds(job: Job, cached: CachedEncoder, options: CamOptions) -> dict[str, float]:
-    """For each prior the threshold with the best mIoU on episodes of the training classes, at S x S."""
+class Learned(NamedTuple):
+    """What is learned from episodes of the training classes, at S x S.
+
+    Attributes:
+        thresholds: for each prior, the one with the best mIoU.
+        probabilities: for each prior, the map of calibration.fit.
+        share: of object pixels.
+    """
+
+    thresholds: dict[str, float]
+    probabilities: dict[str, Tensor]
+    share: float
+
+
+def learn(job: Job, cached: CachedEncoder, options: CamOptions) -> Learned:
+    """Thresholds and calibrations, on episodes of training classes and images."""
     number, seed = job.params["baselines"]["threshold_episodes"], job.args["eval_seed"]
     drawn = threshold_episodes(job_lists(job), seed, number, job.args["shot"])
     names = prior_names(options)
@@ -112,19 +129,26 @@ def choose_thresholds(job: Job, cached: CachedEncoder, options: CamOptions) -> d
 
     draws = [evaluation_draw(episode) for episode in drawn]
     tally = walk(job, [cached], draws, {name: {} for name in names}, measure, f"thresholds {job.label}")
-    return {name: best_threshold(tally[name])[0] for name in names}
+    return Learned(
+        {name: best_threshold(tally[name])[0] for name in names},
+        {name: calibration.fit(tally[name].values()) for name in names},
+        calibration.object_share(tally[names[0]].values()),
+    )
 
 
 def score(
-    job: Job, cached: CachedEncoder, draws: Sequence[Draw], options: CamOptions, thresholds: dict[str, float]
+    job: Job, cached: CachedEncoder, draws: Sequence[Draw], options: CamOptions, learned: Learned
 ) -> Tally:
-    """Score all episodes; returns `rows` of each method, `hists` of each prior, and `cam`, measures of CAM+."""
+    """Score all episodes; returns `rows` of each method, `hists` of each prior, and `cam`, measures of CAM+.
+
+    The rows of FOREGROUND have the measures of the constant prior.
+    """
     dataset, scoring = job_dataset(job), job.params["evaluate"]["scoring"]
     known = prior_names(options)
 
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: Tally) -> None:
         priors = all_priors(inputs, options)
-        predicted = predictions(cached, part, inputs, priors, thresholds)
+        predicted = predictions(cached, part, inputs, priors, learned.thresholds)
         plus = cam_regions(inputs, options).plus_query if options.uses_cam else None
         for place, draw in enumerate(part):
             mask_s = inputs.mask_q[place]
@@ -137,10 +161,16 @@ def score(
                 name = method.removeprefix("prior-")
                 if name in priors:
                     own |= prior_measures(tally["hists"][name], draw.cls, priors[name][place], mask_s)
+                    hist = histogram(priors[name][place], mask_s)
+                    own["bce_calibrated"] = calibration.calibrated_bce(hist, learned.probabilities[name])
+                elif method == FOREGROUND:
+                    constant = torch.full_like(mask_s, learned.share, dtype=torch.float32)
+                    own |= prior_measures(tally["hists"][CONSTANT], draw.cls, constant, mask_s)
+                    own["bce_calibrated"] = own["bce"]
                 tally["rows"][method].append(own)
 
     methods = [FOREGROUND, *(f"prior-{name}" for name in known), PROTOTYPE]
-    empty = {"rows": {m: [] for m in methods}, "hists": {name: {} for name in known}, "cam": []}
+    empty = {"rows": {m: [] for m in methods}, "hists": {name: {} for name in (*known, CONSTANT)}, "cam": []}
     return walk(job, [cached], draws, empty, measure, f"baselines {job.label}")
 
 
@@ -152,7 +182,10 @@ def results(
     methods = {method: summary(own, names, episodes, seconds) for method, own in rows.items()}
     for name, threshold in thresholds.items():
         methods[f"prior-{name}"]["threshold"] = threshold
-    priors = {name: prior_summary(rows[f"prior-{name}"], hists) for name, hists in tally["hists"].items()}
+    priors = {}
+    for name, hists in tally["hists"].items():
+        own = rows[FOREGROUND if name == CONSTANT else f"prior-{name}"]
+        priors[name] = prior_summary(own, hists) | {"bce_calibrated": mean(own, "bce_calibrated")}
     result = {"methods": methods, "priors": priors}
     if tally["cam"]:
         result["cam"] = {name: 100 * mean(tally["cam"], name) for name in CAM_MEASURES}

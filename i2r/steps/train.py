@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from i2r.config.schema import Train
 from i2r.data.dataset import Dataset
 from i2r.data.episodes import train_episode
 from i2r.data.transforms import binary, train_view
+from i2r.engine.attention_probe import AttentionProbe, support_iou
 from i2r.engine.feature_cache import CachedEncoder, Draw
 from i2r.engine.images import View, load_steps, training_reader
 from i2r.engine.inputs import WEIGHTS, job_dataset, job_encoder, job_lists, start_file, whole_network
@@ -25,6 +27,8 @@ from i2r.nets.io.weights import write_tensors
 from i2r.nets.networks import build_meta_learner
 from i2r.nets.output import Output
 from i2r.pipeline.jobs import Job
+
+PROBES = 50  # steps of a training in which the attention is measured
 
 
 class Batch(NamedTuple):
@@ -58,9 +62,12 @@ def run(job: Job) -> dict[str, Any]:
     def losses(step: int) -> Mapping[str, Tensor | float]:
         inputs, load_s, encode_s = next_batch(step)
         began = synchronise(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        probe = AttentionProbe(meta_learner) if step % max(1, train.steps // PROBES) == 0 else nullcontext()
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), probe:
             output: Output = meta_learner(inputs)
         values = {"loss": output.loss, **output.losses}
+        if isinstance(probe, AttentionProbe):
+            values |= probed(probe, output, inputs)
         if output.mask_ratio:
             values["mask_ratio"] = torch.stack(output.mask_ratio).mean()
         decode_s = synchronise(device) - began
@@ -73,6 +80,12 @@ def run(job: Job) -> dict[str, Any]:
         metrics["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
     save_trained(job, options, encoder, meta_learner)
     return metrics
+
+
+def probed(probe: AttentionProbe, output: Output, inputs: EpisodeInputs) -> dict[str, float]:
+    """What the cross-attention and the support branch do in this step, as far as the network has them."""
+    found, iou = probe.means(), support_iou(output, inputs.masks_s)
+    return found if iou is None else found | {"support_iou": 100 * iou}
 
 
 def save_trained(job: Job, options: NetworkOptions, encoder: Encoder, meta_learner: nn.Module) -> None:

@@ -111,6 +111,14 @@ class CrossAttention(nn.Module):
         o = self.LN(self.dropout(attended)) + query
         return o + self.proj_out(o), ratio
 
+    def attention(
+        self, query: torch.Tensor, support: torch.Tensor, labels: Labels, mask: str
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits of the attention (B, K, n_q, n_s), and the cells that a strategy masks, None if it does not apply."""
+        q = self.Wq(query).expand(-1, support.shape[1], -1, -1)
+        scores = _scores(q, self.Wk(support))
+        return scores, find_mask(mask, scores, *labels)
+
 
 def _scores(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     """(B, K, n_q, d), (B, K, n_s, d) -> (B, K, n_q, n_s) scaled attention logits."""

@@ -18,7 +18,7 @@ from i2r.paper.comparable import (
 )
 from i2r.paper.published import main_backbone
 from i2r.report.target import Target
-from i2r.report.text import Grid, counted, listed, points
+from i2r.report.text import DASH, Grid, bracket, counted, listed, number, points
 
 
 @dataclass
@@ -68,6 +68,34 @@ def prefixed(target: Target, dataset: str, shot: int, sentence: str) -> str:
     """A sentence with its setting as prefix, if the target has several."""
     where = setting(target, dataset, shot)
     return f"{where}: {sentence}" if where else sentence
+
+
+# --- what brackets mean ---------------------------------------------------------------------------------------
+
+PICTURES, SEEDS = "[95 %, pictures]", "[95 %, training seeds]"  # in headers
+BRACKETS = (
+    "Brackets: 95 % intervals; over pictures, by a bootstrap of the query pictures with all their episodes (the "
+    "networks are the same), or over training seeds, by a t interval."
+)
+
+
+def add_spreads(grid: Grid, group: str, spreads: pd.DataFrame) -> None:
+    """Add columns with the t interval over training seeds and the deviation over evaluation seeds, if there are any.
+
+    Args:
+        spreads: one row for each of the first rows of the grid, columns target.SPREADS in their order.
+    """
+    _, _, low, high, deviation = spreads.columns
+    columns = []
+    if spreads[low].notna().any():
+        texts = [bracket(*ends) for ends in zip(spreads[low], spreads[high], strict=True)]
+        columns.append((f"Mean {SEEDS}", texts))
+    if spreads[deviation].notna().any():
+        columns.append(("sd over evaluation seeds", [number(value, 2) for value in spreads[deviation]]))
+    for title, texts in columns:
+        grid.header.append((group, title))
+        for at, row in enumerate(grid.rows):
+            row.append(texts[at] if at < len(texts) else DASH)
 
 
 # --- comparison with the paper ---------------------------------------------------------------------------------
@@ -140,13 +168,13 @@ def rests_on(target: Target, ids: list[str], shot: int) -> str:
     if not counts:
         return ""
     if max(counts) == 1:
-        return "one training seed; the interval does not include the variation between seeds"
+        return "one training seed, so the intervals do not include the variation between trainings"
     fewest = f"{min(counts)} to " if min(counts) < max(counts) else ""
     return f"means over {fewest}{counted(max(counts), 'training seed')}"
 
 
 def gain(target: Target, ours: str, theirs: str, shot: int) -> str:
-    """`+3.2 [+1.0, +5.4]`: the difference of two methods in points of mIoU; a dash if it is unknown."""
+    """`+3.2 [+1.0, +5.4]`: the difference of two methods in points of mIoU, over pictures; a dash if it is unknown."""
     return points(*target.difference(ours, theirs, shot))
 
 

@@ -7,12 +7,16 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from i2r.metrics.statistics import FEWEST, LEVEL, Comparison, no_verdict
 from i2r.paper.comparable import published_data
 from i2r.paper.published import BACKBONES, BY_FOLD, by_fold, main_backbone, main_name, published
 from i2r.report import figures
 from i2r.report.forms.shown import (
+    BRACKETS,
+    PICTURES,
     Figure,
     Shown,
+    add_spreads,
     departed,
     differences,
     gain,
@@ -24,7 +28,7 @@ from i2r.report.forms.shown import (
     suffix,
     unlike,
 )
-from i2r.report.target import Target
+from i2r.report.target import SPREADS, Target
 from i2r.report.text import Grid, folds_said, listed, number, points, with_interval
 
 TRAINED, UNTRAINED, PUBLISHED = "trained", "none", "published"
@@ -68,7 +72,7 @@ def main_frame(target: Target, dataset: str, notes: dict[str, list[str]]) -> pd.
 
     Columns: dataset, backbone, reading, method, id, training (trained | none | published), differs (in what the
     setting is not the published one), then for each shot
-    `K-shot fold-F`, `K-shot mean`, `K-shot mean low`, `K-shot mean high`, `K-shot paper` (the paper's mean).
+    `K-shot fold-F`, `K-shot mean`, `K-shot ...` for SPREADS, `K-shot paper` (the paper's mean).
     """
     rows = []
     cells = {shot: target.table(dataset, shot) for shot in target.shots}
@@ -136,10 +140,10 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
         group, over = f"{shot}-shot", target.over(dataset, shot)
         columns = [(f"Fold {fold}", f"{group} fold-{fold}") for fold in target.folds]
         if len(target.folds) == 1:  # with the interval, which otherwise only the mean has
-            columns = [(f"Fold {target.folds[0]} [95 %]", f"{group} mean")]
+            columns = [(f"Fold {target.folds[0]} {PICTURES}", f"{group} mean")]
         else:
             which = "" if over == target.folds else f" of {listed(over) if over else 'none'}"
-            columns.append((f"Mean{which} [95 %]", f"{group} mean"))
+            columns.append((f"Mean{which} {PICTURES}", f"{group} mean"))
         for title, name in columns:
             grid.header.append((group, title))
             grid.mark(len(grid.header) - 1, table.loc[own, name])
@@ -150,11 +154,12 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
                 if len(target.folds) == 1 and not own[at]:
                     text = number(values[f"{group} fold-{target.folds[0]}"])
                 grid.rows[at].append(text)
+        add_spreads(grid, group, table.loc[own, [f"{group} {name}" for name in SPREADS]])
         if table[f"{group} paper"].notna().any():
             grid.header.append((group, "paper, mean"))
             for at, value in enumerate(table[f"{group} paper"]):
                 grid.rows[at].append(number(value))
-    note = "In percent; our best and second best are marked. Brackets: 95 % of bootstrap samples of the episodes."
+    note = f"In percent; our best and second best are marked. {BRACKETS}"
     if target.host and any("@" in id for id in target.of(dataset)):
         note += " Thresholds of baselines without training were chosen on training classes."
     grid.note = f"{note} {paper_note(target, notes)}"
@@ -193,12 +198,21 @@ def verdicts(target: Target, dataset: str, shot: int) -> list[str]:
             continue
         text = f"**{target.labels[id]}** reaches **{means[id]:.1f}** mIoU on {folds_said(over)}"
         if best is not None:
-            lead, low, high = target.difference(id, best, shot)
-            passed = "passed" if lead >= margin else "not passed"
-            text += f", {points(lead, low, high)} relative to this baseline; the bar of {margin:+g} is **{passed}**"
+            lead = points(*target.difference(id, best, shot))
+            passed = bar(target.comparison(id, best, shot, margin), margin)
+            text += f", {lead} relative to this baseline; the bar of {margin:+g}: **{passed}**"
         out.append(f"{text}.")
     rests = rests_on(target, [id for id in target.of(dataset) if "@" not in id], shot)
     return out + ([f"Trained methods: {rests}."] if rests and means.notna().any() else [])
+
+
+def bar(lead: Comparison, margin: float) -> str:
+    """Whether a lead reaches the margin, over pictures and over training seeds."""
+    if lead.seeds < FEWEST:
+        return no_verdict(lead.seeds)
+    if lead.above < 1 - LEVEL:
+        return "passed"
+    return "undecided" if lead.difference >= margin else "not passed"
 
 
 def against_first(target: Target, dataset: str, shot: int) -> list[str]:

@@ -8,11 +8,16 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from i2r.metrics.statistics import FEWEST, seed_interval, verdicts
 from i2r.paper.published import components, published, table3, table3_row
 from i2r.report import figures
 from i2r.report.forms.shown import (
+    BRACKETS,
+    PICTURES,
+    SEEDS,
     Figure,
     Shown,
+    add_spreads,
     departed,
     not_of_table,
     paper_note,
@@ -20,8 +25,8 @@ from i2r.report.forms.shown import (
     setting,
     suffix,
 )
-from i2r.report.target import Target
-from i2r.report.text import Grid, folds_said, number, points, with_interval
+from i2r.report.target import SPREADS, Target
+from i2r.report.text import Grid, bracket, folds_said, number, points, with_interval
 
 SHOT = 1  # of the paper's Table 3
 WORDS = ["dataset", "shot", "method", "row", "pmgm", "support", "mask", "mask_test", "differs"]
@@ -69,8 +74,8 @@ def parts_of(target: Target, id: str):
 def ablation_frame(target: Target, dataset: str, shot: int, notes: dict[str, list[str]]) -> pd.DataFrame:
     """One row for each method; `difference` is to `reference`, `row` is the paper's row with the same components.
 
-    Columns: WORDS (differs: in what the setting is not the published one), fold-F ..., mean, mean low, mean high,
-    difference, difference low, difference high, paper (if comparable), published (the paper's number in any case).
+    Columns: WORDS (differs: in what the setting is not the published one), fold-F ..., mean, SPREADS, difference,
+    difference low, difference high, paper (if comparable), published (the paper's number in any case).
     pmgm holds the method's prior.
     """
     full, cells, rows = reference(target, dataset), target.table(dataset, shot), []
@@ -83,7 +88,7 @@ def ablation_frame(target: Target, dataset: str, shot: int, notes: dict[str, lis
         values["mask_test"] = method["params"]["evaluate"]["mask"] if "mask" in network else ""
         values["differs"] = "; ".join(notes[id] or departed(target, id))
         values |= {f"fold-{f}": cells.at[id, f] for f in target.folds}
-        values |= {name: cells.at[id, name] for name in ("mean", "mean low", "mean high")}
+        values |= {name: cells.at[id, name] for name in ("mean", *SPREADS)}
         gained = target.difference(id, full, shot) if id != full else (np.nan,) * 3
         values |= dict(zip(("difference", "difference low", "difference high"), gained, strict=True))
         values["published"] = table3(row) if row else np.nan
@@ -98,15 +103,14 @@ def ablation_grid(
 ) -> Grid:
     """Table 3 for display."""
     where = setting(target, dataset, shot)
-    names = ["Method", "Prior", "Support branch", "Mask in training", "Mask at test"]
+    names = ["Method", "Prior", "Support branch", "Mask, training", "Mask, test"]
     words = len(names)
     names += [f"Fold {fold}" for fold in target.folds] if len(target.folds) > 1 else []
     names += [
-        f"{'Mean' if len(target.folds) > 1 else f'Fold {target.folds[0]}'} [95 %]",
-        "Difference [95 %]",
+        f"{'Mean' if len(target.folds) > 1 else f'Fold {target.folds[0]}'} {PICTURES}",
+        f"Difference {PICTURES}",
     ]
     papers = table["paper"].notna().any()
-    names += ["paper, mean"] if papers else []
     grid = Grid([("", name) for name in names], [], words, title=where)
     for row in table.to_dict("records"):
         texts = [target.labels[row["method"]], row["pmgm"], "✓" if row["support"] else ""]
@@ -115,13 +119,15 @@ def ablation_grid(
         texts.append(with_interval(*(row[name] for name in ("mean", "mean low", "mean high"))))
         gained = (row[name] for name in ("difference", "difference low", "difference high"))
         texts.append("reference" if row["method"] == reference(target, dataset) else points(*gained))
-        grid.rows.append(texts + ([number(row["paper"], 2)] if papers else []))
-    grid.mark(names.index("Difference [95 %]") - 1, table["mean"])
+        grid.rows.append(texts)
+    grid.mark(len(names) - 2, table["mean"])
+    add_spreads(grid, "", table[list(SPREADS)])
+    if papers:
+        grid.header.append(("", "paper, mean"))
+        for row, value in zip(grid.rows, table["paper"], strict=True):
+            row.append(number(value, 2))
     rests = rests_on(target, list(table["method"]), shot)
-    grid.note = (
-        "mIoU in percent. Differences are to the reference, with intervals from paired bootstrap samples of the same "
-        "episodes. "
-    )
+    grid.note = f"mIoU in percent. Differences are to the reference, and paired. {BRACKETS} "
     grid.note += f"Our numbers: {rests}. " if rests else ""
     grid.note += paper_note(target, notes)
     return grid
@@ -132,32 +138,41 @@ def ablation_grid(
 
 def claims_grid(target: Target, table: pd.DataFrame) -> Grid:
     """The paper's gains from each component, and ours between methods of the same rows; with several, every pair."""
-    header = ["Adding", "Compared", "paper", "here [95 %]", "Direction"]
+    header = ["Adding", "Compared", "paper", f"here {PICTURES}", SEEDS, "Verdict"]
     shot = int(table["shot"].iloc[0])
     over = target.over(table["dataset"].iloc[0], shot)
     where = folds_said(over) if over else "no fold"
     note = f"Points of mIoU on {where}; the paper's are means of the four folds of PASCAL-5i with ResNet-50."
     rests = rests_on(target, list(table["method"]), shot)
     note += f" Our numbers: {rests}." if rests else ""
+    margin = target.results.params["report"]["equivalence"]
+    note += (
+        f" A verdict needs {FEWEST} training seeds, and holds over pictures and over training seeds; p values are "
+        f"adjusted for all claims of the table (Holm), and up to {margin:g} points count as no difference."
+    )
     grid = Grid(
         [("", name) for name in header], [], words=2, title="Do the paper's components help here?", note=note
     )
-    done = table.dropna(subset=["row", "mean"])
-    for claim in published()["claims"]:
-        before, after = (list(done.loc[done["row"] == claim[end], "method"]) for end in ("without", "with"))
-        paper = table3(claim["with"]) - table3(claim["without"])
-        for ours, theirs in product(after, before):
-            gained, low, high = target.difference(ours, theirs, shot)
-            what = f"{target.labels[ours]} − {target.labels[theirs]}"
-            cells = [claim["adding"], what, f"{paper:+.2f}", points(gained, low, high)]
-            grid.rows.append([*cells, direction(gained, low, high, paper)])
+    claims = claimed(target, list(table.dropna(subset=["mean"])["method"]))
+    compared = [target.comparison(ours, theirs, shot) for _, ours, theirs, _ in claims]
+    said = verdicts(compared, [paper for *_, paper in claims], margin)
+    for (adding, ours, theirs, paper), verdict in zip(claims, said, strict=True):
+        gained = points(*target.difference(ours, theirs, shot))
+        seeds = seed_interval(target.seed_differences(ours, theirs, shot))
+        what = f"{target.labels[ours]} − {target.labels[theirs]}"
+        grid.rows.append([adding, what, f"{paper:+.2f}", gained, bracket(*seeds), verdict])
     return grid
 
 
-def direction(gained: float, low: float, high: float, paper: float) -> str:
-    """Direction of a difference, compared with the paper's."""
-    word = "same" if gained * paper > 0 else "opposite"
-    return f"{word}, within the interval" if pd.isna(low) or low <= 0 <= high else word
+def claimed(target: Target, ids: list[str]) -> list[tuple[str, str, str, float]]:
+    """The paper's gains that these methods can show: what is added, the methods with and without it, the gain."""
+    rows = {id: table3_row(parts_of(target, id)) for id in ids}
+    found = []
+    for claim in published()["claims"]:
+        before, after = ([id for id in ids if rows[id] == claim[end]] for end in ("without", "with"))
+        gain = table3(claim["with"]) - table3(claim["without"])
+        found += [(claim["adding"], ours, theirs, gain) for ours, theirs in product(after, before)]
+    return found
 
 
 # --- how much is masked ----------------------------------------------------------------------------------------

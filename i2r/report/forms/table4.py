@@ -10,19 +10,32 @@ import pandas as pd
 from i2r.paper.published import table4
 from i2r.report import figures
 from i2r.report.classes import class_names
-from i2r.report.forms.shown import Figure, Shown, not_of_table, paper_note, prefixed, setting, suffix
+from i2r.report.forms.shown import (
+    BRACKETS,
+    PICTURES,
+    Figure,
+    Shown,
+    not_of_table,
+    paper_note,
+    prefixed,
+    setting,
+    suffix,
+)
 from i2r.report.results import Finished
 from i2r.report.target import Target
-from i2r.report.text import Grid, number
+from i2r.report.text import Grid, bracket, number, points
 
 PRIORS = {
     "bam": "BAM's (baseline)",
     "pmgm": "PMGM (I²R)",
     "ordered": "PMGM ordered (ours)",
     "mean": "one prototype",
+    "constant": "constant",
 }
 MEASURES = {  # title, digits, whether lower is better
     "bce": ("Cross-entropy between prior and mask (the paper's measure; lower is better)", 4, True),
+    "bce_calibrated": ("Cross-entropy after calibration on training classes (lower is better)", 4, True),
+    "bce_background": ("Cross-entropy with unknown pixels as background (lower is better)", 4, True),
     "ap": ("Average precision in percent (does not depend on calibration)", 1, False),
     "iou_best": ("IoU in percent at the best threshold, chosen on the test episodes themselves", 1, False),
 }
@@ -31,7 +44,7 @@ MEASURES = {  # title, digits, whether lower is better
 def show(target: Target) -> Shown:
     """The target as Table 4, on the frozen networks of the method that its baselines name."""
     title = "Quality of the priors (form of the paper's Table 4)"
-    columns = ["shot", "measure", "prior", *(f"fold-{f}" for f in target.folds), "mean", "deviation", "paper"]
+    columns = ["shot", "measure", "prior", *numbers_of(target)]
     if target.host is None:
         return Shown(
             "priors",
@@ -62,8 +75,11 @@ def show(target: Target) -> Shown:
 
 
 def prior_frame(target: Target, shot: int, comparable: bool) -> pd.DataFrame:
-    """Columns: shot, measure, prior, fold-F ..., mean, deviation (of the mean, over evaluation seeds), paper (its
-    mean, if comparable)."""
+    """Columns: shot, measure, prior, then those of `numbers_of`.
+
+    deviation: of the mean, over evaluation seeds; difference: from BAM's prior; low and high: 95 % over pictures;
+    paper: its mean, if comparable.
+    """
     all_ = target.results.priors
     own = all_[(all_["on"] == target.host) & (all_["shot"] == shot) & all_["fold"].isin(target.folds)]
     rows = []
@@ -79,10 +95,39 @@ def prior_frame(target: Target, shot: int, comparable: bool) -> pd.DataFrame:
             row["mean"] = cells.loc[prior, over].mean(skipna=False) if over else np.nan
             row["deviation"] = means.std(ddof=1) if len(means) > 1 else np.nan
             row["paper"] = table4(prior) if comparable and measure == "bce" else None
+            scale = 100 if measure == "ap" else 1
+            row |= intervals(target, shot, measure, prior, scale)
+            if {"bam", prior} <= set(cells.index) and prior != "bam":
+                row["difference"] = row["mean"] - cells.loc["bam", over].mean(skipna=False)
             rows.append(row)
-    numbers = [*(f"fold-{fold}" for fold in target.folds), "mean", "deviation", "paper"]
+    numbers = numbers_of(target)
     table = pd.DataFrame(rows, columns=["shot", "measure", "prior", *numbers])
     return table.astype(dict.fromkeys(numbers, float))
+
+
+def numbers_of(target: Target) -> list[str]:
+    ends = ["low", "high", "difference", "difference low", "difference high"]
+    return [*(f"fold-{fold}" for fold in target.folds), "mean", "deviation", *ends, "paper"]
+
+
+def intervals(target: Target, shot: int, measure: str, prior: str, scale: float) -> dict[str, float]:
+    """Ends of the intervals of a prior's mean and of its difference from BAM's; {} for a measure that is no mean over
+    episodes."""
+    if measure == "iou_best":
+        return {}
+    drawn = {name: target.mean_samples(baseline(target, name), shot, measure) for name in (prior, "bam")}
+    found = {}
+    if drawn[prior] is not None:
+        found |= dict(zip(("low", "high"), (scale * end for end in drawn[prior].interval()), strict=True))
+    if prior != "bam" and None not in drawn.values():
+        ends = (drawn[prior] - drawn["bam"]).interval()
+        found |= dict(zip(("difference low", "difference high"), (scale * end for end in ends), strict=True))
+    return found
+
+
+def baseline(target: Target, prior: str) -> str:
+    """The id whose episodes have the measures of a prior."""
+    return f"{'foreground' if prior == 'constant' else f'prior-{prior}'}@{target.host}"
 
 
 def prior_grids(target: Target, shot: int, table: pd.DataFrame, notes: dict[str, list[str]]) -> list[Grid]:
@@ -92,19 +137,28 @@ def prior_grids(target: Target, shot: int, table: pd.DataFrame, notes: dict[str,
     for measure, (title, digits, lower) in MEASURES.items():
         own = table[table["measure"] == measure]
         papers = own["paper"].notna().any()
+        drawn = own["low"].notna().any()
         names = ["Prior", *(f"Fold {fold}" for fold in target.folds), *(["Mean"] if several else [])]
-        grid = Grid([("", name) for name in names + (["paper, mean"] if papers else [])], [])
+        more = [PICTURES, f"vs. BAM's {PICTURES}"] if drawn else []
+        grid = Grid([("", name) for name in names + more + (["paper, mean"] if papers else [])], [])
         grid.title = f"{title}{f', {where}' if where else ''}"
         for row in own.to_dict("records"):
             texts = [number(row[f"fold-{fold}"], digits) for fold in target.folds]
             spread = "" if pd.isna(row["deviation"]) else f" ± {row['deviation']:.{digits}f}"
             texts += [number(row["mean"], digits) + spread] if several else []
+            if drawn:
+                gained = (row[name] for name in ("difference", "difference low", "difference high"))
+                texts += [bracket(row["low"], row["high"], digits), points(*gained, digits=digits)]
             texts += [number(row["paper"], digits)] if papers else []
             grid.rows.append([PRIORS.get(row["prior"], row["prior"]), *texts])
         grid.mark(len(names) - 1, -own["mean"] if lower else own["mean"])
         grids.append(grid)
     deviation = "±: standard deviation over evaluation seeds. " if table["deviation"].notna().any() else ""
-    grids[-1].note = deviation + paper_note(target, notes)
+    deviation += (
+        "The constant prior is the share of object pixels in episodes of the training classes; calibration is a rising "
+        "map of each prior's values, fitted there. "
+    )
+    grids[-1].note = f"{deviation}{BRACKETS} {paper_note(target, notes)}"
     return grids
 
 
@@ -113,9 +167,15 @@ def verdicts(table: pd.DataFrame) -> list[str]:
     means = table.pivot(index="measure", columns="prior", values="mean")
     if means.isna().all(axis=None):
         return []
-    names = {"bce": "cross-entropy", "ap": "average precision", "iou_best": "IoU at the best threshold"}
+    names = {
+        "bce": "cross-entropy",
+        "bce_calibrated": "calibrated cross-entropy",
+        "ap": "average precision",
+        "iou_best": "IoU at the best threshold",
+    }
     parts = []
-    for measure, (_, digits, lower) in MEASURES.items():
+    for measure in names:
+        _, digits, lower = MEASURES[measure]
         own = means.loc[measure].dropna()
         if len(own):
             best = own.idxmin() if lower else own.idxmax()
