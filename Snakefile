@@ -19,6 +19,8 @@ include: "workflow/rules/jobs.smk"
 
 
 onstart:
+    if REFUSED:
+        raise WorkflowError("\n".join(REFUSED.values()))
     alone.sign()
     store.fill(PLAN.experiment)
 

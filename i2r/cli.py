@@ -63,6 +63,7 @@ def preset(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     """Print every job and its state; with --write write the files that DVC's stages depend on."""
     from i2r.pipeline import stage as stages
+    from i2r.pipeline.fetched import preview
     from i2r.pipeline.store import Located
 
     made = stages.prepare(_params(args))
@@ -90,6 +91,9 @@ def plan(args: argparse.Namespace) -> None:
         labels = ", ".join(made.labels[spec.key])
         print(f"{now:8} {made.stages[spec.key]:12} {spec.step:12} {spec.key}  {labels}{note}")
     print(", ".join(f"{count} {now}" for now, count in counts.items()))
+    for spec in jobs:
+        if located.fetches(spec) and (said := preview(spec)[0]):
+            print(said)
     if changed:
         print(
             f"{len(changed)} made by other code than the present; `i2r run STEP --spec ... --again` makes one again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,12 @@ def data_identity(data: Data, state: Path, where: str) -> dict[str, Any]:
     Raises:
         ParamsError: the data set cannot be read, or its digest is not data.digest.
     """
-    root, uses = Path(str(data.root)), {"source": data.source, **_lists_of(data)}
+    root, uses = Path(str(data.root)), {"source": data.source, **lists_of(data)}
     otherwise = uses | ({"digest": data.digest} if data.digest else {"root": str(data.root)})
     if not is_there(root, data.source):  # the data job says what is missing
         return otherwise
-
-    def listing() -> Listing | None:
-        from i2r.data.sources import open_source
-
-        found = open_source(data.source).listing
-        return found and found(uses, root)
-
     try:
-        found = known_digest(state, root, uses, listing)
+        found = digest_now(uses, root, state)
     except (ValueError, OSError) as error:
         raise ParamsError(f"{where}: {error}") from None
     if found is None:
@@ -48,7 +42,20 @@ def data_identity(data: Data, state: Path, where: str) -> dict[str, Any]:
     return uses | {"digest": found}
 
 
-def _lists_of(data: Data) -> dict[str, str | None]:
+def digest_now(uses: Mapping[str, Any], root: Path, state: Path, again: bool = False) -> str | None:
+    """The digest of a data set, see content.known_digest; `uses` has its source and lists."""
+    what = {name: uses[name] for name in ("source", "train_list", "val_list")}
+
+    def listing() -> Listing | None:
+        from i2r.data.sources import open_source
+
+        found = open_source(what["source"]).listing
+        return found and found(what, root)
+
+    return known_digest(state, root, what, listing, again)
+
+
+def lists_of(data: Data) -> dict[str, str | None]:
     """The list files; None: all images by id."""
     by_id = data.source in ("coco", "coco-crowds")
     usual = {} if by_id else {"train_list": "lists/train.txt", "val_list": "lists/val.txt"}

@@ -1,13 +1,14 @@
 """The plan (i2r/pipeline/plan.py), and what rules need from it: files, inputs and resources of jobs."""
 
 import sys
+from functools import cache
 from pathlib import Path, PurePath
 
 from snakemake.exceptions import WorkflowError
 
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
-from i2r.pipeline import alone, store
+from i2r.pipeline import alone, fetched, store
 from i2r.pipeline.plan import RESULTS
 from i2r.pipeline.spec import JobError, read_spec
 from i2r.pipeline.stage import gpus, prepare, read_params
@@ -27,6 +28,7 @@ RUNTIME = PLAN.params.values.runtime
 VIEW = f"results/state/{PLAN.experiment}.view"  # requested if only the view has to be updated
 SHOWN = store.shown(PLAN)
 THREADS = PLAN.params.values.threads
+REFUSED = {}  # job that fetches -> why it cannot
 
 
 wildcard_constraints:
@@ -34,8 +36,9 @@ wildcard_constraints:
 
 
 def files(jobs):
-    """Manifests and products of jobs."""
-    return [file for spec in jobs for file in LOCATED.files(spec)]
+    """Manifests and products of jobs. What was fetched once is only asked for by those that read it."""
+    wanted = [spec for spec in jobs if spec.step != "fetch" or not LOCATED.done(spec)]
+    return [file for spec in wanted for file in LOCATED.files(spec)]
 
 
 def asked(jobs):
@@ -52,12 +55,25 @@ def needs(step):
 
     def found(wildcards):
         spec = read_spec(RESULTS / "specs" / step / f"{wildcards.key}.json")
-        if LOCATED.done(spec):
+        if LOCATED.done(spec) and not LOCATED.looks(spec):
             return []
+        if step == "fetch" and workflow.is_main_process:
+            announced(str(spec.path(RESULTS)))
         given = [ancient(file) for needed in spec.inputs.values() for file in LOCATED.needed(needed)]
         return given + LOCATED.again(spec)
 
     return found
+
+
+@cache
+def announced(path):
+    """What a job would fetch, said once."""
+    spec = read_spec(Path(path))
+    said, refused = fetched.preview(spec)
+    if said:
+        print(said, file=sys.stderr)
+    if refused:
+        REFUSED[spec.key] = refused
 
 
 def product(step, name):
