@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
-from collections.abc import Iterator
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -118,3 +123,116 @@ def test_everything_from_nothing_and_altered_files_restored(made: Clone):
     assert read_json(made.folder / "results/official/data/VOC2012/manifest.json") == key  # not indexed again
     assert NOTHING in made.run("snakemake", "-n", "data")
     assert made.keys() == before
+
+
+@pytest.mark.slow
+def test_a_killed_download_goes_on(made: Clone):
+    made.server.faults[VOC] = ["trickle"]
+    process = subprocess.Popen(
+        ["snakemake", "data"], cwd=made.folder, env=made.environment(), start_new_session=True
+    )
+    part = made.data / f"archives/{VOC}.part"
+    wait_for(lambda: part.is_file() and part.stat().st_size > 20)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    have = part.stat().st_size
+    made.run("i2r", "stage", "data")
+    (again,) = [wanted for path, wanted in made.server.asked if path == VOC and wanted]
+    assert int(again.removeprefix("bytes=").rstrip("-")) >= have
+    assert made.fetched()["voc2012"]["how"] == "published"
+    logs = [path.read_text() for path in (made.folder / "results/logs/fetch").glob("*.log")]
+    assert any(re.search(rf"{VOC} .* 100% .*B/s in ", text) for text in logs)
+    assert "nothing to do for data" in made.run("i2r", "stage", "data")
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_offline_stops_before_anything_starts_and_uses_what_people_placed(made: Clone):
+    made.set(runtime={"offline": True})
+    said = made.run("snakemake", "-n", "data")
+    refused = made.run("snakemake", "data", code=1)
+    by_stage = made.run("i2r", "stage", "data", code=1)
+    table = served_table(FILES, "http://127.0.0.1:9")
+    for text in (said, made.run("i2r", "plan"), refused, by_stage):
+        for name in ("voc2012", "sbd", "sbd-train-noval", "resnet50-v2"):
+            archive = table[name]
+            size = "size not known" if archive.bytes is None else bytes_text(archive.bytes)
+            assert (
+                f"{name}: {archive.file} ({size}, {archive.checksum}) from {archive.url}: place it at "
+                in text
+            )
+            assert f"place it at {archive.path(made.data)}" in text
+    assert not made.data.exists() and not list(made.folder.glob("results/logs/*/*"))
+    for name in ("voc2012", "sbd", "sbd-train-noval", "resnet50-v2"):
+        path = table[name].path(made.data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(FILES[name])
+    made.run("snakemake", "data")
+    assert not made.server.asked
+    assert NOTHING in made.run("snakemake", "-n", "data")
+
+
+@pytest.mark.slow
+def test_a_complete_folder_serves_a_second_clone_and_is_only_read(made: Clone, tmp_path: Path):
+    made.run("snakemake", "data")
+    asked, files = len(made.server.asked), times(made.data)
+    other = clone(tmp_path / "other", made.data, made.server)
+    assert " from http" not in other.run("snakemake", "-n", "data")
+    other.run("snakemake", "data")
+    assert len(made.server.asked) == asked and times(made.data) == files
+    assert other.fetched() == made.fetched() and other.keys() == made.keys()
+    # the archives may go once the data set is made
+    for name in ("archives", "VOCdevkit", "benchmark_RELEASE", "lists"):
+        shutil.rmtree(made.data / name)
+    third = clone(tmp_path / "third", made.data, made.server)
+    third.run("snakemake", "data")
+    assert len(made.server.asked) == asked and third.keys() == made.keys()
+    # results without the data, as after `dvc pull`: there is nothing to do until a job reads the data
+    shutil.rmtree(made.data)
+    assert NOTHING in third.run("snakemake", "-n", "data")
+    third.set(data={"faulty": "leave_out"})
+    assert f"voc2012: {VOC}" in third.run("snakemake", "-n", "data")
+    third.run("snakemake", "data")
+    assert len(made.server.asked) > asked
+    assert len(list((third.folder / "results/store/data").iterdir())) == 2
+    assert NOTHING in third.run("snakemake", "-n", "data")
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*") if path.name != ".fetching.lock"}
+
+
+@pytest.mark.slow
+def test_a_folder_placed_by_hand_is_used_and_a_corrected_mask_is_indexed_again(made: Clone, tmp_path: Path):
+    other = clone(tmp_path / "other", tmp_path / "theirs", made.server)
+    other.run("snakemake", "data")
+    home = made.data / "VOC2012"
+    shutil.copytree(other.data / "VOC2012", home, ignore=shutil.ignore_patterns(".*", "lists"))
+    assert f"{home} was placed by hand, but has no lists/train.txt" in made.run("snakemake", "data", code=1)
+    shutil.copytree(other.data / "VOC2012/lists", home / "lists")
+    asked = len(made.server.asked)
+    made.run("i2r", "stage", "data")
+    assert [path for path, _ in made.server.asked[asked:]] == ["resnet50-11ad3fa6.pth"]
+    assert set(made.fetched()["sbd"].values()) == {"benchmark.tgz", "placed by hand"}
+    before, keys = index_of(made), made.keys()
+    assert before["digest"] == index_of(other)["digest"]
+    shutil.copy(home / MASK.replace("32", "39"), home / MASK)
+    corrected = (home / MASK).read_bytes()
+    assert "2 again" in made.run("i2r", "plan")
+    made.run("snakemake", "data")
+    after = index_of(made)
+    assert before["train"]["2007_000032"] != after["train"]["2007_000032"] == after["train"]["2007_000039"]
+    assert (home / MASK).read_bytes() == corrected and made.keys() == keys
+    made.run("i2r", "stage", "data")  # the lists follow
+    assert "nothing to do for data" in made.run("i2r", "stage", "data")
+    assert NOTHING in made.run("snakemake", "-n", "data")
+
+
+def index_of(made: Clone) -> dict:
+    return read_json(made.folder / "results/official/data/VOC2012/index.json")

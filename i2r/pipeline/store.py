@@ -168,6 +168,10 @@ class Located:
         folder = self.folder(given.key) if known else self.results / given.folder
         return [str(folder / name) for name in (MANIFEST, *STEPS[given.step].products)]
 
+    def remade(self, given: Input) -> bool:
+        """Whether an input exists, but will be made again."""
+        return given.key in self.plan.jobs and bool(self.again(self.plan.jobs[given.key]))
+
     def again(self, spec: Spec) -> list[str]:
         """For a damaged or outdated result: a file newer than it, which makes Snakemake run the job again."""
         if spec.key not in self.plan.jobs:

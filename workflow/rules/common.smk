@@ -50,7 +50,8 @@ def needs(step):
     """Input files of a job of a step, from its spec, so that params edited during a run have no effect.
 
     A finished job has no input files. Other jobs only need their inputs to exist, because file times differ between
-    copies of a clone. For a damaged or outdated result, LOCATED.again gives a file that is newer.
+    copies of a clone, unless these will be made again: Snakemake does not look at jobs that follow one that it runs if
+    they only need its files to exist. For a damaged or outdated result, LOCATED.again gives a file that is newer.
     """
 
     def found(wildcards):
@@ -59,7 +60,11 @@ def needs(step):
             return []
         if step == "fetch" and workflow.is_main_process:
             announced(str(spec.path(RESULTS)))
-        given = [ancient(file) for needed in spec.inputs.values() for file in LOCATED.needed(needed)]
+        given = [
+            file if LOCATED.remade(needed) else ancient(file)
+            for needed in spec.inputs.values()
+            for file in LOCATED.needed(needed)
+        ]
         return given + LOCATED.again(spec)
 
     return found
