@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import Toy, make_copy
+from data_samples import write_coco
 from official_archives import Server, contents, served_table, serving
 
 from i2r.config.load import overlay
@@ -236,3 +237,38 @@ def test_a_folder_placed_by_hand_is_used_and_a_corrected_mask_is_indexed_again(m
 
 def index_of(made: Clone) -> dict:
     return read_json(made.folder / "results/official/data/VOC2012/index.json")
+
+
+@pytest.mark.slow
+def test_altered_masks_of_coco_are_drawn_again_and_altered_weights_fetched_again(made: Clone):
+    home = write_coco(made.data / "coco2014")
+    made.set(data={"source": "coco"})
+    made.run("snakemake", "data")
+    assert [path for path, _ in made.server.asked] == ["resnet50-11ad3fa6.pth"]
+    keys, mask = made.keys(), next((home / "masks").glob("*/*.png"))
+    drawn, manifest = mask.read_bytes(), next(made.folder.glob("results/store/data/*/manifest.json"))
+    mask.write_bytes(drawn[:-1] + bytes([drawn[-1] ^ 1]))
+    assert "1 masks" in made.run("i2r", "plan")
+    began = manifest.stat().st_mtime_ns
+    made.run("snakemake", "data")
+    assert mask.read_bytes() == drawn and manifest.stat().st_mtime_ns > began
+    assert NOTHING in made.run("snakemake", "-n", "data") and made.keys() == keys
+
+    weights = made.data / "weights/resnet50-11ad3fa6.pth"
+    weights.write_bytes(b"others" + weights.read_bytes()[6:])
+    assert "not a readable weights file" in made.run("snakemake", "backbone", code=1)
+    assert weights.read_bytes() == FILES["resnet50-v2"] and len(made.server.asked) == 2
+
+
+@pytest.mark.slow
+def test_dvc_tracks_what_the_archives_were(made: Clone):
+    (made.folder / ".gitignore").write_text((made.folder / ".gitignore").read_text() + "/archives.csv\n")
+    made.run("git", "init", "-q")
+    made.commit()
+    made.run("dvc", "repro", "data")
+    lock = yaml.safe_load((made.folder / "dvc.lock").read_text())["stages"]["data"]
+    outs = {out["path"]: out for out in lock["outs"]}
+    assert set(outs) == {f"results/official/{name}" for name in ("fetch", "data", "lists", "episodes")}
+    assert outs["results/official/fetch"]["nfiles"] == 4  # two jobs, each with its manifest
+    assert not any("images" in name or "JPEGImages" in name for name in outs)
+    assert "up to date" in made.run("dvc", "status", "data")
