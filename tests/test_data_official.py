@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from official_archives import Server, contents, served_table, serving
-from test_fetch_workflow import write_table
+from official_archives import Server, served_table, serving
+from test_fetch_workflow import FILES, write_table
 from test_pipeline import planned
 
 from i2r.config.base import ParamsError
@@ -20,7 +20,6 @@ from i2r.data.fetch import FetchError
 from i2r.data.official import Wanted, lacking, lacking_text, obtain
 from i2r.pipeline.plan import Plan
 
-FILES = contents()
 SMALL = {"data": {"root": None, "source": "voc"}, "backbone": {"name": "resnet50"}, "make": ["table1"]}
 MASK = "VOC2012/SegmentationClassAug/2008_000008.png"  # from SBD
 

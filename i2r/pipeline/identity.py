@@ -17,6 +17,8 @@ from i2r.files import sha256
 def data_identity(data: Data, state: Path, where: str) -> dict[str, Any]:
     """Source, lists and digest of a data set, or its folder if that is not there to be read.
 
+    For official data, source and lists: the job that fetches the archives stands for the content.
+
     Args:
         state: folder in which sizes and times of files are kept, see content.known_digest.
         where: name of the section, for messages.
@@ -24,7 +26,9 @@ def data_identity(data: Data, state: Path, where: str) -> dict[str, Any]:
     Raises:
         ParamsError: the data set cannot be read, or its digest is not data.digest.
     """
-    root, uses = Path(str(data.root)), {"source": data.source, **lists_of(data)}
+    root, uses = Path(str(data.root)), {"source": data.source, **_lists_of(data)}
+    if data.official:
+        return uses | ({"digest": data.digest} if data.digest else {})
     otherwise = uses | ({"digest": data.digest} if data.digest else {"root": str(data.root)})
     if not is_there(root, data.source):  # the data job says what is missing
         return otherwise
@@ -55,7 +59,7 @@ def digest_now(uses: Mapping[str, Any], root: Path, state: Path, again: bool = F
     return known_digest(state, root, what, listing, again)
 
 
-def lists_of(data: Data) -> dict[str, str | None]:
+def _lists_of(data: Data) -> dict[str, str | None]:
     """The list files; None: all images by id."""
     by_id = data.source in ("coco", "coco-crowds")
     usual = {} if by_id else {"train_list": "lists/train.txt", "val_list": "lists/val.txt"}

@@ -19,7 +19,7 @@ from i2r.config.experiment import STAGES, Target
 from i2r.config.load import Method, Params
 from i2r.config.schema import BACKBONES, FROM_ONE_SHOT, BaseLearner
 from i2r.pipeline.fetched import ROLE, fetch_params, table_of
-from i2r.pipeline.identity import by_content, data_identity, lists_of
+from i2r.pipeline.identity import by_content, data_identity
 from i2r.pipeline.spec import Input, Spec, make_spec
 from i2r.pipeline.steps import STEPS
 
@@ -185,12 +185,7 @@ class _Planner:
                 ("index.json", "VOC"),
             )
         else:
-            if data.official:
-                uses = {"source": data.source, **lists_of(data)} | (
-                    {"digest": data.digest} if data.digest else {}
-                )
-            else:
-                uses = data_identity(data, RESULTS / "state" / "content", f"methods.{method.name}.data")
+            uses = data_identity(data, RESULTS / "state" / "content", f"methods.{method.name}.data")
             uses |= {"faulty": data.faulty} if data.faulty != "stop" else {}
             uses |= {"counts": data.counts} if data.counts != "assert" else {}
             products = STEPS["data"].products
