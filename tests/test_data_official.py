@@ -119,6 +119,9 @@ def test_keys_hold_the_archives_and_nothing_of_this_machine(tmp_path: Path, voc:
     before = planned("pascal", runtime=runtime)
     (data,) = (spec for spec in before.of("all") if spec.step == "data")
     assert data.data_root == str(voc.root / "VOC2012") and before.labels[data.key] == ["VOC2012"]
+    assert not any(
+        given.step == "fetch" for s in before.of("all") if s.step == "report" for given in s.inputs.values()
+    )
     obtain(voc)
     others = {"data_root": "shared", "mirrors": ["http://mirror"], "offline": True}
     for changes in ({}, others):

@@ -197,6 +197,9 @@ def test_a_complete_folder_serves_a_second_clone_and_is_only_read(made: Clone, t
     # results without the data, as after `dvc pull`: there is nothing to do until a job reads the data
     shutil.rmtree(made.data)
     assert NOTHING in third.run("snakemake", "-n", "data")
+    third.set(evaluate={"episodes": 6})
+    assert "fetch_job" not in third.run("snakemake", "-n", "data")
+    assert f"voc2012: {VOC}" in third.run("snakemake", "-n", "train")
     third.set(data={"faulty": "leave_out"})
     assert f"voc2012: {VOC}" in third.run("snakemake", "-n", "data")
     third.run("snakemake", "data")

@@ -356,7 +356,9 @@ class _Planner:
         roles = {role for row in runs for role in (row["train"], row["evaluate"])}
         roles |= {row["job"] for row in baselines}
         own = [spec.key for spec in self.jobs.values() if _role(spec) in roles]
-        shown = {_role(self.jobs[key]): self.jobs[key] for key in self.closure(own)}
+        # not those that fetch: a report must not need the data to be here
+        behind = [self.jobs[key] for key in self.closure(own) if not STEPS[self.jobs[key].step].network]
+        shown = {_role(spec): spec for spec in behind}
         methods = {row["method"] for row in (*runs, *baselines)}
         params = {
             "experiment": values.experiment,

@@ -117,7 +117,7 @@ class Located:
         return self._changed(spec)
 
     def _changed(self, spec: Spec) -> str | None:
-        """A sentence if official data have changed since: a data job reads them again, and its fetch mends them."""
+        """A sentence if official data have changed since: a data job reads them again, and its fetch restores them."""
         if spec.step == "fetch":
             found = (self._changed(user) for user in self._users(spec) if user.step == "data")
             return next((text for text in found if text), None)
@@ -144,7 +144,7 @@ class Located:
 
     def fetches(self, spec: Spec) -> bool:
         """Whether a run of everything would run a job that fetches."""
-        unfinished = any(not self.done(user) for user in self._users(spec))
+        unfinished = any(not self.done(user) for user in self._users(spec) if user.key in self.plan.stages)
         return spec.step == "fetch" and (not self.done(spec) or (unfinished and self.looks(spec)))
 
     def done(self, spec: Spec) -> bool:
