@@ -188,6 +188,8 @@ def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, em
     match spec.step:
         case "data":
             return {"index.json": index | {"train": {"a": {"1": 900}}, "val": {"b": {"1": 900}}}}
+        case "fetch":
+            return {"fetched.json": {}}
         case "lists" | "episodes":
             return {f"{spec.step}.json": {}}
         case "backbone" | "base_learner" | "cam_head":
