@@ -20,6 +20,8 @@ include: "workflow/rules/jobs.smk"
 
 onstart:
     with as_workflow_errors():
+        if REFUSED:
+            raise WorkflowError("\n".join(REFUSED.values()))
         alone.sign()
         store.fill(PLAN.experiment)
 

@@ -64,6 +64,7 @@ def preset(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     """Print every job and its state; with --write write the files that DVC's stages depend on."""
     from i2r.pipeline import stage as stages
+    from i2r.pipeline.fetched import preview
     from i2r.pipeline.store import Located
     from i2r.report.seeds import seeds_said
 
@@ -92,6 +93,9 @@ def plan(args: argparse.Namespace) -> None:
         labels = ", ".join(made.labels[spec.key])
         print(f"{now:8} {made.stages[spec.key]:12} {spec.step:12} {spec.key}  {labels}{note}")
     print(", ".join(f"{count} {now}" for now, count in counts.items()))
+    for spec in jobs:
+        if located.fetches(spec) and (said := preview(spec)[0]):
+            print(said)
     print(*seeds_said(made, RESULTS), sep="\n")
     if changed:
         print(

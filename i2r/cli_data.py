@@ -25,7 +25,7 @@ def fetch(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    names = list(read_table()) if args.all else args.names
+    names = [name for name, archive in read_table().items() if archive.url] if args.all else args.names
     try:
         places = fetch_archives(
             names, args.data_root, offline=args.offline, mirrors=args.mirror, content=args.check
@@ -69,7 +69,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     task = tasks.add_parser(
         "fetch", help="download the official archives, check and unpack them", parents=[values]
     )
-    task.add_argument("--all", action="store_true", help="every archive")
+    task.add_argument("--all", action="store_true", help="every archive that can be downloaded")
     task.add_argument("--offline", action="store_true", help="download nothing; say what to place where")
     task.add_argument(
         "--mirror", action="append", default=[], metavar="URL", help="folder with the same files, asked first"

@@ -236,6 +236,8 @@ def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, em
             if spec.params["data"].get("faulty") == "leave_out":
                 index["left_out"] = LEFT_OUT
             return {INDEX: parquet(scratch, index), SAMPLES: png(scratch)}
+        case "fetch":
+            return {"fetched.json": {}}
         case "lists":
             return {
                 "lists.json": fold_lists(data_set(), fold, **spec.params["data"] | {"folds": "contiguous"})

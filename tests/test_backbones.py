@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from urllib.error import URLError
 
 import cv2
 import numpy as np
@@ -12,6 +11,8 @@ from networks import BASES, backbone_params, encoder, episode, published
 from safetensors.torch import save_file
 from weights_by_seed import canonical
 
+from i2r.config.schema import BACKBONES
+from i2r.data.fetch import read_table
 from i2r.data.transforms import normalise as standardise
 from i2r.data.voc import read_image, read_list, read_mask
 from i2r.nets.backbone.base import build_backbone
@@ -203,23 +204,30 @@ def test_files_that_are_no_weights_are_refused(tmp_path, monkeypatch):
         read_tensors("list.pth")
 
 
-def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch):
-    with pytest.raises(WeightsError, match="torchvision has no weights for 'resnet50-bam'"):
-        load_backbone_weights(
-            build_backbone(backbone_params("resnet50-bam")), backbone_params("resnet50-bam")
-        )
-    net = build_backbone(backbone_params("squeezenet1_1"))
-    with pytest.raises(WeightsError, match="are for 3x3, not 1x1"):
-        load_backbone_weights(net, backbone_params("squeezenet1_1", stride_at="1x1"))
+def test_the_archives_of_backbones_are_torchvisions():
+    best = {"resnet50": "IMAGENET1K_V2", "resnet101": "IMAGENET1K_V2", "squeezenet1_1": "IMAGENET1K_V1"}
+    for name, version in {**best, "vgg16_bn": "IMAGENET1K_V1"}.items():
+        archive = BACKBONES["vgg16-bam" if name == "vgg16_bn" else name].archive
+        assert read_table()[archive].url == torchvision.models.get_model_weights(name)[version].url
 
-    def offline(*_, check_hash, **__):
-        assert check_hash
-        raise URLError("no network")
 
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    with pytest.raises(WeightsError, match=r"squeezenet1_1.*\.pth: download failed.*backbone.weights"):
-        load_backbone_weights(net, backbone_params("squeezenet1_1"))
+def test_the_initial_weights_of_bam_load_by_their_own_names(tmp_path):
+    """A deep stem of conv1, conv2 and conv3 with bn1, bn2 and bn3, as in the ResNet that BAM takes its weights for."""
+    options = backbone_params("resnet50-bam", weights=str(tmp_path / "resnet50_v2.pth"))
+    state = build_backbone(options, 1000).state_dict()
+    stem = {
+        f"layer0.{3 * n + m}.": f"{kind}{n + 1}." for n in range(3) for m, kind in enumerate(("conv", "bn"))
+    }
+    given = {
+        next((new + key.removeprefix(old) for old, new in stem.items() if key.startswith(old)), key): value
+        for key, value in state.items()
+    }
+    assert {"conv1.weight", "bn3.running_var"} <= given.keys()
+    torch.save(given, options.weights)
+    net = build_backbone(options)
+    load_backbone_weights(net, options)
+    assert net.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
 
 def test_an_encoder_from_its_files(tmp_path):

@@ -75,7 +75,7 @@ def test_presets_are_short():
 
 
 def test_a_file_that_extends_another_is_laid_over_it(tmp_path: Path):
-    (tmp_path / "low.yaml").write_text(PASCAL.read_text())
+    (tmp_path / "low.yaml").write_text(PASCAL.read_text().replace("root: null", "root: data/VOC2012"))
     (tmp_path / "high.yaml").write_text("extends: low.yaml\nexperiment: mine\ntrain: {lr: 0.3}\n")
     made = load.load(tmp_path / "high.yaml")
     assert (made.values.experiment, made.values.train.lr, made.values.data.root) == (

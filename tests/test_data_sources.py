@@ -117,9 +117,12 @@ def test_a_missing_image_and_an_unknown_source_are_sentences(made):
         open_source("paintings")
 
 
-def test_params_know_the_sources():
+def test_params_know_the_sources(monkeypatch):
     values = {name: field.default for name, field in params.Data.model_fields.items()} | {"size": 97}
     with pytest.raises(ValueError, match="must be one of shapes, voc"):
         params.Data(**values | {"source": "paintings", "shapes": {}})
+    monkeypatch.setitem(params.SOURCES, "paintings", "paintings:SOURCE")
     with pytest.raises(ValueError, match="root must be the folder"):
-        params.Data(size=97, source="voc")
+        params.Data(size=97, source="paintings")
+    assert params.Data(size=97, source="voc").official.folder == "VOC2012"
+    assert params.Data(size=97, source="voc", root="mine").official is None

@@ -24,7 +24,7 @@ NAME_SAID = (
 # folders that a target cannot have, and forms in which a target is shown.
 RESERVED = ("store", "specs", "state", "logs", "benchmarks", "mlartifacts", "mlruns", "mlflow.db")
 STAGES = ("data", "backbone", "base_learner", "cam_head", "train", "evaluate", "ablate", "report")
-OTHERS = ("all", "view", "plan", "lists", "episodes", "baselines", "track")
+OTHERS = ("all", "view", "plan", "fetch", "lists", "episodes", "baselines", "track")
 FORMS = {
     "table1": "i2r.report.forms.table1:show",
     "table3": "i2r.report.forms.table3:show",
@@ -78,6 +78,17 @@ class Runtime(Section):
     workers: Count = Field(0, description="processes that load images")
     save_every: Rate = Field(60, description="seconds between saved states")
     cache_gb: NotNegative = Field(4, description="memory for cached features, GB")
+    data_root: str = Field(
+        "data",
+        description="folder for official archives and what is made from them; runs and users can share it",
+    )
+    mirrors: list[str] = Field(
+        [], description="addresses of folders with the official files, which are asked first"
+    )
+    offline: bool = Field(False, description="download nothing; say what is missing and where to put it")
+    archives: str | None = Field(
+        None, description="table of archives instead of i2r/data/fetch/archives.csv, with the same columns"
+    )
 
 
 class MethodParams(Section):

@@ -48,7 +48,8 @@ class Data(Section):
     root: str | None = Field(
         None,
         description="folder with JPEGImages/ and SegmentationClassAug/ (voc), with annotations/, train2014/ and "
-        "val2014/ (coco), or with a folder for each class (fss1000)",
+        "val2014/ (coco), or with a folder for each class (fss1000); null: the official archives, fetched into "
+        "runtime.data_root (voc, coco)",
     )
     digest: str | None = Field(
         None,
@@ -105,13 +106,18 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _root(self) -> Self:
-        if self.source != GENERATED and not self.root:
+        if self.source not in (GENERATED, *OFFICIAL) and not self.root:
             raise ValueError(f"root must be the folder of the data set when source is {self.source}")
         if self.folds and SOURCES[self.source].by_list:
             raise ValueError(
                 f"folds: {self.folds}, but the lists of {self.source} divide its classes; use null"
             )
         return self
+
+    @property
+    def official(self) -> Official | None:
+        """The official archives that the data come from, where no folder is given."""
+        return OFFICIAL.get(self.source) if self.root is None else None
 
 
 class SourceEntry(NamedTuple):
@@ -133,6 +139,21 @@ SOURCES: dict[str, SourceEntry] = {
     "coco": SourceEntry("i2r.data.coco:SOURCE"),
     "coco-crowds": SourceEntry("i2r.data.coco:WITH_CROWDS"),
     "fss1000": SourceEntry("i2r.data.fss1000:SOURCE", folds=1),
+}
+
+
+class Official(NamedTuple):
+    """A data set that is fetched: its archives (i2r/data/fetch/archives.csv), and its folder in runtime.data_root."""
+
+    archives: tuple[str, ...]
+    folder: str
+
+
+_COCO2014 = Official(("coco2014-train", "coco2014-val", "coco2014-annotations"), "coco2014")
+OFFICIAL: dict[str, Official] = {
+    "voc": Official(("voc2012", "sbd", "sbd-train-noval"), "VOC2012"),
+    "coco": _COCO2014,
+    "coco-crowds": _COCO2014,
 }
 
 
@@ -160,7 +181,8 @@ class Backbone(Section):
     )
     weights: str | None = Field(
         None,
-        description="a .safetensors or .pth file, which counts by its content; null: torchvision's ImageNet weights",
+        description="a .safetensors or .pth file, which counts by its content; null: the published ImageNet weights, "
+        "in runtime.data_root",
     )
     digest: str | None = Field(None, description="sha256 of that file; with it a plan does not need the file")
     stride_at: Literal["3x3", "1x1"] = Field(
@@ -189,16 +211,17 @@ class BackboneEntry(NamedTuple):
 
     build: str  # "package.module:function", called with this section and the number of classes
     classifier: bool = True  # whether its published weights have a classifier, which CAMs need
+    archive: str = ""  # its published weights in i2r/data/fetch/archives.csv
 
 
 BACKBONES: dict[str, BackboneEntry] = {
     "small": BackboneEntry("i2r.nets.backbone.small:small"),
-    "resnet50": BackboneEntry("i2r.nets.backbone.resnet:resnet"),
-    "resnet101": BackboneEntry("i2r.nets.backbone.resnet:resnet"),
-    "squeezenet1_1": BackboneEntry("i2r.nets.backbone.squeezenet:squeezenet"),
-    "resnet50-bam": BackboneEntry("i2r.nets.backbone.resnet:resnet_bam"),
-    "resnet101-bam": BackboneEntry("i2r.nets.backbone.resnet:resnet_bam"),
-    "vgg16-bam": BackboneEntry("i2r.nets.backbone.vgg:vgg16_bam", classifier=False),
+    "resnet50": BackboneEntry("i2r.nets.backbone.resnet:resnet", archive="resnet50-v2"),
+    "resnet101": BackboneEntry("i2r.nets.backbone.resnet:resnet", archive="resnet101-v2"),
+    "squeezenet1_1": BackboneEntry("i2r.nets.backbone.squeezenet:squeezenet", archive="squeezenet1_1"),
+    "resnet50-bam": BackboneEntry("i2r.nets.backbone.resnet:resnet_bam", archive="resnet50-bam"),
+    "resnet101-bam": BackboneEntry("i2r.nets.backbone.resnet:resnet_bam", archive="resnet101-bam"),
+    "vgg16-bam": BackboneEntry("i2r.nets.backbone.vgg:vgg16_bam", classifier=False, archive="vgg16_bn"),
     "vit_small_14": BackboneEntry("i2r.nets.backbone.vit:vit_small_14", classifier=False),
 }
 
@@ -395,6 +418,13 @@ class RunParams(Sections):
             raise ValueError(
                 f"base_learner.validate_every: {self.base_learner.validate_every}, but no validation image of "
                 f"{self.data.source} shows a training class; use 0"
+            )
+        backbone = self.backbone
+        if backbone.weights is None and backbone.name != "small" and not BACKBONES[backbone.name].archive:
+            raise ValueError(f"backbone.weights: there is no default file for {backbone.name}; name one")
+        if backbone.weights is None and backbone.stride_at != "3x3":
+            raise ValueError(
+                f"backbone.stride_at: the published weights of {backbone.name} are for 3x3, not {backbone.stride_at}"
             )
         if self.backbone.name == "small" and self.data.source != "shapes":
             raise ValueError(

@@ -69,7 +69,11 @@ def content_digest(listing: Listing, sha: Callable[[Path], str]) -> str:
 
 
 def known_digest(
-    state: Path, root: Path, what: Mapping[str, Any], listing: Callable[[], Listing | None]
+    state: Path,
+    root: Path,
+    what: Mapping[str, Any],
+    listing: Callable[[], Listing | None],
+    again: bool = False,
 ) -> str | None:
     """The digest of the data set in `root`, None if there is no listing.
 
@@ -78,6 +82,7 @@ def known_digest(
     Args:
         state: folder in which sizes, times and digests are kept.
         what: the source, train_list, val_list, which decide what `listing` returns.
+        again: look again at sizes and times that this process has seen.
 
     Raises:
         ValueError: a list cannot be read, or a derived file is missing or was changed.
@@ -86,7 +91,7 @@ def known_digest(
     lists = tuple(what[split] for split in ("train_list", "val_list") if what.get(split))
     parts = (*PARTS.get(what.get("source", ""), (".",)), *lists)
     path = state / f"{name}.json"
-    if path not in _known:
+    if again or path not in _known:
         _known[path] = _digest(path, root, parts, listing)
     return _known[path]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from i2r.files import sha256
 def data_identity(data: Data, state: Path, where: str) -> dict[str, Any]:
     """Source, lists and digest of a data set, or its folder if that is not there to be read.
 
+    For official data, source and lists: the job that fetches the archives stands for the content.
+
     Args:
         state: folder in which sizes and times of files are kept, see content.known_digest.
         where: name of the section, for messages.
@@ -24,18 +27,13 @@ def data_identity(data: Data, state: Path, where: str) -> dict[str, Any]:
         ParamsError: the data set cannot be read, or its digest is not data.digest.
     """
     root, uses = Path(str(data.root)), {"source": data.source, **_lists_of(data)}
+    if data.official:
+        return uses | ({"digest": data.digest} if data.digest else {})
     otherwise = uses | ({"digest": data.digest} if data.digest else {"root": str(data.root)})
     if not is_there(root, data.source):  # the data job says what is missing
         return otherwise
-
-    def listing() -> Listing | None:
-        from i2r.data.sources import open_source
-
-        found = open_source(data.source).listing
-        return found and found(uses, root)
-
     try:
-        found = known_digest(state, root, uses, listing)
+        found = digest_now(uses, root, state)
     except (ValueError, OSError) as error:
         raise ParamsError(f"{where}: {error}") from None
     if found is None:
@@ -46,6 +44,19 @@ def data_identity(data: Data, state: Path, where: str) -> dict[str, Any]:
             f"{data.digest}"
         )
     return uses | {"digest": found}
+
+
+def digest_now(uses: Mapping[str, Any], root: Path, state: Path, again: bool = False) -> str | None:
+    """The digest of a data set, see content.known_digest; `uses` has its source and lists."""
+    what = {name: uses[name] for name in ("source", "train_list", "val_list")}
+
+    def listing() -> Listing | None:
+        from i2r.data.sources import open_source
+
+        found = open_source(what["source"]).listing
+        return found and found(what, root)
+
+    return known_digest(state, root, what, listing, again)
 
 
 def _lists_of(data: Data) -> dict[str, str | None]:

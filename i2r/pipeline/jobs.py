@@ -30,6 +30,7 @@ from i2r.config.experiment import Runtime
 from i2r.errors import InputError
 from i2r.files import flush, naming_the_disk, read_json, sha256, write_json, write_text
 from i2r.pipeline.digests import digest
+from i2r.pipeline.fetched import changed
 from i2r.pipeline.spec import JobError, Spec, read_spec, spec_path
 from i2r.pipeline.steps import STEPS
 from i2r.pipeline.store import MANIFEST, manifest, problem, products_digest, size_of
@@ -113,7 +114,10 @@ def run_job(
     with locked(lock, spec.title), _bad_input_once(state / "bad-input.txt", attempt):
         inputs = {role: results / given.folder for role, given in spec.inputs.items()}
         made_from = _digests(spec, inputs)
-        complete = not again and problem(folder, spec.key, content=True) is None
+        complete = (
+            not again and not STEPS[spec.step].network and problem(folder, spec.key, content=True) is None
+        )
+        complete = complete and changed(spec, manifest(folder), results) is None
         if complete and manifest(folder)["inputs"] == made_from:
             print(f"{spec.title}: already made", file=sys.stderr)
         else:

@@ -17,7 +17,8 @@ from typing import Any
 
 from i2r.config.experiment import STAGES, Target
 from i2r.config.load import Method, Params
-from i2r.config.schema import FROM_ONE_SHOT, BaseLearner
+from i2r.config.schema import BACKBONES, FROM_ONE_SHOT, BaseLearner
+from i2r.pipeline.fetched import ROLE, fetch_params, table_of
 from i2r.pipeline.identity import by_content, data_identity
 from i2r.pipeline.spec import Input, Spec, make_spec
 from i2r.pipeline.steps import STEPS
@@ -158,6 +159,24 @@ class _Planner:
                 todo += [given.key for given in self.jobs[key].inputs.values()]
         return (key for key in self.jobs if key in needed)
 
+    def fetched(self, method: Method) -> dict[str, Spec]:
+        """The job that fetches a method's data set, if it is the official one."""
+        official = method.params.data.official
+        if official is None:
+            return {}
+        uses = fetch_params(official.archives, official.folder, self.params.values.runtime)
+        label, root = dataset(method), self.root(method)
+        return {ROLE: self.add("fetch", {}, uses, {}, label, method.name, data_root=root)}
+
+    def root(self, method: Method) -> str | None:
+        """The folder of a method's data set."""
+        data = method.params.data
+        return data.root if data.official is None else str(self.data_folder / data.official.folder)
+
+    @property
+    def data_folder(self) -> Path:
+        return Path(self.params.values.runtime.data_root)
+
     def data(self, method: Method) -> Spec:
         data = method.params.data
         if data.source == "shapes":
@@ -174,11 +193,11 @@ class _Planner:
             "data",
             {},
             {"data": uses},
-            {},
+            self.fetched(method),
             dataset(method),
             method.name,
             products=products,
-            data_root=data.root,
+            data_root=self.root(method),
         )
 
     def backbone(self, method: Method) -> Spec:
@@ -186,11 +205,25 @@ class _Planner:
         uses = {"backbone": values}
         if values["name"] != "small":
             del values["pretrain"]
+        needs = {}
+        if values["weights"] is None and (archive := BACKBONES[values["name"]].archive):
+            needs = self.published_weights(archive, values, method)
         if digest := method.params.backbone.digest:  # with a digest the file is not needed for planning
             files, values["weights"] = {"backbone.weights": values["weights"]}, digest
         else:
             files = by_content(uses, "backbone", ("weights",), {}, f"methods.{method.name}.backbone.weights")
-        return self.add("backbone", {}, uses, {}, values["name"], method.name, files=files)
+        return self.add("backbone", {}, uses, needs, values["name"], method.name, files=files)
+
+    def published_weights(self, name: str, values: dict[str, Any], method: Method) -> dict[str, Spec]:
+        """The job that fetches weights. Those that were placed by hand and have no checksum count by content."""
+        runtime = self.params.values.runtime
+        uses = fetch_params((name,), "", runtime)
+        archive = table_of(runtime)[name]
+        path = archive.made(self.data_folder)
+        if not archive.url and not archive.checksum and path.is_file():
+            values["weights"] = str(path)
+            return {}
+        return {ROLE: self.add("fetch", {}, uses, {}, name, method.name, data_root=str(path))}
 
     def in_fold(self, method: Method, fold: int) -> dict[str, Spec]:
         """Data, lists and backbone of a fold."""
@@ -198,12 +231,12 @@ class _Planner:
         label = f"{dataset(method)}-fold{fold}"
         uses = STEPS["lists"].params(sections)
         lists = self.add("lists", {"fold": fold}, uses, {"data": data}, label, method.name)
-        return {"data": data, "lists": lists, "backbone": self.backbone(method)}
+        return {"data": data, "lists": lists, "backbone": self.backbone(method)} | self.fetched(method)
 
     def frozen(self, method: Method, fold: int, base_learner: bool, cam_head: bool) -> dict[str, Spec]:
         """The frozen networks that are needed in a fold, with data and lists."""
         sections, needs, args = method.params, self.in_fold(method, fold), {"fold": fold}
-        label, root = f"{dataset(method)}-{sections.backbone.name}-fold{fold}", sections.data.root
+        label, root = f"{dataset(method)}-{sections.backbone.name}-fold{fold}", self.root(method)
         changed = sections.base_learner.trains == "all"
         common = dict(needs)
         if base_learner or changed:
@@ -242,7 +275,7 @@ class _Planner:
         )
         label = f"{method.name}-{shot}shot-fold{fold}-seed{seed}"
         return self.add(
-            "train", args, uses, needs, label, method.name, data_root=sections.data.root, files=files
+            "train", args, uses, needs, label, method.name, data_root=self.root(method), files=files
         )
 
     def episodes(self, method: Method, lists: Spec, fold: int, shot: int, eval_seed: int) -> Spec:
@@ -272,7 +305,7 @@ class _Planner:
             files = by_content(uses, "train", ("weights",), args | {"seed": seed}, where)
         label = f"{method.name}-{shot}shot-fold{fold}-seed{seed}-eval{eval_seed}"
         evaluation = self.add(
-            step, args, uses, needs, label, method.name, data_root=sections.data.root, files=files
+            step, args, uses, needs, label, method.name, data_root=self.root(method), files=files
         )
         return evaluation, trained
 
@@ -283,7 +316,7 @@ class _Planner:
         args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
         label = f"{method.name}-{shot}shot-fold{fold}-eval{eval_seed}"
         uses = STEPS["baselines"].params(sections)
-        return self.add("baselines", args, uses, needs, label, method.name, data_root=sections.data.root)
+        return self.add("baselines", args, uses, needs, label, method.name, data_root=self.root(method))
 
     # --- targets ---------------------------------------------------------------------------------------------
 
@@ -325,7 +358,9 @@ class _Planner:
         roles = {role for row in runs for role in (row["train"], row["evaluate"], row["controls"])}
         roles |= {row["job"] for row in baselines}
         own = [spec.key for spec in self.jobs.values() if _role(spec) in roles]
-        shown = {_role(self.jobs[key]): self.jobs[key] for key in self.closure(own)}
+        # not those that fetch: a report must not need the data to be here
+        behind = [self.jobs[key] for key in self.closure(own) if not STEPS[self.jobs[key].step].network]
+        shown = {_role(spec): spec for spec in behind}
         methods = {row["method"] for row in (*runs, *baselines)}
         params = {
             "experiment": values.experiment,
@@ -360,6 +395,8 @@ def dataset(method: Method) -> str:
     data = method.params.data
     if data.source == "shapes":
         return data.source
+    if data.official:
+        return data.official.folder
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(data.root)).name).strip(".-") or data.source
 
 

@@ -42,7 +42,7 @@ class Spec:
         inputs: role -> the job that makes the input.
         label: a readable name. This and the following fields are not part of the key.
         runtime: section runtime of the params.
-        data_root: folder of the data set.
+        data_root: folder of the data set; for a job that fetches weights, their file.
         files: "section.name" -> path of a weights file.
     """
 

@@ -29,6 +29,8 @@ class Step:
         folders: those of its products that are folders.
         sometimes: products that only some of its jobs write, see plan.py; a rule does not name them.
         torch: whether it computes with torch; the number of threads is then part of its keys.
+        network: whether it downloads into the data folder. Such a job runs where Snakemake does, one at a time, and
+            looks at the data folder whenever it runs.
         memory: MB for a job, without the cached features. minutes: time limit on a cluster.
     """
 
@@ -41,6 +43,7 @@ class Step:
     folders: tuple[str, ...] = ()
     sometimes: tuple[str, ...] = ()
     torch: bool = False
+    network: bool = False
     memory: int = 4000
     minutes: int = 60
 
@@ -64,7 +67,10 @@ SCORED = ("scores.json", "episodes.csv", "pictures.npz")
 STEPS = {
     step.name: step
     for step in (
-        # for `data` and `backbone`, plan.py chooses the params: they depend on the source and the name
+        # for `fetch`, `data` and `backbone`, plan.py chooses the params: they depend on the source and the name
+        Step(
+            "fetch", "data", "i2r.steps.fetch:run", ("fetched.json",), network=True, memory=2000, minutes=1440
+        ),
         Step("data", "data", "i2r.steps.data:run", ("index.parquet", "samples.png"), 2, folders=("VOC",), minutes=120),
         Step(
             "lists", "data", "i2r.steps.lists:run", ("lists.json",), 2,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from i2r.files import canonical, digest_of, read_json, sha256, write_json
+from i2r.pipeline.fetched import changed, is_present
 from i2r.pipeline.plan import RESULTS, Plan
 from i2r.pipeline.spec import Input, Spec
 from i2r.pipeline.steps import STEPS
@@ -116,11 +117,38 @@ class Located:
             made = manifest(self.folder(given.key)) if given.key in self.plan.jobs else None
             if made is not None and role in recorded and recorded[role] != products_digest(made):
                 return f"{self.folder(key)}: outdated, its {given.step} has been made again and has changed"
-        return None
+        return self._changed(spec)
+
+    def _changed(self, spec: Spec) -> str | None:
+        """A sentence if official data have changed since: a data job reads them again, and its fetch restores them."""
+        if spec.step == "fetch":
+            found = (self._changed(user) for user in self._users(spec) if user.step == "data")
+            return next((text for text in found if text), None)
+        made = manifest(self.folder(spec.key))
+        return made and changed(spec, made, self.results)
+
+    def _users(self, spec: Spec) -> list[Spec]:
+        return [user for user in self.plan.jobs.values() if spec.key in {i.key for i in user.inputs.values()}]
+
+    def looks(self, spec: Spec) -> bool:
+        """Whether an unfinished job needs one that fetches to look at the data folder, although its result is complete.
+
+        Data may be missing here, if results came from elsewhere. And what is about to be indexed must be right.
+        """
+        if spec.step != "fetch":
+            return False
+        return not is_present(spec) or not all(
+            self.done(user) for user in self._users(spec) if user.step in ("data", "backbone")
+        )
 
     def problem(self, spec: Spec) -> str | None:
         """A sentence that says why a job's result is missing, damaged or outdated; None if it is complete."""
         return self._problem(spec.key)
+
+    def fetches(self, spec: Spec) -> bool:
+        """Whether a run of everything would run a job that fetches."""
+        unfinished = any(not self.done(user) for user in self._users(spec) if user.key in self.plan.stages)
+        return spec.step == "fetch" and (not self.done(spec) or (unfinished and self.looks(spec)))
 
     def done(self, spec: Spec) -> bool:
         return spec.key in self.plan.jobs and self.problem(spec) is None
@@ -143,15 +171,23 @@ class Located:
         folder = self.folder(given.key) if known else self.results / given.folder
         return [str(folder / name) for name in (MANIFEST, *STEPS[given.step].products)]
 
+    def remade(self, given: Input) -> bool:
+        """Whether an input exists, but will be made again."""
+        return given.key in self.plan.jobs and bool(self.again(self.plan.jobs[given.key]))
+
     def again(self, spec: Spec) -> list[str]:
         """For a damaged or outdated result: a file newer than it, which makes Snakemake run the job again."""
-        if spec.key not in self.plan.jobs or self.state(spec) != "again":
+        if spec.key not in self.plan.jobs:
+            return []
+        state = self.state(spec)
+        if state != "again" and not (state == "done" and self.looks(spec)):
             return []
         path = self.results / "specs" / "again" / f"{spec.key}.json"
         newest = max(file.lstat().st_mtime for file in self.folder(spec.key).iterdir())
         if not path.is_file() or path.stat().st_mtime <= newest:
             # the time makes the content differ, because Snakemake also compares the content of small files
-            write_json(path, {"again": self.problem(spec), "after": newest})
+            why = self.problem(spec) or f"{spec.data_root}: to be compared with the archives"
+            write_json(path, {"again": why, "after": newest})
             os.utime(path, (newest + 1, newest + 1))
         return [str(path)]
 

@@ -10,6 +10,7 @@ When it is trained only on unmasked images, this small network predicts the same
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,11 @@ from i2r.data.shapes.generate import CLASSES, single_object
 from i2r.data.transforms import MEAN, STD
 from i2r.engine.inputs import WEIGHTS
 from i2r.engine.trainer import fit, set_up
-from i2r.files import sha256
+from i2r.files import read_json, sha256
 from i2r.nets.backbone.base import Backbone, build_backbone
-from i2r.nets.io.weights import load_backbone_weights, write_tensors
+from i2r.nets.io.weights import WeightsError, load_backbone_weights, write_tensors
 from i2r.nets.resize import bilinear
+from i2r.pipeline.fetched import FETCHED, ROLE
 from i2r.pipeline.jobs import Job
 from i2r.progress import Progress
 
@@ -39,13 +41,27 @@ def run(job: Job) -> dict[str, Any]:
     device = set_up(job.runtime, job.threads)
     if options.name == "small" and not options.weights:
         return pretrain(job, options, device)
+    if ROLE in job.inputs:
+        options = options.model_copy(update={"weights": published_weights(job)})
     backbone = build_backbone(options)
     load_backbone_weights(backbone, options)
-    if options.weights:
-        print(f"digest {sha256(options.weights)}")
+    print(f"digest {sha256(options.weights)}")
     save_weights(backbone, job)
     classes = backbone.fc.out_features if backbone.fc else 0
-    return {"classes": classes, "source": options.weights or "torchvision, ImageNet"}
+    return {"classes": classes, "source": options.weights}
+
+
+def published_weights(job: Job) -> str:
+    """The fetched file.
+
+    Raises:
+        WeightsError: it is missing, or has changed since it was fetched.
+    """
+    (known,) = read_json(job.inputs[ROLE] / FETCHED).values()
+    path = Path(job.runtime.data_root) / known["place"]
+    if not path.is_file() or sha256(path) != known["sha256"]:
+        raise WeightsError(f"{path}: missing, or changed since it was fetched; `snakemake` fetches it again")
+    return str(path)
 
 
 def pretrain(job: Job, options: BackboneParams, device: torch.device) -> dict[str, Any]:

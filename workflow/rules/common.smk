@@ -3,6 +3,7 @@
 import atexit
 import sys
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PurePath
 
 from snakemake.exceptions import WorkflowError
@@ -11,7 +12,7 @@ from snakemake.settings.enums import Quietness
 
 from i2r.config.experiment import STAGES
 from i2r.errors import sentence
-from i2r.pipeline import alone, store
+from i2r.pipeline import alone, fetched, store
 from i2r.pipeline.plan import RESULTS
 from i2r.pipeline.spec import read_spec
 from i2r.pipeline.stage import failures, gpus, prepare, read_params
@@ -47,6 +48,7 @@ RUNTIME = PLAN.params.values.runtime
 VIEW = f"results/state/{PLAN.experiment}.view"  # requested if only the view has to be updated
 SHOWN = store.shown(PLAN)
 THREADS = PLAN.params.values.threads
+REFUSED = {}  # job that fetches -> why it cannot
 
 
 # With `--quiet rules`, Snakemake's own block about a failed command is quiet as well; its log file has it.
@@ -61,8 +63,9 @@ wildcard_constraints:
 
 
 def files(jobs):
-    """Manifests and products of jobs."""
-    return [file for spec in jobs for file in LOCATED.files(spec)]
+    """Manifests and products of jobs. What was fetched once is only asked for by those that read it."""
+    wanted = [spec for spec in jobs if spec.step != "fetch" or not LOCATED.done(spec)]
+    return [file for spec in wanted for file in LOCATED.files(spec)]
 
 
 def asked(jobs):
@@ -74,17 +77,35 @@ def needs(step):
     """Input files of a job of a step, from its spec, so that params edited during a run have no effect.
 
     A finished job has no input files. Other jobs only need their inputs to exist, because file times differ between
-    copies of a clone. For a damaged or outdated result, LOCATED.again gives a file that is newer.
+    copies of a clone, unless these will be made again: Snakemake does not look at jobs that follow one that it runs if
+    they only need its files to exist. For a damaged or outdated result, LOCATED.again gives a file that is newer.
     """
 
     def found(wildcards):
         spec = read_spec(RESULTS / "specs" / step / f"{wildcards.key}.json")
-        if LOCATED.done(spec):
+        if LOCATED.done(spec) and not LOCATED.looks(spec):
             return []
-        given = [ancient(file) for needed in spec.inputs.values() for file in LOCATED.needed(needed)]
+        if step == "fetch" and workflow.is_main_process:
+            announced(str(spec.path(RESULTS)))
+        given = [
+            file if LOCATED.remade(needed) else ancient(file)
+            for needed in spec.inputs.values()
+            for file in LOCATED.needed(needed)
+        ]
         return given + LOCATED.again(spec)
 
     return found
+
+
+@cache
+def announced(path):
+    """What a job would fetch, said once."""
+    spec = read_spec(Path(path))
+    said, refused = fetched.preview(spec)
+    if said:
+        print(said, file=sys.stderr)
+    if refused:
+        REFUSED[spec.key] = refused
 
 
 def product(step, name):

@@ -15,10 +15,12 @@ for step in STEPS.values():
         benchmark:
             f"results/benchmarks/{step.name}/{{key}}.tsv"
         retries: 1
+        localrule: step.network
         conda:
             "../../envs/i2r.yaml"
-        threads: THREADS
+        threads: 1 if step.network else THREADS
         resources:
+            network=int(step.network),
             gpu=gpus(RUNTIME.device) if step.torch else 0,
             mem_mb=memory(step),
             runtime=step.minutes,

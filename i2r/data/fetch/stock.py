@@ -104,6 +104,19 @@ def _absent(archive: Archive, root: Path, left: int | None) -> State:
     return State(archive, "missing", "", left)
 
 
+def room_for(states: Sequence[State], root: Path) -> tuple[int, int]:
+    """Bytes to download as far as they are known, and about how many more when that is unpacked."""
+    load = sum(state.to_fetch or 0 for state in states)
+    # what is unpacked takes about as much as the archive: nearly all of it is JPEG
+    unpacked = sum(
+        state.to_fetch or (path.stat().st_size if path.is_file() else 0)
+        for state in states
+        if state.archive.top and state.kind != "ready"
+        for path in [state.archive.path(root)]
+    )
+    return load, unpacked
+
+
 def by_hand(archive: Archive, root: Path) -> str:
     """What to place where, when nothing is downloaded."""
     line = read_lock(root).get(archive.file)

@@ -62,8 +62,10 @@ def read_table(path: Path = TABLE) -> dict[str, Archive]:
     """The archives by name.
 
     Raises:
-        FetchError: the table has other columns, or a line is wrong.
+        FetchError: there is no such file, it has other columns, or a line is wrong.
     """
+    if not path.is_file():
+        raise FetchError(f"{path}: no such table of archives")
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         wanted = [field.name for field in fields(Archive)]

@@ -76,9 +76,31 @@ def unpack(archive: Path, top: str, folder: Path, source: str) -> int:
             progress.update()
     if not lines:
         raise FetchError(f"{archive}: has no files in a folder {top}/, so it is another archive")
+    _write_listing(folder, source, lines)
+    return len(lines)
+
+
+def list_files(folder: Path, source: str) -> None:
+    """Write the listing of a folder that was made from unpacked ones.
+
+    Args:
+        source: as for `unpack`.
+
+    Raises:
+        FetchError: the disk is full.
+    """
+    names = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != LISTING)
+    lines = []
+    with Progress(f"list {folder.name}", len(names), "file") as progress:
+        for path in names:
+            lines.append(f"{path.stat().st_size} {crc32(path):08x} {path.relative_to(folder).as_posix()}\n")
+            progress.update()
+    _write_listing(folder, source, lines)
+
+
+def _write_listing(folder: Path, source: str, lines: list[str]) -> None:
     with disk_errors(folder):
         write_text(folder / LISTING, f"# {source}\n# bytes, crc32, path\n" + "".join(lines))
-    return len(lines)
 
 
 def source_of(folder: Path) -> str | None:

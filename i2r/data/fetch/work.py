@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from i2r.data.fetch.download import GaveUp, Patience, check_room, discard, disk_errors, download
 from i2r.data.fetch.lockfile import LOCK, lock, problem, read_lock
-from i2r.data.fetch.stock import State, by_hand, inspect, part_of
+from i2r.data.fetch.stock import State, by_hand, inspect, part_of, room_for
 from i2r.data.fetch.table import Archive, FetchError, chosen, read_table
 from i2r.data.fetch.unpack import DamagedError, repair, source_of, unpack
 from i2r.files import sha256
@@ -61,12 +61,14 @@ def fetch(
     states = [_inspect(archive, root, content) for archive in archives]
     if all(state.kind == "ready" for state in states):
         return places
-    _refuse(states, root, offline)
-    with _alone(root), disk_errors(root):
+    refuse(states, root, offline)
+    with alone(root), disk_errors(root):
         _clean(archives, root)
         states = [_inspect(archive, root, content) for archive in archives]
-        _refuse(states, root, offline)  # another process may have changed something meanwhile
-        _check_space(states, root)
+        refuse(states, root, offline)  # another process may have changed something meanwhile
+        load, unpacked = room_for(states, root)
+        what = f"this ({bytes_text(load)} to download, about {bytes_text(unpacked)} when unpacked)"
+        check_room(root, load + unpacked, what)
         for state in states:
             if state.kind != "ready":
                 if state.kind == "damaged":
@@ -82,7 +84,7 @@ def require(names: Sequence[str], root: str | Path, *, table: dict[str, Archive]
         FetchError: archives are missing; each with its size and the place where to put it.
     """
     root = Path(root)
-    _refuse([inspect(archive, root) for archive in chosen(names, table or read_table())], root, offline=True)
+    refuse([inspect(archive, root) for archive in chosen(names, table or read_table())], root, offline=True)
 
 
 def _inspect(archive: Archive, root: Path, content: bool) -> State:
@@ -104,8 +106,12 @@ def _clean(archives: list[Archive], root: Path) -> None:
             discard(part_of(archive, root))
 
 
-def _refuse(states: list[State], root: Path, offline: bool) -> None:
-    """Stop before anything starts, naming everything that only people can mend."""
+def refuse(states: list[State], root: Path, offline: bool) -> None:
+    """Stop before anything starts, naming everything that only people can mend.
+
+    Raises:
+        FetchError: something has to be placed by hand; each with its size and place.
+    """
     lines = [f"{state.archive.name}: {state.note}" for state in states if state.kind == "foreign"]
     for state in states:
         absent = state.kind in ("part", "missing") or (state.kind == "damaged" and state.to_fetch != 0)
@@ -116,22 +122,13 @@ def _refuse(states: list[State], root: Path, offline: bool) -> None:
         raise FetchError(f"{root}: {what}:\n  " + "\n  ".join(lines))
 
 
-def _check_space(states: list[State], root: Path) -> None:
-    load = sum(state.to_fetch or 0 for state in states)
-    # what is unpacked takes about as much as the archive: nearly all of it is JPEG
-    unpacked = sum(
-        state.to_fetch or (path.stat().st_size if path.is_file() else 0)
-        for state in states
-        if state.archive.top and state.kind != "ready"
-        for path in [state.archive.path(root)]
-    )
-    what = f"this ({bytes_text(load)} to download, about {bytes_text(unpacked)} when unpacked)"
-    check_room(root, load + unpacked, what)
-
-
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Hold the lock of the data folder."""
+def alone(root: Path) -> Iterator[None]:
+    """Hold the lock of the data folder.
+
+    Raises:
+        FetchError: the folder cannot be written to.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
         if not os.access(root, os.W_OK):

@@ -6,11 +6,9 @@ base learner ppm.* and cls.*. Files with torchvision's names can be read as well
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,9 +20,6 @@ from i2r.files import replacing
 from i2r.nets.backbone.base import Backbone, build_backbone
 from i2r.nets.encoder import Encoder
 from i2r.nets.pspnet import PSPNet
-
-# torchvision's best ImageNet weights for each network.
-PUBLISHED = {"resnet50": "IMAGENET1K_V2", "resnet101": "IMAGENET1K_V2", "squeezenet1_1": "IMAGENET1K_V1"}
 
 # First index of layers 0 to 4 in torchvision's `features` of these networks.
 CUTS = {"squeezenet1_1": (0, 3, 6, 8, 11), "vgg16-bam": (0, 7, 14, 24, 34)}
@@ -128,7 +123,9 @@ def _some(names: Iterable[str], most: int = 3) -> str:
 
 
 def published_names(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """A backbone's tensors with torchvision's names or ours -> with ours; `name` as in params.
+    """A backbone's tensors with torchvision's names, those of BAM's initial weights, or ours -> with ours.
+
+    `name`: as in params.
 
     The published base networks also have copies of layers 0 to 4 named `encoder.0` to `encoder.4`.
     """
@@ -146,7 +143,11 @@ def published_names(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tenso
         ):  # applies to 7x7 cells, not to their average
             continue
         else:
-            renamed[re.sub(r"^bn1\.", "layer0.1.", re.sub(r"^conv1\.", "layer0.0.", key))] = value
+            # the stem: one convolution, or BAM's three, each with its norm and ReLU
+            stem = re.match(r"(conv|bn)(\d)\.(.+)", key)
+            if stem:
+                key = f"layer0.{3 * (int(stem[2]) - 1) + (stem[1] == 'bn')}.{stem[3]}"
+            renamed[key] = value
     return renamed
 
 
@@ -173,39 +174,14 @@ def load_backbone_tensors(
 
 
 def load_backbone_weights(backbone: Backbone, options: schema.Backbone) -> None:
-    """Load ImageNet weights from the file `options.weights` or, if that is None, from torchvision.
-
-    The base learner (ppm.*, cls.*) in a base network's file is ignored. torchvision's files are downloaded into
-    torch.hub's folder once, and checked against the hash in their name.
+    """Load ImageNet weights from the file `options.weights`; the base learner (ppm.*, cls.*) in it is ignored.
 
     Raises:
-        WeightsError: the file or download failed; the message names it and says what to do.
+        WeightsError: the file cannot be used; the message names it and says why.
     """
-    name = options.name
-    if options.weights is not None:
-        tensors = read_tensors(options.weights)
-        own = {key: value for key, value in tensors.items() if not key.startswith(("ppm.", "cls."))}
-        load_backbone_tensors(backbone, own, name, options.weights)
-        return
-    if name not in PUBLISHED:
-        raise WeightsError(
-            f"backbone.weights: torchvision has no weights for {name!r}; give a .safetensors or .pth file"
-        )
-    if options.stride_at != "3x3":
-        raise WeightsError(
-            f"backbone.stride_at: torchvision's weights of {name} are for 3x3, not {options.stride_at}"
-        )
-    from i2r.nets.backbone.torchvision_ops import torchvision  # not at the top: it takes seconds
-
-    weights = torchvision.models.get_model_weights(name)[PUBLISHED[name]]
-    try:
-        tensors = weights.get_state_dict(progress=False, check_hash=True)
-    except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise WeightsError(
-            f"{weights.url}: download failed, or the file is damaged ({error}); "
-            "backbone.weights can be a local file instead"
-        ) from None
-    load_backbone_tensors(backbone, tensors, name, weights.url)
+    tensors = read_tensors(options.weights)
+    own = {key: value for key, value in tensors.items() if not key.startswith(("ppm.", "cls."))}
+    load_backbone_tensors(backbone, own, options.name, options.weights)
 
 
 def open_backbone(options: schema.Backbone, path: str | Path) -> Backbone:
