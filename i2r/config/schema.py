@@ -106,8 +106,14 @@ class Data(Section):
             raise ValueError(f"root must be the folder of the data set when source is {self.source}")
         return self
 
+    @property
+    def reduces(self) -> bool:
+        """Whether images can be larger than the network's input."""
+        return self.source != GENERATED or self.size < GENERATED_SIDE
+
 
 GENERATED = "shapes"  # the source that needs no folder
+GENERATED_SIDE = 96  # longer side of its images; with S = 97 they are not resampled
 # name: address of an i2r.data.sources.Source
 SOURCES: dict[str, str] = {
     "shapes": "i2r.data.shapes.generate:SOURCE",

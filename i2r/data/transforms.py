@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from i2r.config import schema as params
+from i2r.data.placement import Placement, placed_mask, placement, resize_mask
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, for values in 0..1
 STD = (0.229, 0.224, 0.225)
@@ -19,15 +18,6 @@ CROP_DRAWS = 30
 CROP_INSIDE = 0.85
 
 _FILL = tuple(255 * value for value in MEAN)
-
-
-class Placement(NamedTuple):
-    """Placement of an image in its evaluation view: its original size, and the size of the part that it fills."""
-
-    height: int
-    width: int
-    inner_h: int
-    inner_w: int
 
 
 def normalise(image: np.ndarray) -> Tensor:
@@ -51,10 +41,6 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     # Bilinear, as published; but it skips pixels when an image shrinks to less than half
     shrinks = 2 * height < image.shape[0] or 2 * width < image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-def _resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def _check(image: np.ndarray, mask: np.ndarray | None) -> None:
@@ -93,7 +79,7 @@ def train_view(
     scale = rng.uniform(*augment.scale) * (size / max(mask.shape) if augment.fit else 1.0)
     height, width = (max(1, round(scale * side)) for side in mask.shape)
     if (height, width) != mask.shape:
-        image, mask = _resize(image, height, width), _resize_mask(mask, height, width)
+        image, mask = _resize(image, height, width), resize_mask(mask, height, width)
     if rng.random() < augment.rotate_p:
         angle = rng.uniform(-augment.rotate, augment.rotate)
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
@@ -119,13 +105,6 @@ def train_view(
     return normalise(image[window]), torch.from_numpy(np.ascontiguousarray(mask[window]))
 
 
-def placement(height: int, width: int, size: int) -> Placement:
-    """Placement of an image of this size: longer side scaled to `size`, both sides rounded down to multiples of 8."""
-    longer = max(height, width)
-    inner = (max(8, side * size // longer // 8 * 8) for side in (height, width))
-    return Placement(height, width, *inner)
-
-
 def evaluation_view(
     image: np.ndarray, mask: np.ndarray | None, size: int
 ) -> tuple[Tensor, Tensor | None, Placement]:
@@ -148,7 +127,7 @@ def evaluation_view(
     if mask is None:
         return normalise(square), None, place
     labels = np.full((size, size), UNKNOWN, np.uint8)
-    labels[: place.inner_h, : place.inner_w] = _resize_mask(mask, place.inner_h, place.inner_w)
+    labels[: place.inner_h, : place.inner_w] = placed_mask(mask, size)
     return normalise(square), torch.from_numpy(labels), place
 
 

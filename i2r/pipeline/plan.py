@@ -196,8 +196,10 @@ class _Planner:
         """Data, lists and backbone of a fold."""
         data, sections = self.data(method), method.params
         label = f"{dataset(method)}-fold{fold}"
-        uses = STEPS["lists"].params(sections)
-        lists = self.add("lists", {"fold": fold}, uses, {"data": data}, label, method.name)
+        # lists depend on the size only where images are reduced to it, because objects can vanish then
+        same = {} if sections.data.reduces else {"data": ("size",)}
+        uses, root = STEPS["lists"].params(sections, same), sections.data.root
+        lists = self.add("lists", {"fold": fold}, uses, {"data": data}, label, method.name, data_root=root)
         return {"data": data, "lists": lists, "backbone": self.backbone(method)}
 
     def frozen(self, method: Method, fold: int, base_learner: bool, cam_head: bool) -> dict[str, Spec]:

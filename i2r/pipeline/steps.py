@@ -68,7 +68,7 @@ STEPS = {
         Step("data", "data", "i2r.steps.data:run", ("index.json",), 2, folders=("VOC",), minutes=120),
         Step(
             "lists", "data", "i2r.steps.lists:run", ("lists.json",), 2,
-            {"data": ("novel", "min_area", "draw", "folds")}, memory=2000,
+            {"data": ("novel", "min_area", "draw", "folds", "size")}, memory=2000,
         ),
         Step(
             "episodes", "data", "i2r.steps.episodes:run", ("episodes.json",), 2,

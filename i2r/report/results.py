@@ -32,12 +32,13 @@ METRICS = [
     "episodes",
 ]
 METRICS += ["interval_low", "interval_high", "eval_seed", "reading", "on"]
+METRICS += ["vanished_queries", "miou_without_vanished"]
 METRICS += ["key", "train_key", "episodes_key", "why"]
 PER_CLASS = ["dataset", "backbone", "method", "shot", "fold", "seed", "eval_seed", "class", "name", "iou"]
 PER_CLASS += ["queries", "reading", "on", "key", "why"]
 ORDER = ["dataset", "shot", "id", "seed", "fold", "eval_seed"]
 PRIOR_MEASURES = ["bce", "ap", "iou_best", "threshold_best"]
-COUNTS = ("fold", "shot", "seed", "eval_seed", "episodes", "class", "queries")
+COUNTS = ("fold", "shot", "seed", "eval_seed", "episodes", "class", "queries", "vanished_queries")
 SCORED = ("evaluate", "baselines")
 
 
@@ -251,17 +252,19 @@ class Results:
         """One row for each of `scored`, columns id and METRICS; miou, fb_iou and the 95 % interval in percent.
 
         `on`: for a baseline, the method whose frozen networks it uses. `why`: the reason if a row has no scores.
+        `vanished_queries`, `miou_without_vanished`: see engine.episode_loop.summary.
         """
         rows = []
         for item in self.scored:
             samples = self.samples(item)
             low, high = (None, None) if samples is None else interval(samples)
-            values = {name: item.scores.get(name) for name in ("miou", "fb_iou", "episodes", "why")}
+            names = ("miou", "fb_iou", "episodes", "why", "vanished_queries", "miou_without_vanished")
+            values = {name: item.scores.get(name) for name in names}
             values |= {"interval_low": low, "interval_high": high, "key": item.job.key}
             values |= {f"{role}_key": item.job.inputs.get(role) for role in ("train", "episodes")}
             values["checkpoint"] = "none" if item.baseline else "last"
             rows.append(self.where(item) | values)
-        numbers = ["miou", "fb_iou", "interval_low", "interval_high"]
+        numbers = ["miou", "fb_iou", "interval_low", "interval_high", "miou_without_vanished"]
         table = frame(rows, ["id", *METRICS]).astype(dict.fromkeys(numbers, float))
         return table.sort_values(ORDER, ignore_index=True, kind="stable")
 

@@ -78,6 +78,8 @@ def run(job: Job) -> dict[str, Any]:
     most = job.params["evaluate"]["pictures"]
     write_pictures(job.out / "pictures.npz", draws, most, passes[0], dataset.classes, rows, predicted)
     metrics = {name: result[name] for name in ("miou", "fb_iou", "episodes", "seconds_per_episode")}
+    if result["vanished_queries"]:
+        metrics |= {name: result[name] for name in ("vanished_queries", "miou_without_vanished")}
     prior = result.get("prior", {})
     return finite(
         metrics | {f"prior_{name}": prior[name] for name in ("bce", "ap", "iou_best") if name in prior}
