@@ -486,7 +486,7 @@ def test_images_of_the_base_learner_are_read_by_loading_processes(inputs, tmp_pa
 
         return read
 
-    monkeypatch.setattr(base_learner, "train_view", within(base_learner.train_view))
+    monkeypatch.setattr(base_learner, "train_pixels", within(base_learner.train_pixels))
     monkeypatch.setattr(images, "evaluation_view", within(images.evaluation_view))
     earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
     for trains in ("head", "all"):

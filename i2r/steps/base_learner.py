@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from i2r.config.schema import Backbone, BaseLearner
 from i2r.config.training import Augment
 from i2r.data.dataset import Dataset
-from i2r.data.transforms import UNKNOWN, train_view
+from i2r.data.transforms import UNKNOWN, normalised, train_pixels
 from i2r.engine.feature_cache import Memory
 from i2r.engine.images import ReadAhead, View, evaluation_reader, load, load_steps
 from i2r.engine.inputs import WEIGHTS, base_labels, job_dataset, job_lists
@@ -144,16 +144,21 @@ def fresh_views(job: Job, options: BaseLearner, names: list[str], device: torch.
     size, fold = side(job, options), job.args["fold"]
     read = partial(fresh_view, job_dataset(job), size, options.augment, names, fold, options.seed)
     of_step = load_steps(read, options.steps, options.batch, job.runtime.workers, device)
-    return lambda step: tuple(of_step(step))
+
+    def views(step: int) -> tuple[Tensor, Tensor]:
+        images, masks = of_step(step)
+        return normalised(images), masks
+
+    return views
 
 
 def fresh_view(
     dataset: Dataset, size: int, augment: Augment, names: list[str], fold: int, seed: int, index: int
 ) -> tuple[Tensor, Tensor]:
-    """Image (3, S, S) and mask (S, S) number `index` of the training."""
+    """Image (S, S, 3), not normalised, and mask (S, S) number `index` of the training."""
     name = name_of(names, fold, seed, index)
     rng = np.random.default_rng(seed_of("base view", fold, index, seed=seed))
-    return train_view(dataset.image(name), dataset.mask(name), size, augment, rng)
+    return train_pixels(dataset.image(name), dataset.mask(name), size, augment, rng)
 
 
 def kept_features(

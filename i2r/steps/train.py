@@ -15,7 +15,7 @@ from i2r.config.networks import NetworkOptions, network_options
 from i2r.config.schema import Train
 from i2r.data.dataset import Dataset
 from i2r.data.episodes import train_episode
-from i2r.data.transforms import binary, train_view
+from i2r.data.transforms import binary, normalised, train_pixels
 from i2r.engine.feature_cache import CachedEncoder, Draw
 from i2r.engine.images import View, load_steps, training_reader
 from i2r.engine.inputs import WEIGHTS, job_dataset, job_encoder, job_lists, start_file, whole_network
@@ -61,6 +61,9 @@ def run(job: Job) -> dict[str, Any]:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             output: Output = meta_learner(inputs)
         values = {"loss": output.loss, **output.losses}
+        seen = (inputs.masks_s == 1).flatten(2).any(2)  # (B, K)
+        if not seen.all():
+            values["vanished_supports"] = (~seen).sum()
         if output.mask_ratio:
             values["mask_ratio"] = torch.stack(output.mask_ratio).mean()
         decode_s = synchronise(device) - began
@@ -102,7 +105,7 @@ def kept_batches(
     begun = False
 
     def draw(index: int) -> Draw:
-        episode = train_episode(lists, seed, fold, index, shots, train.sampling)
+        episode = train_episode(lists, seed, fold, index, shots, train.sampling, train.augment.fit)
         numbers = np.random.default_rng(seed_of("views", fold, seed, index)).integers(
             train.augment.views, size=1 + shots
         )
@@ -142,7 +145,8 @@ def fresh_batches(
         query, supports, masks, mask_q, base_class = of_step(step)
         loaded = synchronise(device)
         classes = train_classes[base_class]
-        inputs = encode_episode(encoder, query, supports, masks, options, mask_q, base_class, classes=classes)
+        images = normalised(query), normalised(supports)
+        inputs = encode_episode(encoder, *images, masks, options, mask_q, base_class, classes=classes)
         return Batch(inputs, loaded - began, synchronise(device) - loaded)
 
     return batch
@@ -154,16 +158,17 @@ def fresh_episode(
     """Training episode number `index`, with a new view of each image that holds most of the object.
 
     Returns:
-        Query (3, S, S), supports (K, 3, S, S), their masks (K, S, S), the query's (S, S) and its base class.
+        Query (S, S, 3), supports (K, S, S, 3), not normalised; masks of the supports (K, S, S) and of the query (S, S);
+        and its base class.
     """
     fold, seed = args["fold"], args["seed"]
-    episode = train_episode(lists, seed, fold, index, args["shot"], train.sampling)
+    episode = train_episode(lists, seed, fold, index, args["shot"], train.sampling, train.augment.fit)
     rng = np.random.default_rng(seed_of("fresh views", fold, seed, index))
 
     def views() -> Iterator[tuple[Tensor, Tensor]]:
         for name in (episode.query, *episode.supports):
             image, mask = dataset.image(name), dataset.mask(name)
-            view, labels = train_view(image, mask, size, train.augment, rng, episode.cls)
+            view, labels = train_pixels(image, mask, size, train.augment, rng, episode.cls)
             yield view, binary(labels, episode.cls)
 
     (query, mask_q), *supports = views()
