@@ -59,6 +59,10 @@ class Step:
 
 NETWORK = {"data": ("size",), "backbone": ("name", "stride_at")}  # what every step with a network reads
 LEARNED = ("weights.safetensors", "scores.json", "metrics.jsonl")
+BEST, LAST = (
+    "best.safetensors",
+    "last.safetensors",
+)  # beside weights.safetensors, where a training is validated
 SCORED = ("scores.json", "episodes.csv", "pictures.npz")
 
 STEPS = {
@@ -80,7 +84,7 @@ STEPS = {
         ),
         Step(
             "base_learner", "base_learner", "i2r.steps.base_learner:run", LEARNED, 3,
-            NETWORK | {"base_learner": ALL}, sometimes=("best.safetensors", "last.safetensors"),
+            NETWORK | {"base_learner": ALL}, sometimes=(BEST, LAST),
             torch=True, minutes=1440,
         ),
         Step(
@@ -89,11 +93,11 @@ STEPS = {
         ),
         Step(
             "train", "train", "i2r.steps.train:run", ("weights.safetensors", "metrics.jsonl"), 4,
-            NETWORK | {"network": ALL, "train": ALL}, torch=True, minutes=2880,
+            NETWORK | {"network": ALL, "train": ALL}, sometimes=(BEST,), torch=True, minutes=2880,
         ),
         Step(
             "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 3,
-            NETWORK | {"network": ALL, "evaluate": ("scoring", "tta", "mask", "delta", "pictures")},
+            NETWORK | {"network": ALL, "evaluate": ("scoring", "tta", "mask", "delta", "checkpoint", "pictures")},
             torch=True, minutes=720,
         ),
         Step(

@@ -167,15 +167,35 @@ def prior_dots(
 
 
 def loss_curves(curves: pd.DataFrame, labels: Mapping[str, str], path: Path) -> Path:
-    """Smoothed training loss by step, with a panel for each fold (and shot) and a line for each method (mean of seeds).
+    """Smoothed training loss by step; see `_curves`.
 
     The main loss is drawn if all methods have it, because total losses with and without auxiliary losses cannot be
     compared.
-
-    Args:
-        labels: of all methods of the report, in order.
     """
     column = "main" if "main" in curves and curves["main"].notna().all() else "loss"
+    return _curves(
+        curves, column, "main loss (smoothed)" if column == "main" else "loss (smoothed)", labels, path
+    )
+
+
+def validation_curves(curves: pd.DataFrame, labels: Mapping[str, str], path: Path) -> Path:
+    """mIoU of the validations during the training by step; see `_curves`."""
+    return _curves(
+        curves[curves["validation_miou"].notna()], "validation_miou", "mIoU, %", labels, path, dots=True
+    )
+
+
+def _curves(
+    curves: pd.DataFrame, column: str, title: str, labels: Mapping[str, str], path: Path, dots: bool = False
+) -> Path:
+    """A column of the training logs by step, with a panel for each fold (and shot) and a line for each method (mean of
+    seeds).
+
+    Args:
+        title: of the vertical axis.
+        labels: of all methods of the report, in order.
+        dots: the values are few, so each is drawn as a dot and nothing is smoothed.
+    """
     methods = [m for m in labels if m in set(curves["method"])]
     colour, panels = colours(list(labels)), list(curves.groupby(["shot", "fold"]))
     style = dict(zip(methods, STYLES * (1 + len(methods) // len(STYLES)), strict=False))
@@ -197,21 +217,21 @@ def loss_curves(curves: pd.DataFrame, labels: Mapping[str, str], path: Path) -> 
         for axis, ((shot, fold), part) in zip(axes.flat, panels, strict=False):
             for method in (m for m in methods if m in set(part["method"])):
                 line = part[part["method"] == method].groupby("step")[column].mean().astype(float)
-                smooth = line.rolling(max(1, len(line) // 20), min_periods=1, center=True).mean()
+                window = 1 if dots else max(1, len(line) // 20)
+                smooth = line.rolling(window, min_periods=1, center=True).mean()
                 axis.plot(line.index, line, color=colour[method], alpha=0.13, linewidth=0.7)
                 (shown[method],) = axis.plot(
-                    smooth.index, smooth, color=colour[method], linestyle=style[method], linewidth=1.6
-                )
+                    *(smooth.index, smooth), color=colour[method], linestyle=style[method],
+                    linewidth=1.6, marker="." if dots else None,
+                )  # fmt: skip
                 low.append(smooth.min())
                 top.append(smooth.iloc[min(len(smooth) - 1, len(smooth) // 20) :].max())
             axis.set_title(f"{shot}-shot, fold {fold}" if several else f"Fold {fold}")
             axis.grid(color="#EEEEEE")
-        room = 0.08 * (max(top) - min(low))
+        room = 0.08 * (max(top) - min(low)) or 0.5  # of a single value there is no range
         axes[0, 0].set_ylim(max(0, min(low) - 2 * room), max(top) + 2 * room)
         figure.supxlabel("training step", fontsize=9)
-        figure.supylabel(
-            "main loss (smoothed)" if column == "main" else "loss (smoothed)", fontsize=9, x=0.01
-        )
+        figure.supylabel(title, fontsize=9, x=0.01)
         names = [m for m in methods if m in shown]
         figure.tight_layout()
         figure.legend(

@@ -11,14 +11,18 @@ from i2r.report.results import Results, Scored, dataset_of
 
 
 def curves(results: Results, labels: dict[str, str]) -> list[Figure]:
-    """Training loss of every method, one figure for each data set."""
+    """Training loss and validation mIoU of every method, one figure of each for each data set."""
     names = {name: labels[name] for name in results.methods}
+    several = results.curves["dataset"].nunique() > 1
     found = []
     for dataset, table in results.curves.groupby("dataset", sort=False):
-        several = results.curves["dataset"].nunique() > 1
-        draw = partial(figures.loss_curves, table, names)
-        caption = f"Training loss{f' on {dataset}' if several else ''}."
-        found.append(Figure(f"curves{f'-{dataset}' if several else ''}", caption, draw))
+        suffix, where = (f"-{dataset}", f" on {dataset}") if several else ("", "")
+        loss = partial(figures.loss_curves, table, names)
+        found.append(Figure(f"curves{suffix}", f"Training loss{where}.", loss))
+        if "validation_miou" in table and table["validation_miou"].notna().any():
+            caption = f"mIoU{where} of held-out episodes of training classes, during the training."
+            miou = partial(figures.validation_curves, table, names)
+            found.append(Figure(f"validation{suffix}", caption, miou))
     return found
 
 

@@ -262,7 +262,8 @@ class Results:
             values = {name: item.scores.get(name) for name in names}
             values |= {"interval_low": low, "interval_high": high, "key": item.job.key}
             values |= {f"{role}_key": item.job.inputs.get(role) for role in ("train", "episodes")}
-            values["checkpoint"] = "none" if item.baseline else "last"
+            evaluate = self.methods[item.row["method"]]["params"]["evaluate"]
+            values["checkpoint"] = "none" if item.baseline else evaluate["checkpoint"]
             rows.append(self.where(item) | values)
         numbers = ["miou", "fb_iou", "interval_low", "interval_high", "miou_without_vanished"]
         table = frame(rows, ["id", *METRICS]).astype(dict.fromkeys(numbers, float))

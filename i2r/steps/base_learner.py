@@ -22,7 +22,7 @@ from i2r.engine.feature_cache import Memory
 from i2r.engine.images import ReadAhead, View, evaluation_reader, load, load_steps
 from i2r.engine.inputs import WEIGHTS, base_labels, job_dataset, job_lists
 from i2r.engine.trainer import fit, seed_of, set_up
-from i2r.engine.validation import Validation
+from i2r.engine.validation import Validation, kept_files
 from i2r.files import write_json
 from i2r.metrics.segmentation import EPSILON, class_counts
 from i2r.nets.fuse import fuse
@@ -81,16 +81,9 @@ def run(job: Job) -> dict[str, Any]:
     )
     backbone.requires_grad_(False)
     model.eval()
-    states = {"last": model.state_dict()}
-    if validation:
-        states = {"last": {name: t.clone() for name, t in states["last"].items()}, "best": validation.best}
-    used = options.checkpoint if validation else "last"
-    # those that are used come last, because they are scored below
-    for kept in sorted(states, key=lambda name: name == used):
-        model.load_state_dict(states[kept])
-        file = WEIGHTS if kept == used else f"{kept}.safetensors"
+    for file in kept_files(model, validation, options.checkpoint):
         save_weights(job.out / file, net, backbone if whole else None)
-    scores = measured() | ({"checkpoint": used, **validation.summary()} if validation else {})
+    scores = measured() | ({"checkpoint": options.checkpoint, **validation.summary()} if validation else {})
     write_json(job.out / "scores.json", scores)
     return metrics | {name: scores[name] for name in ("miou", "images", "best_step") if name in scores}
 

@@ -102,11 +102,13 @@ def evaluation_options(job: Job) -> NetworkOptions:
 
 def evaluated_network(job: Job, options: NetworkOptions, encoder: Encoder) -> nn.Module:
     """The trained meta learner, or that of a weights file, with the attention mask of the evaluation."""
+    given = job.params["evaluate"]
+    trained = "best.safetensors" if given.get("checkpoint") == "best" else WEIGHTS
     meta_learner = build_meta_learner(options, encoder.layout, job.args["shot"])
     load_meta_learner(
-        meta_learner, job.params.get("train", {}).get("weights") or job.inputs["train"] / WEIGHTS
+        meta_learner, job.params.get("train", {}).get("weights") or job.inputs["train"] / trained
     )
-    if (mask := job.params["evaluate"]["mask"]) != "none":
+    if (mask := given["mask"]) != "none":
         meta_learner.test_mask = mask
     return meta_learner.eval()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +18,11 @@ from i2r.data.dataset import Dataset
 from i2r.data.episodes import train_episode
 from i2r.data.transforms import binary, normalised, train_pixels
 from i2r.engine.feature_cache import CachedEncoder, Draw
-from i2r.engine.images import View, load_steps, training_reader
-from i2r.engine.inputs import WEIGHTS, job_dataset, job_encoder, job_lists, start_file, whole_network
+from i2r.engine.held_out import held_out_draws, miou
+from i2r.engine.images import View, evaluation_reader, load_steps, training_reader
+from i2r.engine.inputs import job_dataset, job_encoder, job_lists, start_file, whole_network
 from i2r.engine.trainer import fit, seed_of, set_up, synchronise
+from i2r.engine.validation import Validation, kept_files
 from i2r.nets.encoder import Encoder, EpisodeInputs, encode_episode
 from i2r.nets.io.network_file import Network, describe, load_meta_learner, read_about, save_network
 from i2r.nets.networks import build_meta_learner
@@ -36,14 +39,15 @@ class Batch(NamedTuple):
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train and write weights.safetensors of the meta learner.
+    """Train and write weights.safetensors of the meta learner; with validations also best.safetensors.
 
     A training that starts from a network file writes a network file again, because the meta learner fits only the
     frozen networks of that file.
     """
     device = set_up(job.runtime, job.threads)
     options = network_options(job.params["network"])
-    train = Train(**job.params["train"]).over(len(job_lists(job)["train"]))
+    images = len(job_lists(job)["train"])
+    train = Train(**job.params["train"]).over(images)
     encoder = job_encoder(job, device, options)
     # "head" only names this random stream; another name would give other first weights
     torch.manual_seed(seed_of("head", job.args["fold"], job.args["seed"]))
@@ -71,24 +75,48 @@ def run(job: Job) -> dict[str, Any]:
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    metrics = fit(job, meta_learner, train, losses, label=f"train {job.label}")
+    validation = None
+    if train.validate_every:
+        held_out_miou = validated(job, encoder, options, train, meta_learner, device)
+        validation = Validation(train.validations(images), held_out_miou)
+    metrics = fit(job, meta_learner, train, losses, label=f"train {job.label}", validation=validation)
     if device.type == "cuda":
         metrics["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
-    save_trained(job, options, encoder, meta_learner)
-    return metrics
+    for file in kept_files(meta_learner, validation, "last"):
+        save_trained(job, options, encoder, meta_learner, job.out / file)
+    return metrics | ({"best_step": validation.best_step} if validation else {})
 
 
-def save_trained(job: Job, options: NetworkOptions, encoder: Encoder, meta_learner: nn.Module) -> None:
+def validated(
+    job: Job,
+    encoder: Encoder,
+    options: NetworkOptions,
+    train: Train,
+    meta_learner: nn.Module,
+    device: torch.device,
+) -> Callable[[], float]:
+    """The score of the meta learner's validations, see held_out.py."""
+    dataset = job_dataset(job)
+    draws = held_out_draws(dataset.index, job_lists(job), train.validation_episodes, job.args["shot"])
+    memory = 0 if train.augment.views else job.runtime.cache_gb  # kept views have the memory
+    read = evaluation_reader(dataset, job.params["data"]["size"])
+    cached = CachedEncoder(encoder, options, read, memory, device, job.runtime.workers)
+    return lambda: miou(meta_learner, cached, draws)
+
+
+def save_trained(
+    job: Job, options: NetworkOptions, encoder: Encoder, meta_learner: nn.Module, path: Path
+) -> None:
     """Write the meta learner, or a network file if the training started from one."""
     start = whole_network(job)
     if start is None:
         state = {name: tensor.contiguous().cpu() for name, tensor in meta_learner.state_dict().items()}
-        save_file(state, job.out / WEIGHTS)
+        save_file(state, path)
         return
     backbone = read_about(start)
     size, shots = job.params["data"]["size"], job.args["shot"]
     about = describe(backbone["backbone"], options, shots, size, backbone["stride_at"])
-    save_network(Network(encoder, meta_learner).state_dict(), about, job.out / WEIGHTS)
+    save_network(Network(encoder, meta_learner).state_dict(), about, path)
 
 
 def kept_batches(
