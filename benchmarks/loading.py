@@ -1,11 +1,14 @@
 """Images a second that one core decodes and augments for training, beside plain OpenCV pipelines of the same steps.
 
 All make a network's input and the mask of one class from JPEG and PNG files: scale, rotation, blur, flip and crop, with
-the published augmentation (reading `released`). The plain pipelines do them one after another, as BAM's and PFENet's
-transform.py do: on float32 from the beginning, as published, or on uint8 until they normalise. They read masks as grey
-PNG files, as published. Each runs in a loading process that stacks batches and passes them on, as in training, and the
-time is that process's processor time, so that other work on the machine disturbs little. The pipelines take turns, in
-every round with the same random numbers.
+the published augmentation (reading `released`). `i2r` passes bytes on, which the training normalises on its device;
+`i2r, normalised` does that in the loading process, as the plain pipelines do. These take one step after another, as
+BAM's and PFENet's transform.py: on float32 from the beginning, as published, or on uint8 until they normalise. They
+read masks as grey PNG files, as published.
+
+Each runs in a loading process that stacks batches and passes them on, as in training. The time is that process's
+processor time, so that other work on the machine disturbs little. The pipelines take turns, in every round with the
+same random numbers.
 
     python benchmarks/loading.py --root data/VOC2012
 """
@@ -19,6 +22,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,7 +35,7 @@ from i2r.config.training import Augment
 from i2r.data.dataset import Dataset
 from i2r.data.list_files import read_list
 from i2r.data.sources import open_source
-from i2r.data.transforms import MEAN, STD, UNKNOWN, binary, train_pixels
+from i2r.data.transforms import MEAN, STD, UNKNOWN, binary, normalise, train_pixels
 from i2r.engine.images import load
 
 Read = Callable[[str, int, np.random.Generator], tuple[Tensor, Tensor]]
@@ -53,11 +57,12 @@ def main() -> None:
     for name, rounds in seconds.items():
         rates = sorted(options.images / s for s in rounds)
         print(f"{name:22} {statistics.median(rates):6.1f} images/s a core  [{rates[0]:.1f}, {rates[-1]:.1f}]")
-    ours = seconds.pop("i2r")
-    for name, rounds in seconds.items():
-        ratios = sorted(s / own for s, own in zip(rounds, ours, strict=True))
-        print(f"i2r / {name:16} {statistics.median(ratios):6.2f}  [{ratios[0]:.2f}, {ratios[-1]:.2f}]")
-    rate = options.images / statistics.median(ours)
+    for name in ("i2r", "i2r, normalised"):
+        for other in ("plain, float32", "plain, uint8"):
+            pairs = zip(seconds[name], seconds[other], strict=True)
+            ratios = sorted(theirs / own for own, theirs in pairs)
+            print(f"{name} / {other}: {statistics.median(ratios):5.2f}  [{ratios[0]:.2f}, {ratios[-1]:.2f}]")
+    rate = options.images / statistics.median(seconds["i2r"])
     print(f"16 such cores, by calculation: {16 * rate:.0f} images/s")
 
 
@@ -74,6 +79,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
             Image.fromarray(dataset.mask(name)).save(grey / f"{name}.png")
         pipelines: dict[str, Read] = {
             "i2r": partial(ours, dataset, options.size, augment),
+            "i2r, normalised": partial(ours_normalised, dataset, options.size, augment),
             "plain, float32": partial(plain, options.root, grey, options.size, augment, np.float32),
             "plain, uint8": partial(plain, options.root, grey, options.size, augment, np.uint8),
         }
@@ -104,6 +110,12 @@ def ours(
     """Image and mask as the loading process of a training reads them; the image is normalised on the device."""
     image, mask = train_pixels(dataset.image(name), dataset.mask(name), size, augment, rng, cls)
     return image, binary(mask, cls)
+
+
+def ours_normalised(*given: Any) -> tuple[Tensor, Tensor]:
+    """The same with the image normalised, float32."""
+    image, mask = ours(*given)
+    return normalise(image.numpy()), mask
 
 
 def plain(

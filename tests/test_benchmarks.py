@@ -17,7 +17,11 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
     [
         ("step.py", ["--size", "65", "--batch", "1", "--rounds", "1"], r"BAM, evaluation +\d+\.\d+ units"),
         ("attention_masks.py", ["--side", "5", "--rounds", "1"], r"dicm +\d+\.\d+ ms"),
-        ("loading.py", ["--size", "33", "--rounds", "1", "--images", "9"], r"i2r / plain, float32 +\d+\.\d+"),
+        (
+            "loading.py",
+            ["--size", "33", "--rounds", "1", "--images", "9"],
+            r"i2r / plain, float32: +\d+\.\d+",
+        ),
     ],
 )
 def test_benchmarks_run(script: str, options: list[str], row: str, tmp_path: Path):
