@@ -6,9 +6,10 @@ import argparse
 import os
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
-from i2r.config.schema import GENERATED, SOURCES
+from i2r.config.schema import GENERATED, SOURCES, grid_side
 from i2r.pipeline.spec import JobError
 
 RULES = ("bam", "hsnet")
@@ -50,15 +51,27 @@ def index(args: argparse.Namespace) -> None:
 def lists(args: argparse.Namespace) -> None:
     """Write the lists of all folds."""
     from i2r.data.counts import differences
-    from i2r.data.index_table import read_index
+    from i2r.data.dataset import Dataset
+    from i2r.data.index_table import read_index, read_summary
     from i2r.data.list_folder import write_lists
+    from i2r.data.sources import open_source
+    from i2r.data.vanished import vanished
 
-    found = read_index(args.index)
-    made = write_lists(
-        found, args.out, args.rule, min_area=args.min_area, novel=args.novel, draw=args.draw, folds=args.folds
-    )
-    for fold in made:
-        print(f"fold {fold['fold']}: {len(fold['train'])} training and {len(fold['test'])} test images")
+    if (args.size is None) != (args.root is None):
+        raise JobError(
+            "--size and --root: give both, to find the objects that vanish at this side, or neither"
+        )
+    found, lost = read_index(args.index, *(("sizes",) if args.size else ())), None
+    if args.size:
+        grid_side(args.size)
+        source = open_source(found["source"])
+        dataset = Dataset(args.index, read_summary(args.index), args.root, source)
+        lost = partial(vanished, found, dataset.mask, size=args.size, workers=args.workers)
+    how = {"min_area": args.min_area, "novel": args.novel, "draw": args.draw, "folds": args.folds}
+    for fold in write_lists(found, args.out, args.rule, lost, **how):
+        text = f"fold {fold['fold']}: {len(fold['train'])} training and {len(fold['test'])} test images"
+        gone = sum(map(len, fold.get("vanished", {}).values()))
+        print(f"{text}; {gone} objects have no pixel at {args.size} px" if args.size else text)
     if wrong := differences(found, found["source"]):
         text = "BAM's rule does not give the published counts: " + "; ".join(wrong)
         if args.counts == "assert":
@@ -161,7 +174,7 @@ def add(tasks: argparse._SubParsersAction) -> None:
     )
     task.set_defaults(function=_clear(index))
 
-    task = tasks.add_parser("lists", help="write the lists of all folds")
+    task = tasks.add_parser("lists", help="write the lists of all folds", parents=[several])
     task.add_argument("--index", type=Path, metavar="FILE", required=True)
     task.add_argument("--rule", choices=RULES, default="bam")
     task.add_argument(
@@ -173,6 +186,10 @@ def add(tasks: argparse._SubParsersAction) -> None:
     task.add_argument(
         "--counts", choices=("assert", "print"), default="assert", help="if counts are not as published"
     )
+    task.add_argument(
+        "--size", type=int, metavar="S", help="side of the network: find objects without a pixel left there"
+    )
+    task.add_argument("--root", type=Path, metavar="DIR", help="the data set, for --size")
     task.add_argument("--out", type=Path, metavar="DIR", required=True)
     task.set_defaults(function=_clear(lists))
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from data_samples import write_voc
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -17,9 +18,16 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         ("step.py", ["--size", "65", "--batch", "1", "--rounds", "1"], r"BAM, evaluation +\d+\.\d+ units"),
         ("index.py", ["--images", "300"], r"Parquet, written +\d+\.\d+ s"),
         ("attention_masks.py", ["--side", "5", "--rounds", "1"], r"dicm +\d+\.\d+ ms"),
+        (
+            "loading.py",
+            ["--size", "33", "--rounds", "1", "--images", "9"],
+            r"i2r / plain, float32: +\d+\.\d+",
+        ),
     ],
 )
-def test_benchmarks_run(script: str, options: list[str], row: str):
+def test_benchmarks_run(script: str, options: list[str], row: str, tmp_path: Path):
+    if script == "loading.py":
+        options = [*options, "--root", str(write_voc(tmp_path / "voc"))]
     done = subprocess.run(
         [sys.executable, BENCHMARKS / script, *options],
         capture_output=True,

@@ -83,6 +83,29 @@ def test_the_crop_is_drawn_anew_until_the_class_is_inside():
     assert train_view(image, np.full((97, 400), 4, np.uint8), 97, augment(), rng(), 4)[1].shape == (97, 97)
 
 
+def test_a_view_that_lost_the_class_is_drawn_again():
+    image, mask = np.zeros((120, 120, 3), np.uint8), np.zeros((120, 120), np.uint8)
+    mask[61, 43] = 4  # a scale of about a half leaves it out more often than not
+    options = augment(scale=(0.4, 0.6))
+    views = [train_view(image, mask, 97, options, rng(i), 4)[1] for i in range(40)]
+    assert all((view == 4).any() for view in views)
+    unasked = [train_view(image, mask, 97, options, rng(i))[1] for i in range(40)]
+    assert 0 < sum(bool((view == 4).any()) for view in unasked) < 25
+    kept = [torch.equal(a, b) for a, b in zip(views, unasked, strict=True) if (b == 4).any()]
+    assert all(kept)  # the first view, if it holds the class
+    never = train_view(image, mask, 57, augment(scale=(0.475, 0.475)), rng(), 4)[1]
+    assert never.shape == (57, 57)  # it ends
+
+
+def test_images_are_normalised_on_a_device_as_one_by_one():
+    images = torch.randint(0, 256, (2, 3, 40, 50, 3), dtype=torch.uint8)
+    images[0, 0, 0].flatten()[:150] = torch.arange(150, dtype=torch.uint8)
+    whole = transforms.normalised(images)
+    assert whole.shape == (2, 3, 3, 40, 50)
+    for at in np.ndindex(2, 3):
+        assert torch.equal(whole[at], normalise(images[at].numpy()))
+
+
 def test_scale_is_of_the_image_or_of_the_size():
     image, mask = pair(100, 200)
     _, labels = train_view(image, mask, 97, augment(fit=True), rng())

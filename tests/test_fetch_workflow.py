@@ -20,6 +20,7 @@ from data_samples import write_coco
 from official_archives import Server, contents, served_table, serving
 
 from i2r.config.load import overlay
+from i2r.data.index_table import read_index
 from i2r.files import read_json
 from i2r.progress import bytes_text
 
@@ -235,7 +236,7 @@ def test_a_folder_placed_by_hand_is_used_and_a_corrected_mask_is_indexed_again(m
 
 
 def index_of(made: Clone) -> dict:
-    return read_json(made.folder / "results/official/data/VOC2012/index.json")
+    return read_index(made.folder / "results/official/data/VOC2012/index.parquet")
 
 
 @pytest.mark.slow

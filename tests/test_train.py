@@ -16,7 +16,7 @@ from i2r.config import load
 from i2r.config.networks import network_options
 from i2r.config.schema import Backbone
 from i2r.config.training import Schedule
-from i2r.data.index_table import read_index
+from i2r.data.index_table import INDEX, read_index
 from i2r.engine import images
 from i2r.engine import trainer as learn
 from i2r.engine.feature_cache import CachedEncoder, Draw, Memory
@@ -318,7 +318,7 @@ def test_a_changed_backbone_gets_a_retrained_classifier_or_keeps_its_own(tmp_pat
 def test_a_retrained_classifier_learns_from_all_images_or_those_of_the_fold(tmp_path, inputs, monkeypatch):
     """Each image with each of its training classes; with all, also images that have an object of a test class."""
     later = changed_backbone(inputs, tmp_path)
-    index = json.loads((inputs["data"] / "index.json").read_text())
+    index = read_index(inputs["data"] / INDEX)
     lists = json.loads((inputs["lists"] / "lists.json").read_text())
     shown = {name: {int(c) for c in pixels} for name, pixels in index["train"].items()}
     base, test = set(lists["train_classes"]), set(lists["test_classes"])
@@ -514,7 +514,7 @@ def test_images_of_the_base_learner_are_read_by_loading_processes(inputs, tmp_pa
 
         return read
 
-    monkeypatch.setattr(base_learner, "train_view", within(base_learner.train_view))
+    monkeypatch.setattr(base_learner, "train_pixels", within(base_learner.train_pixels))
     monkeypatch.setattr(images, "evaluation_view", within(images.evaluation_view))
     earlier = {name: inputs[name] for name in ("data", "lists", "backbone")}
     for trains in ("head", "all"):

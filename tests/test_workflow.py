@@ -211,7 +211,7 @@ def test_a_damaged_result_is_made_again(copied: Toy, damage: str, command: tuple
 def test_a_job_to_do_runs_after_an_input_that_is_made_again(copied: Toy):
     """In one call, although Snakemake itself does not look at what follows a job that it runs."""
     for home in (STORE, VIEW):
-        (next((copied.folder / home).glob("data/*/index.json"))).write_text("cut")
+        (next((copied.folder / home).glob("data/*/index.parquet"))).write_text("cut")
         shutil.rmtree(next((copied.folder / home).glob("lists/*")))
     copied.run("snakemake")
     assert copied.ran() == Counter(data=1, lists=1)

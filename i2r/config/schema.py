@@ -6,14 +6,13 @@ Defaults are the paper's experiment; where paper, released code and BAM differ, 
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from i2r.config.base import Count, NotNegative, Once, Positive, Rate, Section, Share, said
 from i2r.config.networks import NetworkOptions, network_options
-from i2r.config.training import Augment, BaseAugment, Schedule
+from i2r.config.training import Augment, BaseAugment, Schedule, validation_steps
 
 FROM_ONE_SHOT = "1shot"  # train.start
 
@@ -115,6 +114,11 @@ class Data(Section):
         return self
 
     @property
+    def reduces(self) -> bool:
+        """Whether images can be larger than the network's input."""
+        return self.source != GENERATED or self.size < GENERATED_SIDE
+
+    @property
     def official(self) -> Official | None:
         """The official archives that the data come from, where no folder is given."""
         return OFFICIAL.get(self.source) if self.root is None else None
@@ -133,6 +137,7 @@ class SourceEntry(NamedTuple):
 
 
 GENERATED = "shapes"  # the source that needs no folder
+GENERATED_SIDE = 96  # longer side of its images; with S = 97 they are not resampled
 SOURCES: dict[str, SourceEntry] = {
     "shapes": SourceEntry("i2r.data.shapes.generate:SOURCE"),
     "voc": SourceEntry("i2r.data.voc:SOURCE"),
@@ -268,13 +273,7 @@ class BaseLearner(Schedule):
 
         images: number of training images; an epoch is one pass over them. `steps` must be a number, see `over`.
         """
-        if not self.validate_every:
-            return (self.steps,)
-        ends = (
-            epoch * images // self.batch
-            for epoch in itertools.count(self.validate_every, self.validate_every)
-        )
-        return (*itertools.takewhile(lambda end: end < self.steps, (end for end in ends if end)), self.steps)
+        return validation_steps(self, self.validate_every, images)
 
 
 class CamHead(Schedule):
@@ -306,6 +305,12 @@ class Train(Schedule):
     )
     precision: Literal["fp32", "bf16"] = said("fp32 or bf16")
     augment: Augment = Field(default_factory=Augment, description="augmentation of query and supports")
+    validate_every: NotNegative = Field(
+        0.0,
+        description="epochs between validations on held-out episodes of training classes (0.5: twice in each); 0: "
+        "none. The best weights are kept beside the last",
+    )
+    validation_episodes: Positive = Field(200, description="number of held-out episodes")
     start: str | None = Field(
         None,
         description="initial weights: a file (may contain {fold}, {shot}, {seed}), or 1shot: those of the 1-shot "
@@ -322,6 +327,10 @@ class Train(Schedule):
                 "weights and start: give only one of them, because weights are not trained further"
             )
         return self
+
+    def validations(self, images: int) -> tuple[int, ...]:
+        """Numbers of steps after which the meta learner is validated; as for the base learner."""
+        return validation_steps(self, self.validate_every, images)
 
 
 class Evaluate(Section):
@@ -341,6 +350,10 @@ class Evaluate(Section):
     )
     tta: Literal["none", "scales", "released"] = said("test-time augmentation at sides 1, 0.8 and 1.25 of S")
     mask: Literal["none", "cyctr"] = Field("none", description="attention mask at test (paper Table 3)")
+    checkpoint: Literal["last", "best"] = Field(
+        "last",
+        description="weights of the training: the last, or those of its best validation (train.validate_every)",
+    )
     delta: Share | Literal["adaptive"] | None = Field(
         None, description="CAM threshold at test; null: as in training"
     )
@@ -409,6 +422,10 @@ class RunParams(Sections):
         if self.evaluate.mask != "none" and not hasattr(self.network, "mask"):
             raise ValueError(
                 f"evaluate.mask: {self.evaluate.mask}, but the network {self.network.name} has no attention to mask"
+            )
+        if self.evaluate.checkpoint == "best" and (self.train.weights or not self.train.validate_every):
+            raise ValueError(
+                "evaluate.checkpoint: best needs a training with validations (train.validate_every)"
             )
         if mode == "retrained" and self.backbone.name == "squeezenet1_1":
             raise ValueError(

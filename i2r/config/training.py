@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any, Literal, Self
 
@@ -37,6 +38,21 @@ class Schedule(Section):
             return self
         steps = int(self.steps.split()[0]) * images // self.batch
         return self.model_copy(update={"steps": max(1, steps)})
+
+
+def validation_steps(schedule: Schedule, every: float, images: int) -> tuple[int, ...]:
+    """Numbers of steps after which a training is validated, every `every` epochs and after the last step.
+
+    Args:
+        schedule: with `steps` as a number, see `over`.
+        every: 0: only after the last step.
+        images: number of training images; an epoch is one pass over them.
+    """
+    if not every:
+        return (schedule.steps,)
+    ends = (int(count * every * images // schedule.batch) for count in itertools.count(1))
+    early = itertools.takewhile(lambda end: end < schedule.steps, ends)
+    return (*dict.fromkeys(end for end in early if end), schedule.steps)
 
 
 class Augment(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ class EpisodeList(NamedTuple):
         classes: test classes that are scored.
         excluded: the other test classes, each {"class", "name", "images"}.
         protocol: how the lists were made and the classes drawn, see lists.fold_lists.
+        passed_over: number of supports that were drawn but have nothing of the class left at the network's side, so
+            that others were drawn in their place.
     """
 
     fold: int
@@ -37,16 +40,33 @@ class EpisodeList(NamedTuple):
     excluded: list[dict[str, Any]]
     episodes: list[Episode]
     protocol: dict[str, Any]
+    passed_over: int = 0
 
 
-def _supports(rng: np.random.Generator, images: list[str], query: str, shots: int) -> tuple[str, ...]:
-    """`shots` different images of the class, without the query."""
+def _supports(
+    rng: np.random.Generator, images: list[str], query: str, shots: int, vanished: Collection[str] = ()
+) -> tuple[tuple[str, ...], int]:
+    """`shots` different images of the class, without the query and those in `vanished`, and how many it passed over.
+
+    Where none of `vanished` is drawn, the supports are those that would be drawn without it.
+    """
     others = [name for name in images if name != query]
-    return tuple(others[i] for i in rng.choice(len(others), shots, replace=False))
+    kept = [others[i] for i in rng.choice(len(others), shots, replace=False)]
+    kept = [name for name in kept if name not in vanished]
+    if missing := shots - len(kept):
+        rest = [name for name in others if name not in vanished and name not in kept]
+        kept += [rest[i] for i in rng.choice(len(rest), missing, replace=False)]
+    return tuple(kept), missing
 
 
 def train_episode(
-    lists: dict[str, Any], seed: int, fold: int, index: int, shots: int, sampling: str = "image"
+    lists: dict[str, Any],
+    seed: int,
+    fold: int,
+    index: int,
+    shots: int,
+    sampling: str = "image",
+    reduced: bool = False,
 ) -> Episode:
     """Training episode number `index` of a fold (docs/method.md 8.1).
 
@@ -55,6 +75,7 @@ def train_episode(
         sampling: `image`: queries follow a permutation of the training list, a new one in each epoch, and the
             class is drawn among those of the query (BAM), as `draw` of the lists says; `balanced`: the class is drawn
             among all, then the query among its images.
+        reduced: the images are seen in evaluation views, so those that `vanished` of the lists names are no supports.
 
     Classes with no more than `shots` images have no episodes; an image that shows only such classes is skipped.
 
@@ -62,8 +83,12 @@ def train_episode(
         InputError: no class has more than `shots` training images.
         ValueError: an unknown sampling.
     """
-    by_class = lists["train_by_class"]
-    usable = {int(cls): images for cls, images in by_class.items() if len(images) > shots}
+    vanished = lists.get("vanished", {}) if reduced else {}
+    usable = {
+        int(cls): images
+        for cls, images in lists["train_by_class"].items()
+        if len(images) - len(vanished.get(cls, ())) > shots
+    }
     if not usable:
         raise InputError(
             f"fold {fold}: no training class has more than {shots} images; episodes with {shots} shots need "
@@ -84,7 +109,8 @@ def train_episode(
         cls = int(rng.choice(classes))
     else:
         raise ValueError(f"train.sampling must be image or balanced, got {sampling!r}")
-    return Episode(query, _supports(rng, usable[cls], query, shots), cls)
+    supports, _ = _supports(rng, usable[cls], query, shots, vanished.get(str(cls), ()))
+    return Episode(query, supports, cls)
 
 
 def evaluation_episodes(
@@ -97,8 +123,9 @@ def evaluation_episodes(
 ) -> EpisodeList:
     """The fixed test episodes of a fold (docs/method.md 8.2); none if no class is scored.
 
-    A class with fewer test images than `min_class_images`, or fewer than K shots and a query need, is not scored. The
-    first n episodes do not depend on the number of episodes.
+    A class with fewer test images than `min_class_images`, or fewer than K shots and a query need, is not scored; those
+    that `vanished` of the lists names (see vanished.py) do not count, and are no supports. The first n episodes do not
+    depend on the number of episodes.
 
     Args:
         protocol: `bam`: queries follow the test list in order, repeatedly if needed; the class is drawn among the
@@ -112,9 +139,11 @@ def evaluation_episodes(
     if protocol not in PROTOCOLS:
         raise ValueError(f"evaluate.protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     least, names, by_class = max(min_class_images, shots + 1), lists["names"], lists["test_by_class"]
-    scored = [cls for cls in lists["test_classes"] if len(by_class[str(cls)]) >= least]
+    vanished = lists.get("vanished", {})
+    usable = {cls: len(by_class[str(cls)]) - len(vanished.get(str(cls), ())) for cls in lists["test_classes"]}
+    scored = [cls for cls in lists["test_classes"] if usable[cls] >= least]
     excluded = [
-        {"class": cls, "name": names[cls - 1], "images": len(by_class[str(cls)])}
+        {"class": cls, "name": names[cls - 1], "images": usable[cls]}
         for cls in lists["test_classes"]
         if cls not in scored
     ]
@@ -124,7 +153,7 @@ def evaluation_episodes(
     queries = [name for name in lists["test"] if classes_of[name]]
     if protocol == "full":
         episodes = len(queries)
-    drawn = []
+    drawn, passed_over = [], 0
     for index in range(episodes if queries else 0):
         if protocol == "hsnet":
             rng = np.random.default_rng((_HSNET, seed, index))
@@ -139,9 +168,11 @@ def evaluation_episodes(
             rng = np.random.default_rng((_TEST, seed, index))
             query = queries[index % len(queries)]
             cls = int(rng.choice(classes_of[query]))
-        drawn.append(Episode(query, _supports(rng, by_class[str(cls)], query, shots), cls))
+        supports, passed = _supports(rng, by_class[str(cls)], query, shots, vanished.get(str(cls), ()))
+        drawn.append(Episode(query, supports, cls))
+        passed_over += passed
     how = lists["protocol"] | ({} if protocol == "bam" else {"episodes": protocol})
-    return EpisodeList(lists["fold"], scored, excluded, drawn, how)
+    return EpisodeList(lists["fold"], scored, excluded, drawn, how, passed_over)
 
 
 def _permuted(images: list[str], key: tuple[int, ...]) -> list[str]:
@@ -168,20 +199,27 @@ def expected_queries(
 def threshold_episodes(lists: dict[str, Any], seed: int, episodes: int, shots: int) -> list[Episode]:
     """Class-balanced episodes of training classes and images, for choices that must not use test data."""
     fold = lists["fold"]
-    return [train_episode(lists, seed, fold, index, shots, "balanced") for index in range(episodes)]
+    return [
+        train_episode(lists, seed, fold, index, shots, "balanced", reduced=True) for index in range(episodes)
+    ]
 
 
 def save_episodes(path: Path, made: EpisodeList, **more: Any) -> None:
-    """Write {"fold", "classes", "excluded", "protocol", "episodes": [{"query", "supports", "class"}], ...more}."""
+    """Write {"fold", "classes", "excluded", "protocol", "episodes": [{"query", "supports", "class"}], ...more}, and
+    "passed_over" if there are any."""
     rows = [{"query": e.query, "supports": list(e.supports), "class": e.cls} for e in made.episodes]
-    write_json(path, {**more, **made._asdict(), "episodes": rows})
+    values = {**more, **made._asdict(), "episodes": rows}
+    if not made.passed_over:
+        del values["passed_over"]
+    write_json(path, values)
 
 
 def load_episodes(path: Path) -> EpisodeList:
     """Read a file that save_episodes wrote."""
     read = read_json(path)
     rows = [Episode(row["query"], tuple(row["supports"]), row["class"]) for row in read["episodes"]]
-    return EpisodeList(read["fold"], read["classes"], read["excluded"], rows, read["protocol"])
+    passed_over = read.get("passed_over", 0)
+    return EpisodeList(read["fold"], read["classes"], read["excluded"], rows, read["protocol"], passed_over)
 
 
 def describe_excluded(made: EpisodeList) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ RULES: dict[str, dict[str, Any]] = {
 _FILES = {"train": "train", "test": "val"}
 
 
-def write_lists(index: dict[str, Any], out: Path, rule: str, **other: Any) -> list[dict[str, Any]]:
+def write_lists(
+    index: dict[str, Any], out: Path, rule: str, lost: Callable[[dict], dict] | None = None, **other: Any
+) -> list[dict[str, Any]]:
     """Write the lists of all folds of an index: fold0/train.txt ... (`image mask` a line), train_classes.json (class id
     -> image ids in list order), val_classes.json, and lists.json with everything that episodes are drawn from.
 
     Args:
         rule: bam or hsnet.
+        lost: finds what lists.json names as `vanished` from the lists of a fold, see vanished.py; None: nothing.
         other: arguments of lists.fold_lists instead of the rule's; None: the rule's.
 
     Raises:
@@ -38,6 +42,7 @@ def write_lists(index: dict[str, Any], out: Path, rule: str, **other: Any) -> li
     made = []
     for fold in range(number):
         lists = fold_lists(index, fold, number=number, **how)
+        lists |= {"vanished": lost(lists)} if lost else {}
         folder = out / f"fold{fold}"
         for part, name in _FILES.items():
             lines = (" ".join(source.paths(image)) + "\n" for image in lists[part])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 BY_LIST = "lists"  # the kind of folds of a source whose lists divide the classes
@@ -125,3 +126,12 @@ def fold_lists(
         "test_by_class": _by_class(test, test_classes),
         "protocol": {"folds": folds, "novel": novel, "min_area": min_area, "draw": draw},
     }
+
+
+def held_out(index: Mapping[str, Any], lists: Mapping[str, Any]) -> dict[str, Any]:
+    """The lists of a fold with the validation images that show no test class as training images, by the same rule."""
+    images, classes, how = index["val"], lists["train_classes"], lists["protocol"]
+    chosen = _select(images, classes, how["min_area"], only=True)
+    drawn = _present(images, chosen, classes) if how["draw"] == "present" else chosen
+    by_class = _by_class(chosen, classes)
+    return {**lists, "train": list(chosen), "train_of": drawn, "train_by_class": by_class, "vanished": {}}

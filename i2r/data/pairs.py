@@ -122,11 +122,11 @@ def _decoded(path: Path, file: Image.Image, mode: str | None = None) -> np.ndarr
 def decode_image(path: Path, data: bytes) -> np.ndarray:
     """An image file as uint8 (H, W, 3) RGB; grey images get three equal channels."""
     # The orientation tag is ignored, because masks have none
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise DataError(f"{path}: cannot be read as an image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def open_image(path: Path) -> np.ndarray:

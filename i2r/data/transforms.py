@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 import torch
@@ -11,29 +9,35 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from i2r.config import schema as params
+from i2r.data.placement import Placement, placed_mask, placement, resize_mask
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, for values in 0..1
 STD = (0.229, 0.224, 0.225)
 UNKNOWN = 255  # in masks of one class, and of class ids in uint8
-CROP_DRAWS = 30
+DRAWS = 30  # of a crop or a view, at most
 CROP_INSIDE = 0.85
 
 _FILL = tuple(255 * value for value in MEAN)
-
-
-class Placement(NamedTuple):
-    """Placement of an image in its evaluation view: its original size, and the size of the part that it fills."""
-
-    height: int
-    width: int
-    inner_h: int
-    inner_w: int
+# Channel and value 0..255 -> normalised value, (3, 256) float32
+_NORMALISED = (
+    (torch.arange(256).float().div_(255) - torch.tensor(MEAN)[:, None])
+    .div_(torch.tensor(STD)[:, None])
+    .numpy()
+)
 
 
 def normalise(image: np.ndarray) -> Tensor:
     """uint8 (H, W, 3) RGB to float32 (3, H, W), normalised by ImageNet's mean and standard deviation."""
-    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)
-    return tensor.sub_(torch.tensor(MEAN)[:, None, None]).div_(torch.tensor(STD)[:, None, None])
+    channels = np.empty((3, *image.shape[:2]), np.float32)
+    for number, (table, channel) in enumerate(zip(_NORMALISED, channels, strict=True)):
+        cv2.LUT(cv2.extractChannel(image, number), table, channel)
+    return torch.from_numpy(channels)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """uint8 (..., H, W, 3) RGB to float32 (..., 3, H, W) on the same device; the numbers of `normalise`."""
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
+    return images.movedim(-1, -3).contiguous().float().div_(255).sub_(mean).div_(std)
 
 
 def to_image(view: Tensor) -> np.ndarray:
@@ -58,10 +62,6 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def _resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-
-
 def _check(image: np.ndarray, mask: np.ndarray | None) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
@@ -71,7 +71,7 @@ def _check(image: np.ndarray, mask: np.ndarray | None) -> None:
         )
 
 
-def train_view(
+def train_pixels(
     image: np.ndarray,
     mask: np.ndarray,
     size: int,
@@ -89,16 +89,44 @@ def train_view(
         mask: uint8 or int16 (H, W), class ids and `unknown`.
         size: S.
         rng: only source of randomness; the same state gives the same view.
-        cls: the crop is redrawn, up to 30 times, until it holds 85 % of this class; None: the first crop is taken.
+        cls: the crop is redrawn, up to 30 times, until it holds 85 % of this class, and the complete view, as often,
+            until anything of it is left; None: the first crop is taken.
 
     Returns:
-        float32 (3, S, S), normalised, and the mask (S, S), class ids and `unknown`.
+        uint8 (S, S, 3), to be normalised where it is used, which makes a quarter of the bytes to pass between processes
+        and to a device; and the mask (S, S), class ids and `unknown`.
     """
     _check(image, mask)
+    for _ in range(DRAWS):
+        turned, labels = _distorted(image, mask, size, augment, rng)
+        top, left = _window(labels, size, rng, cls)
+        labels = labels[top : top + size, left : left + size]
+        if cls is None or (labels == cls).any():
+            break
+    return torch.from_numpy(_cut(turned, top, left, size)), torch.from_numpy(np.ascontiguousarray(labels))
+
+
+def train_view(
+    image: np.ndarray,
+    mask: np.ndarray,
+    size: int,
+    augment: params.Augment,
+    rng: np.random.Generator,
+    cls: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`train_pixels`, with the image normalised: float32 (3, S, S)."""
+    pixels, labels = train_pixels(image, mask, size, augment, rng, cls)
+    return normalise(pixels.numpy()), labels
+
+
+def _distorted(
+    image: np.ndarray, mask: np.ndarray, size: int, augment: params.Augment, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scaled, rotated, blurred and flipped image; and its mask, padded to at least S x S."""
     scale = rng.uniform(*augment.scale) * (size / max(mask.shape) if augment.fit else 1.0)
     height, width = (max(1, round(scale * side)) for side in mask.shape)
     if (height, width) != mask.shape:
-        image, mask = _resize(image, height, width), _resize_mask(mask, height, width)
+        image, mask = _resize(image, height, width), resize_mask(mask, height, width)
     if rng.random() < augment.rotate_p:
         angle = rng.uniform(-augment.rotate, augment.rotate)
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
@@ -110,27 +138,36 @@ def train_view(
         image = cv2.GaussianBlur(image, (5, 5), 0)
     if rng.random() < augment.flip_p:
         image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
-
-    missing_h, missing_w = max(size - height, 0), max(size - width, 0)
-    if missing_h or missing_w:
-        edges = (missing_h // 2, missing_h - missing_h // 2, missing_w // 2, missing_w - missing_w // 2)
-        image = cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=_FILL)
+    edges = (*_padding(height, size), *_padding(width, size))
+    if any(edges):
         mask = cv2.copyMakeBorder(mask, *edges, cv2.BORDER_CONSTANT, value=unknown(mask))
-    whole = 0 if cls is None else int((mask == cls).sum())
-    for _ in range(CROP_DRAWS):
-        top = int(rng.integers(mask.shape[0] - size + 1))
-        left = int(rng.integers(mask.shape[1] - size + 1))
-        window = np.s_[top : top + size, left : left + size]
-        if cls is None or (mask[window] == cls).sum() >= CROP_INSIDE * whole:
+    return image, mask
+
+
+def _padding(side: int, size: int) -> tuple[int, int]:
+    """Padding before and after a side, so that it has at least `size` pixels."""
+    missing = max(size - side, 0)
+    return missing // 2, missing - missing // 2
+
+
+def _window(labels: np.ndarray, size: int, rng: np.random.Generator, cls: int | None) -> tuple[int, int]:
+    """Top and left of a random crop of a padded mask; with a class, of one that holds most of it, if one is drawn."""
+    own = None if cls is None else (labels == cls).view(np.uint8)
+    whole = 0 if own is None else cv2.countNonZero(own)
+    for _ in range(DRAWS):
+        top, left = (int(rng.integers(side - size + 1)) for side in labels.shape)
+        if own is None or cv2.countNonZero(own[top : top + size, left : left + size]) >= CROP_INSIDE * whole:
             break
-    return normalise(image[window]), torch.from_numpy(np.ascontiguousarray(mask[window]))
+    return top, left
 
 
-def placement(height: int, width: int, size: int) -> Placement:
-    """Placement of an image of this size: longer side scaled to `size`, both sides rounded down to multiples of 8."""
-    longer = max(height, width)
-    inner = (max(8, side * size // longer // 8 * 8) for side in (height, width))
-    return Placement(height, width, *inner)
+def _cut(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
+    """The crop (S, S, 3) of an image; where the image is smaller than S, it is in the middle of the mean colour."""
+    part = image[top : top + size, left : left + size]
+    if part.shape[:2] == (size, size):
+        return np.ascontiguousarray(part)
+    edges = (*_padding(part.shape[0], size), *_padding(part.shape[1], size))
+    return cv2.copyMakeBorder(part, *edges, cv2.BORDER_CONSTANT, value=_FILL)
 
 
 def evaluation_view(
@@ -155,7 +192,7 @@ def evaluation_view(
     if mask is None:
         return normalise(square), None, place
     labels = np.full((size, size), unknown(mask), mask.dtype)
-    labels[: place.inner_h, : place.inner_w] = _resize_mask(mask, place.inner_h, place.inner_w)
+    labels[: place.inner_h, : place.inner_w] = placed_mask(mask, size)
     return normalise(square), torch.from_numpy(labels), place
 
 

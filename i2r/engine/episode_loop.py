@@ -82,7 +82,7 @@ def episode_row(index: int, draw: Draw) -> Row:
 
 
 def count(dataset: Dataset, draw: Draw, logits: Tensor, mask_s: Tensor, scoring: str) -> dict[str, int]:
-    """Counts of an episode's logits (2, S, S) on the scoring grid, in pixels.
+    """Counts of an episode's logits (2, S, S) on the scoring grid, in pixels; and `vanished`, see `summary`.
 
     mask_s (S, S) 0 | 1 | 255 is the query's mask in the evaluation view.
     """
@@ -90,7 +90,8 @@ def count(dataset: Dataset, draw: Draw, logits: Tensor, mask_s: Tensor, scoring:
     place = placement(*mask.shape, mask_s.shape[-1])
     target = segmentation.target_on_grid(scoring, mask, mask_s, place)
     prediction = segmentation.predict_on_grid(scoring, logits.float(), place)
-    return segmentation.binary_counts(prediction, target)._asdict()
+    counts = segmentation.binary_counts(prediction, target)._asdict()
+    return counts | {"vanished": int(not (mask_s == 1).any())}
 
 
 # --- of all episodes -----------------------------------------------------------------------------------------
@@ -101,15 +102,23 @@ def summary(
 ) -> dict[str, Any]:
     """The content of scores.json; scores in percent.
 
+    `vanished_queries` are those of whose object nothing is left at the network's side, so that no network can see it;
+    if there are any, `miou_without_vanished` is the mIoU of the other episodes.
+
     Args:
-        rows: of all episodes, with their class and counts.
+        rows: of all episodes, with their class, counts and `vanished`.
         names: of the data set's classes, from class 1.
         seconds: time of all episodes.
     """
-    labels = [row["class"] for row in rows]
+    labels = np.array([row["class"] for row in rows])
     counts = np.array([[row[name] for name in segmentation.Counts._fields] for row in rows], dtype=float)
     result = segmentation.score(episodes.classes, labels, counts)
-    return {
+    seen = np.array([not row["vanished"] for row in rows])
+    more: dict[str, Any] = {"vanished_queries": int((~seen).sum())}
+    if more["vanished_queries"]:
+        others = segmentation.score(episodes.classes, labels[seen], counts[seen])
+        more["miou_without_vanished"] = 100 * others.miou
+    return more | {
         "miou": 100 * result.miou,
         "fb_iou": 100 * result.fb_iou,
         "classes": {

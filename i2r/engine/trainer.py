@@ -24,7 +24,8 @@ from i2r.nets.device import open_device
 from i2r.pipeline.jobs import Job, JobError
 from i2r.progress import Progress
 
-LINES = 500  # maximal number of lines of metrics.jsonl; longer trainings write means over several steps
+# Maximal number of lines of metrics.jsonl, besides one for each validation; longer trainings write means over steps
+LINES = 500
 
 
 def set_up(runtime: Runtime, threads: int) -> torch.device:
@@ -145,7 +146,7 @@ def build_optimiser(groups: Groups, schedule: Schedule) -> torch.optim.Optimizer
 
 
 class _Log:
-    """metrics.jsonl: means over windows of steps; at most LINES windows."""
+    """metrics.jsonl: means over windows of steps. A validation ends a window."""
 
     def __init__(self, path: Path, steps: int, state: Mapping[str, Any] | None):
         self.window, self.steps = max(1, math.ceil(steps / LINES)), steps
@@ -164,14 +165,20 @@ class _Log:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    def add(self, done: int, numbers: Mapping[str, float], rate: float) -> None:
-        """Add a step, and write a line at the end of a window; `done`: number of steps, including this one."""
+    def add(self, done: int, numbers: Mapping[str, float], rate: float, score: float | None = None) -> None:
+        """Add a step, and write a line at the end of a window.
+
+        Args:
+            done: number of steps, including this one.
+            score: of a validation after this step.
+        """
         for name, value in numbers.items():
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = [total + value, count + 1]
-        if done % self.window == 0 or done == self.steps:
+        if done % self.window == 0 or done == self.steps or score is not None:
             means = {name: total / count for name, (total, count) in self.sums.items()}
-            self.rows.append({"step": done, **means, "lr": rate})
+            scored = {} if score is None else {"validation_miou": score}
+            self.rows.append({"step": done, **means, **scored, "lr": rate})
             self.sums.clear()
             self.file.write(json.dumps(self.rows[-1]) + "\n")
             self.file.flush()
@@ -198,7 +205,8 @@ def fit(
             seeded in each step), so that a resumed training equals an uninterrupted one.
         groups: of parameters with their learning rates; None: all parameters with factor 1.
         seed: from the step's params, in addition to the job's own seed.
-        validation: scores the model during the training, and can end it early.
+        validation: scores the model during the training, and can end it early; its mIoU is logged as
+            `validation_miou`.
 
     Returns:
         The means over the last logged window, and `seconds_per_step` over all steps.
@@ -240,10 +248,9 @@ def fit(
                 _check(numbers["loss"], done, schedule, label)
                 spent += numbers["seconds"]
                 done += 1
-                log.add(done, numbers, learning_rate(schedule, done - 1))
+                score = validation.after(done, model) if validation else None
+                log.add(done, numbers, learning_rate(schedule, done - 1), score)
                 progress.update(loss=numbers["loss"])
-                if validation:
-                    validation.after(done, model)
                 if done < schedule.steps:
                     saved.tick(current)
             # so that an interruption after the loop does not repeat the training

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from torch import nn
@@ -30,10 +30,10 @@ class Validation:
         self.best: dict[str, Any] | None = None
         self.best_step = 0
 
-    def after(self, step: int, model: nn.Module) -> None:
-        """Score the model if it is due after this step."""
+    def after(self, step: int, model: nn.Module) -> float | None:
+        """Score the model if it is due after this step, and return the score."""
         if step not in self.steps:
-            return
+            return None
         modes = [(part, part.training) for part in model.modules()]
         model.eval()
         score = self.score()
@@ -44,6 +44,7 @@ class Validation:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
             self.best_step = step
         self.rows.append({"step": step, "score": score})
+        return score
 
     @property
     def over(self) -> bool:
@@ -61,3 +62,19 @@ class Validation:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.rows, self.best, self.best_step = list(state["rows"]), state["best"], state["best_step"]
+
+
+def kept_files(model: nn.Module, validation: Validation | None, checkpoint: str) -> Iterator[str]:
+    """Load the weights that a training keeps into its model, one after the other, and yield the name of their file.
+
+    Those that `checkpoint` (best or last) chooses come last and are weights.safetensors; with a validation the others
+    come before, as last.safetensors or best.safetensors.
+    """
+    if validation is None:
+        yield "weights.safetensors"
+        return
+    last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    states = {"last": last, "best": validation.best}
+    for name in sorted(states, key=lambda name: name == checkpoint):
+        model.load_state_dict(states[name])
+        yield "weights.safetensors" if name == checkpoint else f"{name}.safetensors"

@@ -29,7 +29,8 @@ PROTOCOL = {"data.novel": "drop", "evaluate.episodes": 1000}  # of both publishe
 DECIDING = ("data.size", "backbone.name")  # with another value the number is not shown
 OF_THE_ROW = ("network.prior", "network.mask")  # which row of Table 3 it is; see published.components
 CHECKPOINT = (
-    "Published checkpoints are the best on the test classes of all epochs; ours are the last of the training."
+    "Published checkpoints are the best on the test classes of all epochs; ours are the last of the training, or with "
+    "evaluate.checkpoint: best those that are best on held-out episodes of training classes."
 )
 
 

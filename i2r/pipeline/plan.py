@@ -21,7 +21,7 @@ from i2r.config.schema import BACKBONES, FROM_ONE_SHOT, BaseLearner
 from i2r.pipeline.fetched import ROLE, fetch_params, table_of
 from i2r.pipeline.identity import by_content, data_identity
 from i2r.pipeline.spec import Input, Spec, make_spec
-from i2r.pipeline.steps import STEPS
+from i2r.pipeline.steps import BEST, LAST, STEPS
 
 RESULTS = Path("results")
 REPORT = "report"  # label of the report on all targets of `make`
@@ -229,8 +229,10 @@ class _Planner:
         """Data, lists and backbone of a fold."""
         data, sections = self.data(method), method.params
         label = f"{dataset(method)}-fold{fold}"
-        uses = STEPS["lists"].params(sections)
-        lists = self.add("lists", {"fold": fold}, uses, {"data": data}, label, method.name)
+        # lists depend on the size only where images are reduced to it, because objects can vanish then
+        same = {} if sections.data.reduces else {"data": ("size",)}
+        uses, root = STEPS["lists"].params(sections, same), self.root(method)
+        lists = self.add("lists", {"fold": fold}, uses, {"data": data}, label, method.name, data_root=root)
         return {"data": data, "lists": lists, "backbone": self.backbone(method)} | self.fetched(method)
 
     def frozen(self, method: Method, fold: int, base_learner: bool, cam_head: bool) -> dict[str, Spec]:
@@ -262,7 +264,9 @@ class _Planner:
             return None
         network = sections.network
         needs = self.frozen(method, fold, network.uses_base_learner, network.uses_cam)
-        uses = STEPS["train"].params(sections, {"train": ("weights",)})
+        # without validations their values are left out, so that results from before they existed keep their keys
+        unused = () if sections.train.validate_every else ("validate_every", "validation_episodes")
+        uses = STEPS["train"].params(sections, {"train": ("weights", *unused)})
         one_shot = sections.train.start == FROM_ONE_SHOT
         if one_shot:
             uses["train"]["start"] = FROM_ONE_SHOT if shot > 1 else None
@@ -274,9 +278,11 @@ class _Planner:
             else by_content(uses, "train", ("start",), args, f"methods.{method.name}.train.start")
         )
         label = f"{method.name}-{shot}shot-fold{fold}-seed{seed}"
+        best = (BEST,) if sections.train.validate_every else ()
         return self.add(
-            "train", args, uses, needs, label, method.name, data_root=self.root(method), files=files
-        )
+            *("train", args, uses, needs, label, method.name),
+            data_root=self.root(method), files=files, products=(*STEPS["train"].products, *best),
+        )  # fmt: skip
 
     def episodes(self, method: Method, lists: Spec, fold: int, shot: int, eval_seed: int) -> Spec:
         args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
@@ -295,8 +301,10 @@ class _Planner:
         needs = self.frozen(method, fold, network.uses_base_learner, network.uses_cam)
         needs["episodes"] = self.episodes(method, needs.pop("lists"), fold, shot, eval_seed)
         args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
-        no_cam = {} if network.uses_cam else {"evaluate": ("delta",)}
-        uses, files = STEPS[step].params(sections, no_cam), {}
+        # the usual checkpoint is left out, as the usual protocol of the episodes is
+        unused = () if network.uses_cam else ("delta",)
+        unused += ("checkpoint",) if sections.evaluate.checkpoint == "last" else ()
+        uses, files = STEPS[step].params(sections, {"evaluate": unused}), {}
         if trained:
             needs["train"] = trained
         else:
@@ -387,7 +395,7 @@ def _other_weights(options: BaseLearner) -> tuple[str, ...]:
     """The file of the weights that a base learner keeps beside those that are used; it has none without validation."""
     if options.weights or not options.validate_every:
         return ()
-    return ("last.safetensors",) if options.checkpoint == "best" else ("best.safetensors",)
+    return (LAST,) if options.checkpoint == "best" else (BEST,)
 
 
 def dataset(method: Method) -> str:

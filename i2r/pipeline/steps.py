@@ -62,6 +62,10 @@ class Step:
 
 NETWORK = {"data": ("size",), "backbone": ("name", "stride_at")}  # what every step with a network reads
 LEARNED = ("weights.safetensors", "scores.json", "metrics.jsonl")
+BEST, LAST = (
+    "best.safetensors",
+    "last.safetensors",
+)  # beside weights.safetensors, where a training is validated
 SCORED = ("scores.json", "episodes.csv", "pictures.npz")
 
 STEPS = {
@@ -74,7 +78,7 @@ STEPS = {
         Step("data", "data", "i2r.steps.data:run", ("index.parquet", "samples.png"), 2, folders=("VOC",), minutes=120),
         Step(
             "lists", "data", "i2r.steps.lists:run", ("lists.json",), 2,
-            {"data": ("novel", "min_area", "draw", "folds")}, memory=2000,
+            {"data": ("novel", "min_area", "draw", "folds", "size")}, memory=2000,
         ),
         Step(
             "episodes", "data", "i2r.steps.episodes:run", ("episodes.json",), 2,
@@ -86,7 +90,7 @@ STEPS = {
         ),
         Step(
             "base_learner", "base_learner", "i2r.steps.base_learner:run", LEARNED, 3,
-            NETWORK | {"base_learner": ALL}, sometimes=("best.safetensors", "last.safetensors"),
+            NETWORK | {"base_learner": ALL}, sometimes=(BEST, LAST),
             torch=True, minutes=1440,
         ),
         Step(
@@ -95,16 +99,16 @@ STEPS = {
         ),
         Step(
             "train", "train", "i2r.steps.train:run", ("weights.safetensors", "metrics.jsonl"), 4,
-            NETWORK | {"network": ALL, "train": ALL}, torch=True, minutes=2880,
+            NETWORK | {"network": ALL, "train": ALL}, sometimes=(BEST,), torch=True, minutes=2880,
         ),
         Step(
             "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 4,
-            NETWORK | {"network": ALL, "evaluate": ("scoring", "tta", "mask", "delta", "pictures")},
+            NETWORK | {"network": ALL, "evaluate": ("scoring", "tta", "mask", "delta", "checkpoint", "pictures")},
             torch=True, minutes=720,
         ),
         Step(
             "controls", "evaluate", "i2r.steps.controls:run", ("scores.json", "controls.csv"), 1,
-            NETWORK | {"network": ALL, "evaluate": ("scoring", "mask", "delta", "controls")},
+            NETWORK | {"network": ALL, "evaluate": ("scoring", "mask", "delta", "checkpoint", "controls")},
             torch=True, minutes=240,
         ),
         Step(

@@ -173,24 +173,34 @@ def prior_dots(
 
 
 def loss_curves(curves: pd.DataFrame, labels: Mapping[str, str], path: Path) -> Path:
-    """Smoothed training loss by step, see training_curves.
+    """Smoothed training loss by step; see `training_curves`.
 
     The main loss is drawn if all methods have it, because total losses with and without auxiliary losses cannot be
     compared.
     """
-    if "main" in curves and curves["main"].notna().all():
-        return training_curves(curves, "main", "main loss (smoothed)", labels, path)
-    return training_curves(curves, "loss", "loss (smoothed)", labels, path)
+    column = "main" if "main" in curves and curves["main"].notna().all() else "loss"
+    return training_curves(
+        curves, column, "main loss (smoothed)" if column == "main" else "loss (smoothed)", labels, path
+    )
+
+
+def validation_curves(curves: pd.DataFrame, labels: Mapping[str, str], path: Path) -> Path:
+    """mIoU of the validations during the training by step; see `training_curves`."""
+    return training_curves(
+        curves[curves["validation_miou"].notna()], "validation_miou", "mIoU, %", labels, path, dots=True
+    )
 
 
 def training_curves(
-    curves: pd.DataFrame, column: str, title: str, labels: Mapping[str, str], path: Path
+    curves: pd.DataFrame, column: str, title: str, labels: Mapping[str, str], path: Path, dots: bool = False
 ) -> Path:
-    """A smoothed value by training step, with a panel for each fold (and shot) and a line for each method (mean of
+    """A column of the training logs by step, with a panel for each fold (and shot) and a line for each method (mean of
     seeds).
 
     Args:
+        title: of the vertical axis.
         labels: of all methods of the report, in order.
+        dots: the values are few, so each is drawn as a dot and nothing is smoothed.
     """
     methods = [m for m in labels if m in set(curves["method"])]
     colour, panels = colours(list(labels)), list(curves.groupby(["shot", "fold"]))
@@ -213,16 +223,18 @@ def training_curves(
         for axis, ((shot, fold), part) in zip(axes.flat, panels, strict=False):
             for method in (m for m in methods if m in set(part["method"])):
                 line = part[part["method"] == method].groupby("step")[column].mean().astype(float)
-                smooth = line.rolling(max(1, len(line) // 20), min_periods=1, center=True).mean()
+                window = 1 if dots else max(1, len(line) // 20)
+                smooth = line.rolling(window, min_periods=1, center=True).mean()
                 axis.plot(line.index, line, color=colour[method], alpha=0.13, linewidth=0.7)
                 (shown[method],) = axis.plot(
-                    smooth.index, smooth, color=colour[method], linestyle=style[method], linewidth=1.6
-                )
+                    *(smooth.index, smooth), color=colour[method], linestyle=style[method],
+                    linewidth=1.6, marker="." if dots else None,
+                )  # fmt: skip
                 low.append(smooth.min())
                 top.append(smooth.iloc[min(len(smooth) - 1, len(smooth) // 20) :].max())
             axis.set_title(f"{shot}-shot, fold {fold}" if several else f"Fold {fold}")
             axis.grid(color="#EEEEEE")
-        room = 0.08 * (max(top) - min(low))
+        room = 0.08 * (max(top) - min(low)) or 0.5  # of a single value there is no range
         axes[0, 0].set_ylim(max(0, min(low) - 2 * room), max(top) + 2 * room)
         figure.supxlabel("training step", fontsize=9)
         figure.supylabel(title, fontsize=9, x=0.01)

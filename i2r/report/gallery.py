@@ -26,14 +26,18 @@ MEASURED = {  # column of metrics.jsonl: title of the axis, caption
 
 
 def curves(results: Results, labels: dict[str, str]) -> list[Figure]:
-    """Training loss of every method, and what its cross-attention does, one figure each for each data set."""
+    """Training loss, validation mIoU and what the cross-attention does, one figure of each for each data set."""
     names = {name: labels[name] for name in results.methods}
+    several = results.curves["dataset"].nunique() > 1
     found = []
     for dataset, table in results.curves.groupby("dataset", sort=False):
-        several = results.curves["dataset"].nunique() > 1
-        where, suffix = (f" on {dataset}", f"-{dataset}") if several else ("", "")
-        draw = partial(figures.loss_curves, table, names)
-        found.append(Figure(f"curves{suffix}", f"Training loss{where}.", draw))
+        suffix, where = (f"-{dataset}", f" on {dataset}") if several else ("", "")
+        loss = partial(figures.loss_curves, table, names)
+        found.append(Figure(f"curves{suffix}", f"Training loss{where}.", loss))
+        if "validation_miou" in table and table["validation_miou"].notna().any():
+            caption = f"mIoU{where} of held-out episodes of training classes, during the training."
+            miou = partial(figures.validation_curves, table, names)
+            found.append(Figure(f"validation{suffix}", caption, miou))
         for column, (title, caption) in MEASURED.items():
             if column in table and (own := table.dropna(subset=[column])).size:
                 draw = partial(figures.training_curves, own, column, title, names)

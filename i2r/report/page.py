@@ -19,7 +19,7 @@ from i2r.report.data_sets import DataSet
 from i2r.report.forms.shown import Figure, Shown
 from i2r.report.results import Results
 from i2r.report.target import Target
-from i2r.report.text import Grid, strong
+from i2r.report.text import Grid, number, strong
 
 PHOTOGRAPH = 300_000  # bytes of a PNG above which it is embedded as JPEG, because it shows images
 SCALE = 0.6  # of a figure on the page; figures have more pixels, for high-density screens
@@ -39,6 +39,20 @@ def left_out_images(results: Results) -> list[str]:
     """A sentence for each image that a data set lacks because it or its mask is not usable."""
     data = [job for job in results.jobs.values() if job.step == "data"]
     return [f"{job.label}: {why}" for job in data for why in job.data_set.get("left_out", {}).values()]
+
+
+def vanished_queries(results: Results, labels: dict[str, str]) -> Grid:
+    """mIoU with and without the queries of whose object nothing is left, of each fold that has some; means of seeds."""
+    header = ["Method", "Data", "Shots", "Fold", "queries", "of", "mIoU", "without them"]
+    grid = Grid([("", name) for name in header], [], words=2)
+    table = results.evaluations
+    table = table[table["vanished_queries"].fillna(0) > 0]
+    values = ["vanished_queries", "episodes", "miou", "miou_without_vanished"]
+    for (id, data, shot, fold), rows in table.groupby(["id", "dataset", "shot", "fold"], sort=False):
+        lost, episodes, with_them, without = rows[values].astype(float).mean()
+        counts = [str(shot), str(fold), f"{lost:g}", f"{episodes:g}"]
+        grid.rows.append([labels[id], data, *counts, number(with_them), number(without)])
+    return grid
 
 
 def picture(figure: Figure, folder: Path) -> dict[str, Any]:
@@ -90,6 +104,7 @@ def render(
         }
         for target, made in shown
     ]
+    thin = vanished_queries(results, labels)
     total = sum(float(job.times["seconds"]) for job in jobs)
     return template().render(
         experiment=results.params["experiment"],
@@ -106,6 +121,7 @@ def render(
         used=[Markup(strong(text)) for text in controls.sentences(controlled, labels)],
         excluded=excluded_classes(results),
         left_out=left_out_images(results),
+        vanished=Markup(thin.html()) if thin.rows else None,
         missing=results.missing(),
         curves=[picture(figure, figures) for figure in curves],
         sets=[

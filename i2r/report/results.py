@@ -32,12 +32,13 @@ METRICS = [
     "episodes",
 ]
 METRICS += ["miou_low", "miou_high", "fb_iou_low", "fb_iou_high", "eval_seed", "reading", "on"]
+METRICS += ["vanished_queries", "miou_without_vanished"]
 METRICS += ["key", "train_key", "episodes_key", "why"]
 PER_CLASS = ["dataset", "backbone", "method", "shot", "fold", "seed", "eval_seed", "class", "name", "iou"]
 PER_CLASS += ["queries", "reading", "on", "key", "why"]
 ORDER = ["dataset", "shot", "id", "seed", "fold", "eval_seed"]
 PRIOR_MEASURES = ["bce", "bce_calibrated", "bce_background", "ap", "iou_best", "threshold_best"]
-COUNTS = ("fold", "shot", "seed", "eval_seed", "episodes", "class", "queries")
+COUNTS = ("fold", "shot", "seed", "eval_seed", "episodes", "class", "queries", "vanished_queries")
 SCORED = ("evaluate", "baselines")
 SCORES = {"miou": miou_samples, "fb_iou": fb_iou_samples}
 
@@ -264,19 +265,23 @@ class Results:
         query pictures.
 
         `on`: for a baseline, the method whose frozen networks it uses. `why`: the reason if a row has no scores.
+        `vanished_queries`, `miou_without_vanished`: see engine.episode_loop.summary.
         """
         rows = []
         for item in self.scored:
-            values = {name: item.scores.get(name) for name in ("miou", "fb_iou", "episodes", "why")}
+            names = ("miou", "fb_iou", "episodes", "why", "vanished_queries", "miou_without_vanished")
+            values = {name: item.scores.get(name) for name in names}
             for measure in SCORES:
                 samples = self.samples(item, measure)
                 ends = (None, None) if samples is None else samples.interval()
                 values |= dict(zip((f"{measure}_low", f"{measure}_high"), ends, strict=True))
             values["key"] = item.job.key
             values |= {f"{role}_key": item.job.inputs.get(role) for role in ("train", "episodes")}
-            values["checkpoint"] = "none" if item.baseline else "last"
+            evaluate = self.methods[item.row["method"]]["params"]["evaluate"]
+            values["checkpoint"] = "none" if item.baseline else evaluate["checkpoint"]
             rows.append(self.where(item) | values)
         numbers = [f"{measure}{end}" for measure in SCORES for end in ("", "_low", "_high")]
+        numbers.append("miou_without_vanished")
         table = frame(rows, ["id", *METRICS]).astype(dict.fromkeys(numbers, float))
         return table.sort_values(ORDER, ignore_index=True, kind="stable")
 

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from i2r.config.schema import Backbone, BaseLearner
 from i2r.config.training import Augment
 from i2r.data.dataset import Dataset
-from i2r.data.transforms import train_view
+from i2r.data.transforms import normalised, train_pixels
 from i2r.engine.feature_cache import Memory
 from i2r.engine.images import ReadAhead, View, evaluation_reader, load, load_steps
 from i2r.engine.inputs import UNLABELLED, WEIGHTS, base_labels, job_dataset, job_lists
 from i2r.engine.trainer import fit, seed_of, set_up
-from i2r.engine.validation import Validation
+from i2r.engine.validation import Validation, kept_files
 from i2r.files import write_json
 from i2r.metrics.segmentation import EPSILON, class_counts
 from i2r.nets.fuse import fuse
@@ -80,16 +80,9 @@ def run(job: Job) -> dict[str, Any]:
     )
     backbone.requires_grad_(False)
     model.eval()
-    states = {"last": model.state_dict()}
-    if validation:
-        states = {"last": {name: t.clone() for name, t in states["last"].items()}, "best": validation.best}
-    used = options.checkpoint if validation else "last"
-    # those that are used come last, because they are scored below
-    for kept in sorted(states, key=lambda name: name == used):
-        model.load_state_dict(states[kept])
-        file = WEIGHTS if kept == used else f"{kept}.safetensors"
+    for file in kept_files(model, validation, options.checkpoint):
         save_weights(job.out / file, net, backbone if whole else None)
-    scores = measured() | ({"checkpoint": used, **validation.summary()} if validation else {})
+    scores = measured() | ({"checkpoint": options.checkpoint, **validation.summary()} if validation else {})
     write_json(job.out / "scores.json", scores)
     return metrics | {name: scores[name] for name in ("miou", "images", "best_step") if name in scores}
 
@@ -143,16 +136,21 @@ def fresh_views(job: Job, options: BaseLearner, names: list[str], device: torch.
     size, fold = side(job, options), job.args["fold"]
     read = partial(fresh_view, job_dataset(job), size, options.augment, names, fold, options.seed)
     of_step = load_steps(read, options.steps, options.batch, job.runtime.workers, device)
-    return lambda step: tuple(of_step(step))
+
+    def views(step: int) -> tuple[Tensor, Tensor]:
+        images, masks = of_step(step)
+        return normalised(images), masks
+
+    return views
 
 
 def fresh_view(
     dataset: Dataset, size: int, augment: Augment, names: list[str], fold: int, seed: int, index: int
 ) -> tuple[Tensor, Tensor]:
-    """Image (3, S, S) and mask (S, S) number `index` of the training."""
+    """Image (S, S, 3), not normalised, and mask (S, S) number `index` of the training."""
     name = name_of(names, fold, seed, index)
     rng = np.random.default_rng(seed_of("base view", fold, index, seed=seed))
-    return train_view(dataset.image(name), dataset.mask(name), size, augment, rng)
+    return train_pixels(dataset.image(name), dataset.mask(name), size, augment, rng)
 
 
 def kept_features(

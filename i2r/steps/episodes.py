@@ -21,4 +21,7 @@ def run(job: Job) -> dict[str, Any]:
     save_episodes(job.out / "episodes.json", made, seed=seed, shots=shots)
     queries = {str(cls): sum(e.cls == cls for e in made.episodes) for cls in made.classes}
     excluded = [item["name"] for item in made.excluded]
-    return {"episodes": len(made.episodes), "queries": queries, "excluded": excluded}
+    metrics = {"episodes": len(made.episodes), "queries": queries, "excluded": excluded}
+    if made.passed_over:
+        print(f"{made.passed_over} supports passed over: nothing of the class is left at the network's side")
+    return metrics | ({"passed_over": made.passed_over} if made.passed_over else {})

@@ -78,6 +78,8 @@ def run(job: Job) -> dict[str, Any]:
     most = job.params["evaluate"]["pictures"]
     write_pictures(job.out / "pictures.npz", draws, most, passes[0], dataset.classes, rows, predicted)
     metrics = {name: result[name] for name in ("miou", "fb_iou", "episodes", "seconds_per_episode")}
+    if result["vanished_queries"]:
+        metrics |= {name: result[name] for name in ("vanished_queries", "miou_without_vanished")}
     prior = result.get("prior", {})
     return finite(
         metrics | {f"prior_{name}": prior[name] for name in ("bce", "ap", "iou_best") if name in prior}
@@ -100,11 +102,13 @@ def evaluation_options(job: Job) -> NetworkOptions:
 
 def evaluated_network(job: Job, options: NetworkOptions, encoder: Encoder) -> nn.Module:
     """The trained meta learner, or that of a weights file, with the attention mask of the evaluation."""
+    given = job.params["evaluate"]
+    trained = "best.safetensors" if given.get("checkpoint") == "best" else WEIGHTS
     meta_learner = build_meta_learner(options, encoder.layout, job.args["shot"])
     load_meta_learner(
-        meta_learner, job.params.get("train", {}).get("weights") or job.inputs["train"] / WEIGHTS
+        meta_learner, job.params.get("train", {}).get("weights") or job.inputs["train"] / trained
     )
-    if (mask := job.params["evaluate"]["mask"]) != "none":
+    if (mask := given["mask"]) != "none":
         meta_learner.test_mask = mask
     return meta_learner.eval()
 

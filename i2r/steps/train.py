@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,14 @@ from i2r.config.networks import NetworkOptions, network_options
 from i2r.config.schema import Train
 from i2r.data.dataset import Dataset
 from i2r.data.episodes import train_episode
-from i2r.data.transforms import binary, train_view
+from i2r.data.transforms import binary, normalised, train_pixels
 from i2r.engine.attention_probe import AttentionProbe, support_iou
 from i2r.engine.feature_cache import CachedEncoder, Draw
-from i2r.engine.images import View, load_steps, training_reader
-from i2r.engine.inputs import WEIGHTS, job_dataset, job_encoder, job_lists, start_file, whole_network
+from i2r.engine.held_out import held_out_draws, miou
+from i2r.engine.images import View, evaluation_reader, load_steps, training_reader
+from i2r.engine.inputs import job_dataset, job_encoder, job_lists, start_file, whole_network
 from i2r.engine.trainer import fit, seed_of, set_up, synchronise
+from i2r.engine.validation import Validation, kept_files
 from i2r.nets.encoder import Encoder, EpisodeInputs, encode_episode
 from i2r.nets.io.network_file import Network, describe, load_meta_learner, read_about, save_network
 from i2r.nets.io.weights import write_tensors
@@ -40,14 +43,15 @@ class Batch(NamedTuple):
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train and write weights.safetensors of the meta learner.
+    """Train and write weights.safetensors of the meta learner; with validations also best.safetensors.
 
     A training that starts from a network file writes a network file again, because the meta learner fits only the
     frozen networks of that file.
     """
     device = set_up(job.runtime, job.threads)
     options = network_options(job.params["network"])
-    train = Train(**job.params["train"]).over(len(job_lists(job)["train"]))
+    images = len(job_lists(job)["train"])
+    train = Train(**job.params["train"]).over(images)
     encoder = job_encoder(job, device, options)
     # "head" only names this random stream; another name would give other first weights
     torch.manual_seed(seed_of("head", job.args["fold"], job.args["seed"]))
@@ -68,6 +72,8 @@ def run(job: Job) -> dict[str, Any]:
         values = {"loss": output.loss, **output.losses}
         if isinstance(probe, AttentionProbe):
             values |= probed(probe, output, inputs)
+        seen = (inputs.masks_s == 1).flatten(2).any(2)  # (B, K)
+        values["vanished_supports"] = (~seen).sum()
         if output.mask_ratio:
             values["mask_ratio"] = torch.stack(output.mask_ratio).mean()
         decode_s = synchronise(device) - began
@@ -75,11 +81,16 @@ def run(job: Job) -> dict[str, Any]:
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    metrics = fit(job, meta_learner, train, losses, label=f"train {job.label}")
+    validation = None
+    if train.validate_every:
+        held_out_miou = validated(job, encoder, options, train, meta_learner, device)
+        validation = Validation(train.validations(images), held_out_miou)
+    metrics = fit(job, meta_learner, train, losses, label=f"train {job.label}", validation=validation)
     if device.type == "cuda":
         metrics["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
-    save_trained(job, options, encoder, meta_learner)
-    return metrics
+    for file in kept_files(meta_learner, validation, "last"):
+        save_trained(job, options, encoder, meta_learner, job.out / file)
+    return metrics | ({"best_step": validation.best_step} if validation else {})
 
 
 def probed(probe: AttentionProbe, output: Output, inputs: EpisodeInputs) -> dict[str, float]:
@@ -88,16 +99,35 @@ def probed(probe: AttentionProbe, output: Output, inputs: EpisodeInputs) -> dict
     return found if iou is None else found | {"support_iou": 100 * iou}
 
 
-def save_trained(job: Job, options: NetworkOptions, encoder: Encoder, meta_learner: nn.Module) -> None:
+def validated(
+    job: Job,
+    encoder: Encoder,
+    options: NetworkOptions,
+    train: Train,
+    meta_learner: nn.Module,
+    device: torch.device,
+) -> Callable[[], float]:
+    """The score of the meta learner's validations, see held_out.py."""
+    dataset = job_dataset(job)
+    draws = held_out_draws(dataset.index, job_lists(job), train.validation_episodes, job.args["shot"])
+    memory = 0 if train.augment.views else job.runtime.cache_gb  # kept views have the memory
+    read = evaluation_reader(dataset, job.params["data"]["size"])
+    cached = CachedEncoder(encoder, options, read, memory, device, job.runtime.workers)
+    return lambda: miou(meta_learner, cached, draws)
+
+
+def save_trained(
+    job: Job, options: NetworkOptions, encoder: Encoder, meta_learner: nn.Module, path: Path
+) -> None:
     """Write the meta learner, or a network file if the training started from one."""
     start = whole_network(job)
     if start is None:
-        write_tensors(job.out / WEIGHTS, meta_learner.state_dict())
+        write_tensors(path, meta_learner.state_dict())
         return
     backbone = read_about(start)
     size, shots = job.params["data"]["size"], job.args["shot"]
     about = describe(backbone["backbone"], options, shots, size, backbone["stride_at"])
-    save_network(Network(encoder, meta_learner).state_dict(), about, job.out / WEIGHTS)
+    save_network(Network(encoder, meta_learner).state_dict(), about, path)
 
 
 def kept_batches(
@@ -114,7 +144,7 @@ def kept_batches(
     begun = False
 
     def draw(index: int) -> Draw:
-        episode = train_episode(lists, seed, fold, index, shots, train.sampling)
+        episode = train_episode(lists, seed, fold, index, shots, train.sampling, train.augment.fit)
         numbers = np.random.default_rng(seed_of("views", fold, seed, index)).integers(
             train.augment.views, size=1 + shots
         )
@@ -154,7 +184,8 @@ def fresh_batches(
         query, supports, masks, mask_q, base_class = of_step(step)
         loaded = synchronise(device)
         classes = train_classes[base_class]
-        inputs = encode_episode(encoder, query, supports, masks, options, mask_q, base_class, classes=classes)
+        images = normalised(query), normalised(supports)
+        inputs = encode_episode(encoder, *images, masks, options, mask_q, base_class, classes=classes)
         return Batch(inputs, loaded - began, synchronise(device) - loaded)
 
     return batch
@@ -166,16 +197,17 @@ def fresh_episode(
     """Training episode number `index`, with a new view of each image that holds most of the object.
 
     Returns:
-        Query (3, S, S), supports (K, 3, S, S), their masks (K, S, S), the query's (S, S) and its base class.
+        Query (S, S, 3), supports (K, S, S, 3), not normalised; masks of the supports (K, S, S) and of the query (S, S);
+        and its base class.
     """
     fold, seed = args["fold"], args["seed"]
-    episode = train_episode(lists, seed, fold, index, args["shot"], train.sampling)
+    episode = train_episode(lists, seed, fold, index, args["shot"], train.sampling, train.augment.fit)
     rng = np.random.default_rng(seed_of("fresh views", fold, seed, index))
 
     def views() -> Iterator[tuple[Tensor, Tensor]]:
         for name in (episode.query, *episode.supports):
             image, mask = dataset.image(name), dataset.mask(name)
-            view, labels = train_view(image, mask, size, train.augment, rng, episode.cls)
+            view, labels = train_pixels(image, mask, size, train.augment, rng, episode.cls)
             yield view, binary(labels, episode.cls)
 
     (query, mask_q), *supports = views()

@@ -25,7 +25,7 @@ from i2r.data.sources import Source
 from i2r.data.voc import index_voc, read_image, read_mask
 from i2r.progress import Progress
 
-SIDE = 96  # longer side of an image; with S = 97 transforms.evaluation_view does not resample it
+SIDE = params.GENERATED_SIDE
 SHORT_SIDE = (80, 96)  # range of the shorter side
 EXTENT = (32.0, 62.0)  # longer side of an object, pixels
 OTHERS = (0.5, 0.35, 0.15)  # probability of one, two, three objects of other classes in an image
