@@ -239,9 +239,9 @@ def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, em
         case "fetch":
             return {"fetched.json": {}}
         case "lists":
-            return {
-                "lists.json": fold_lists(data_set(), fold, **spec.params["data"] | {"folds": "contiguous"})
-            }
+            rule = {name: value for name, value in spec.params["data"].items() if name != "size"}
+            rule["folds"] = "contiguous"
+            return {"lists.json": fold_lists(data_set(), fold, **rule)}
         case "episodes":
             return {"episodes.json": {}}
         case "backbone" | "base_learner" | "cam_head":

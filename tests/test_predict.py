@@ -136,7 +136,9 @@ def test_every_network_predicts_from_store_and_from_a_view_of_it(trained, tmp_pa
         for path in (weights, view / "weights.safetensors")
     )
     assert np.array_equal(found.probability, again.probability)
-    assert (found.prior is None) == (network == "hsnet") and (found.cam is None) == (network != "i2r")
+    assert (found.prior is None) == (network in ("hsnet", "query-only")) and (found.cam is None) == (
+        network != "i2r"
+    )
     paths = files(tmp_path / "in", pictures)
     write_prediction(found, paths[0][0], [paths[1][0]], [paths[1][1]], tmp_path / "out")
     absent = {name for name, value in found._asdict().items() if value is None}

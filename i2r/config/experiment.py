@@ -24,7 +24,7 @@ NAME_SAID = (
 # folders that a target cannot have, and forms in which a target is shown.
 RESERVED = ("store", "specs", "state", "logs", "benchmarks", "mlartifacts", "mlruns", "mlflow.db")
 STAGES = ("data", "backbone", "base_learner", "cam_head", "train", "evaluate", "ablate", "report")
-OTHERS = ("all", "view", "plan", "fetch", "lists", "episodes", "baselines", "track")
+OTHERS = ("all", "view", "plan", "fetch", "lists", "episodes", "controls", "baselines", "track")
 FORMS = {
     "table1": "i2r.report.forms.table1:show",
     "table3": "i2r.report.forms.table3:show",
