@@ -9,7 +9,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from i2r.config.schema import GENERATED, SOURCES, grid_side
+from i2r.config.data_set import GENERATED, SOURCES, grid_side
 from i2r.pipeline.spec import JobError
 
 RULES = ("bam", "hsnet")

@@ -16,9 +16,10 @@ from conftest import ROOT
 from i2r import cli
 from i2r.config import load, readings, show
 from i2r.config.base import WORD, ParamsError
+from i2r.config.data_set import SOURCES
 from i2r.config.experiment import Experiment
 from i2r.config.networks import NETWORKS
-from i2r.config.schema import BACKBONES, SOURCES, RunParams
+from i2r.config.schema import BACKBONES, RunParams
 from i2r.pipeline.steps import STEPS
 
 PRESETS = sorted((ROOT / "workflow/presets").glob("*.yaml"))

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from i2r import cli
 from i2r.config.base import ParamsError
+from i2r.config.data_set import Data
 from i2r.config.load import load, resolve
-from i2r.config.schema import Backbone, Data
+from i2r.config.schema import Backbone
 from i2r.data import counts, fss1000
 from i2r.data.dataset import Dataset
 from i2r.data.index_table import read_index

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from i2r.config.schema import SOURCES, SourceEntry
+from i2r.config.data_set import SOURCES, SourceEntry
 from i2r.data import episodes, lists
 from i2r.data.episodes import Episode, train_episode
 from i2r.data.index_table import write_index

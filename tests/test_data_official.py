@@ -14,7 +14,7 @@ from test_fetch_workflow import FILES, write_table
 from test_pipeline import planned
 
 from i2r.config.base import ParamsError
-from i2r.config.schema import OFFICIAL
+from i2r.config.data_set import OFFICIAL
 from i2r.data import official
 from i2r.data.fetch import FetchError
 from i2r.data.official import Wanted, lacking, lacking_text, obtain

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2r.config import schema as params
+from i2r.config import data_set as params
 from i2r.data import voc
 from i2r.data.lists import fold_lists
 from i2r.data.shapes import generate as shapes

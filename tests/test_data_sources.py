@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from data_samples import write_coco, write_fss, write_voc
 
-from i2r.config import schema as params
+from i2r.config import data_set as params
 from i2r.data.dataset import open_dataset
 from i2r.data.index_table import read_index
 from i2r.data.lists import fold_lists

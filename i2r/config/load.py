@@ -17,10 +17,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from i2r.config.base import WORD, ParamsError, describe
+from i2r.config.data_set import SOURCES
 from i2r.config.experiment import NETWORK_DEFAULT, Experiment, MethodParams, Target
 from i2r.config.networks import NETWORKS
 from i2r.config.readings import settle
-from i2r.config.schema import SOURCES, RunParams
+from i2r.config.schema import RunParams
 
 PARAMS = Path("params.yaml")
 PRESETS = Path("workflow/presets")

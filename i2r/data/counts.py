@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from i2r.config.schema import SOURCES
+from i2r.config.data_set import SOURCES
 from i2r.data.lists import fold_lists
 from i2r.files import read_json
 

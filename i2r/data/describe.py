@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from i2r.config.schema import SOURCES
+from i2r.config.data_set import SOURCES
 from i2r.data.counts import differences, is_full
 from i2r.data.episodes import expected_queries
 from i2r.data.list_folder import RULES

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from i2r.config.schema import SOURCES
+from i2r.config.data_set import SOURCES
 from i2r.data.list_files import read_list
 from i2r.data.lists import BY_LIST, fold_lists
 from i2r.data.sources import DataError, open_source

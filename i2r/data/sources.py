@@ -1,4 +1,4 @@
-"""Data sources, which `data.source` of params chooses. They are registered in config.schema.SOURCES.
+"""Data sources, which `data.source` of params chooses. They are registered in config.data_set.SOURCES.
 
 docs/extending.md describes how to add one.
 """
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from i2r.config.data_set import SOURCES
 from i2r.config.registry import find
-from i2r.config.schema import SOURCES
 from i2r.data.content import Listing
 from i2r.errors import InputError
 

@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from i2r.config.data_set import SOURCES
 from i2r.config.experiment import FORMS
 from i2r.config.networks import ATTENTION_MASKS, CAMS, NETWORKS, PRIORS, CamOptions
-from i2r.config.schema import BACKBONES, SOURCES
+from i2r.config.schema import BACKBONES
 from i2r.files import sha256
 from i2r.pipeline.steps import STEPS
 

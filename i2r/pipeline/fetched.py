@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from i2r.config.base import ParamsError
+from i2r.config.data_set import OFFICIAL
 from i2r.config.experiment import Runtime
-from i2r.config.schema import OFFICIAL
 from i2r.data.content import is_there
 from i2r.pipeline.identity import digest_now
 from i2r.pipeline.spec import JobError, Spec

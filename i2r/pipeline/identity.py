@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from i2r.config.base import ParamsError
-from i2r.config.schema import Data
+from i2r.config.data_set import Data
 from i2r.data.content import Listing, is_there, known_digest
 from i2r.files import sha256
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from i2r.config.schema import SOURCES
+from i2r.config.data_set import SOURCES
 from i2r.data.dataset import open_dataset
 from i2r.data.index_table import INDEX, read_index
 from i2r.data.lists import fold_lists

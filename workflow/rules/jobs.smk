@@ -1,6 +1,6 @@
 """One rule for each step of the registry (i2r/pipeline/steps.py); a job has its key as wildcard, and its spec."""
 
-for step in STEPS.values():
+for depth, step in enumerate(STEPS.values()):
 
     rule:
         name:
@@ -14,6 +14,8 @@ for step in STEPS.values():
             f"results/logs/{step.name}/{{key}}.log",
         benchmark:
             f"results/benchmarks/{step.name}/{{key}}.tsv"
+        # what much depends on first, so that the long jobs are not the last ones
+        priority: len(STEPS) - depth
         retries: 1
         localrule: step.network
         conda:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from i2r.config import schema as params
+from i2r.config import data_set as params
 from i2r.data.palette import save_mask
 from i2r.data.shapes.silhouettes import CLASSES, Outline, outline
 from i2r.data.sources import Source
