@@ -68,7 +68,7 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """Processor seconds of a loading process for all images, of each pipeline in each round."""
-    dataset = Dataset({}, options.root, open_source("voc"))
+    dataset = Dataset(options.root / "no index", {}, options.root, open_source("voc"))
     names = read_list(options.root / options.list)
     shown = [np.unique(dataset.mask(name)) for name in names]
     classes = [int(found[(found > 0) & (found < UNKNOWN)][0]) for found in shown]

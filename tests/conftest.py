@@ -107,7 +107,7 @@ def make_toy(folder: Path) -> Toy:
     for kind in STEPS.values():
         (folder / (kind.function.split(":")[0].replace(".", "/") + ".py")).write_text(step)
     (folder / ".gitignore").write_text((folder / ".gitignore").read_text() + "ran.txt\nslow\noutcome\n")
-    toy.change(targets=TOY_TARGETS)
+    toy.change(targets=TOY_TARGETS, evaluate={"controls": 0})
     toy.run("git", "init", "-q")
     toy.commit()
     return toy

@@ -5,8 +5,10 @@ A method is given by its sections of params as plain values, as in the report's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from itertools import product
 from typing import Any, NamedTuple
 
 import yaml
@@ -53,6 +55,20 @@ def table3_row(parts: Components | None) -> str | None:
         return None
     rows = published()["table3"].items()
     return next((name for name, row in rows if all(row[k] == v for k, v in parts._asdict().items())), None)
+
+
+def claimed(methods: Mapping[str, tuple[Sections, str]]) -> list[tuple[str, str, str, float]]:
+    """The paper's gains (Table 3) that these methods can show: what is added, the methods with and without it, gain.
+
+    methods: name -> sections and reading.
+    """
+    rows = {name: table3_row(components(*method)) for name, method in methods.items()}
+    found = []
+    for claim in published()["claims"]:
+        before, after = ([n for n in methods if rows[n] == claim[end]] for end in ("without", "with"))
+        gain = table3(claim["with"]) - table3(claim["without"])
+        found += [(claim["adding"], ours, theirs, gain) for ours, theirs in product(after, before)]
+    return found
 
 
 def table3(row: str) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from i2r.metrics.statistics import FEWEST, seed_interval, verdicts
-from i2r.paper.published import components, published, table3, table3_row
+from i2r.paper.published import claimed, components, table3, table3_row
 from i2r.report import figures
 from i2r.report.forms.shown import (
     BRACKETS,
@@ -153,7 +153,8 @@ def claims_grid(target: Target, table: pd.DataFrame) -> Grid:
     grid = Grid(
         [("", name) for name in header], [], words=2, title="Do the paper's components help here?", note=note
     )
-    claims = claimed(target, list(table.dropna(subset=["mean"])["method"]))
+    ids = table.dropna(subset=["mean"])["method"]
+    claims = claimed({id: (target.method(id)["params"], target.method(id)["reading"]) for id in ids})
     compared = [target.comparison(ours, theirs, shot) for _, ours, theirs, _ in claims]
     said = verdicts(compared, [paper for *_, paper in claims], margin)
     for (adding, ours, theirs, paper), verdict in zip(claims, said, strict=True):
@@ -162,17 +163,6 @@ def claims_grid(target: Target, table: pd.DataFrame) -> Grid:
         what = f"{target.labels[ours]} − {target.labels[theirs]}"
         grid.rows.append([adding, what, f"{paper:+.2f}", gained, bracket(*seeds), verdict])
     return grid
-
-
-def claimed(target: Target, ids: list[str]) -> list[tuple[str, str, str, float]]:
-    """The paper's gains that these methods can show: what is added, the methods with and without it, the gain."""
-    rows = {id: table3_row(parts_of(target, id)) for id in ids}
-    found = []
-    for claim in published()["claims"]:
-        before, after = ([id for id in ids if rows[id] == claim[end]] for end in ("without", "with"))
-        gain = table3(claim["with"]) - table3(claim["without"])
-        found += [(claim["adding"], ours, theirs, gain) for ours, theirs in product(after, before)]
-    return found
 
 
 # --- how much is masked ----------------------------------------------------------------------------------------
