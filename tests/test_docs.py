@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pandas as pd
+
 ROOT = Path(__file__).parents[1]
 CITATION = re.compile(r"docs/method\.md((?:,? (?:and |to )?\d+(?:\.\d+)?)*)")
 
@@ -16,3 +18,52 @@ def test_cited_sections_of_the_method_exist():
                 assert number in headings, f"{path.relative_to(ROOT)}: docs/method.md has no section {number}"
                 cited += 1
     assert cited > 30
+
+
+RECORDED = ROOT / "docs/recorded/shapes"  # tables of the report of `make run`
+ROWS = {
+    "I2R": "i2r",
+    "I2R, ordered prior (ours)": "i2r-ordered",
+    "BAM": "bam",
+    "best baseline without training (ordered prior at a threshold)": "prior-ordered@i2r",
+    "prototype matching, no training": "prototype@i2r",
+    "everything foreground": "foreground@i2r",
+}
+
+
+def test_numbers_of_the_readme_are_those_of_recorded_files():
+    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    table = pd.read_csv(RECORDED / "table.csv").set_index("id")
+    for label, id in ROWS.items():
+        row = table.loc[id]
+        folds = " | ".join(f"{row[f'1-shot fold-{fold}']:.1f}" for fold in range(4))
+        mean, low, high = (row[f"1-shot mean{end}"] for end in ("", " low", " high"))
+        assert f"| {label} | {folds} | {mean:.1f} [{low:.1f}, {high:.1f}] |" in text
+    baselines = table[table["training"] == "none"]["1-shot mean"]
+    assert baselines.idxmax() == "prior-ordered@i2r"
+    for claim in claims():
+        assert claim in text
+
+
+def claims():
+    """What the README says below the table."""
+    ablation = pd.read_csv(RECORDED / "ablation.csv").set_index("method")
+    controls = pd.read_csv(RECORDED / "controls.csv").set_index(["id", "kind", "measure"])
+    priors = pd.read_csv(RECORDED / "priors.csv").set_index(["prior", "measure"])
+
+    def difference(method):
+        value, low, high = ablation.loc[method, ["difference", "difference low", "difference high"]]
+        return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+    def control(kind, measure):
+        return f"{controls.at[('i2r', kind, measure), 'value']:.1f}"
+
+    yield f"without PMGM {difference('i2r-no-pmgm')}"
+    yield f"without DICM {difference('i2r-no-dicm')}"
+    yield f"the decoder alone {difference('i2r-decoder')}"
+    lost, low, high = controls.loc[("i2r", "present", "lost"), ["value", "low", "high"]]
+    yield f"loses {lost:.0f} % [{low:.0f}, {high:.0f}] of its mIoU"
+    yield f"finds that class with {control('present', 'shown')}"
+    yield f"with the query as its own support {control('itself', 'miou')}"
+    for name in ("pmgm", "bam", "constant"):
+        yield f"{priors.at[(name, 'bce'), 'mean']:.2f} ({priors.at[(name, 'bce_calibrated'), 'mean']:.3f})"
