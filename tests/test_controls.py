@@ -54,13 +54,14 @@ def test_a_control_that_the_pictures_do_not_allow_is_left_out():
     assert made(Episode("q", ("a", "d"), 1))["itself"].episode.supports == ("q", "q")
 
 
-def test_a_shuffled_mask_keeps_its_pixels_and_the_unknown_ones():
-    mask = torch.zeros(20, 20, dtype=torch.uint8)
-    mask[:5], mask[15:] = 3, 255
+@pytest.mark.parametrize(("kind", "no_label"), [(torch.uint8, 255), (torch.int16, -1)])
+def test_a_shuffled_mask_keeps_its_pixels_and_the_unknown_ones(kind, no_label):
+    mask = torch.zeros(20, 20, dtype=kind)
+    mask[:5], mask[15:] = 3, no_label
     read = shuffled_reader(lambda view: (torch.zeros(3, 20, 20), mask))
     same, other = read(View("a"))[1], read(View("a", SHUFFLED))[1]
     assert torch.equal(same, mask) and not torch.equal(other, mask)
-    assert torch.equal(other == 255, mask == 255) and (other == 3).sum() == 100
+    assert torch.equal(other == no_label, mask == no_label) and (other == 3).sum() == 100
     assert torch.equal(other, read(View("a", SHUFFLED))[1])
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from i2r.config.training import Augment
 from i2r.data.dataset import Dataset
-from i2r.data.transforms import UNKNOWN, evaluation_view, train_view
+from i2r.data.transforms import evaluation_view, train_view, unknown
 from i2r.engine.trainer import seed_of
 from i2r.nets.resize import bilinear, nearest
 
@@ -66,7 +66,7 @@ def _read_shuffled(read: ReadView, view: View) -> tuple[Tensor, Tensor]:
     if view.number != SHUFFLED:
         return read(view)
     image, mask = read(View(view.id))
-    known = mask != UNKNOWN
+    known = mask != unknown(mask)
     order = np.random.default_rng(seed_of("shuffle", view.id)).permutation(int(known.sum()))
     shuffled = mask.clone()
     shuffled[known] = mask[known][torch.from_numpy(order)]

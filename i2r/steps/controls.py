@@ -16,7 +16,7 @@ from i2r.config.networks import ATTENTION_MASKS, CamOptions, NetworkOptions
 from i2r.data.control_episodes import KINDS, Control, controls
 from i2r.data.episodes import Episode, EpisodeList, load_episodes
 from i2r.data.index_table import INDEX, read_index
-from i2r.data.transforms import UNKNOWN, binary
+from i2r.data.transforms import UNKNOWN, binary, unknown
 from i2r.engine.attention_probe import AttentionProbe
 from i2r.engine.episode_loop import Row, Tally, count, finite, walk, write_rows
 from i2r.engine.feature_cache import CachedEncoder, Draw, evaluation_draw
@@ -129,7 +129,7 @@ def walked(job: Job, network: Evaluated, planned: Sequence[Control], label: str)
             shown = count(dataset, draw, logits, inputs.mask_q[place], scoring)
             row = about(control) | count(dataset, asked, logits, binary(mask, control.asked), scoring)
             row |= {"shown_inter": shown["inter_fg"], "shown_union": shown["union_fg"]}
-            row["marked"] = float((logits.argmax(0) == 1)[mask != UNKNOWN].float().mean())
+            row["marked"] = float((logits.argmax(0) == 1)[mask != unknown(mask)].float().mean())
             tally["rows"].append(row)
 
     draws = [drawn(control) for control in planned]
@@ -185,7 +185,7 @@ def oracles(job: Job, episodes: EpisodeList) -> list[Row]:
     dataset, rows = job_dataset(job), []
     for index, episode in enumerate(episodes.episodes[: job.params["evaluate"]["controls"]]):
         mask = torch.from_numpy(dataset.mask(episode.query))
-        known = mask != UNKNOWN
+        known = mask != unknown(mask)
         tested = torch.from_numpy(np.isin(mask.numpy(), episodes.classes))
         for kind, marked in zip(ORACLES, ((mask != 0) & known, tested & known), strict=True):
             rows.append(_oracle(kind, index, episode, marked, binary(mask, episode.cls)))
