@@ -12,7 +12,7 @@ import torch
 from learning import make_job, prepare
 
 from i2r.config.networks import ATTENTION_MASKS
-from i2r.data.control_episodes import KINDS, controls
+from i2r.data.control_episodes import KINDS, controls, pictures
 from i2r.data.episodes import Episode
 from i2r.engine.attention_probe import AttentionProbe, wrong_mass
 from i2r.engine.images import SHUFFLED, View, shuffled_reader
@@ -35,7 +35,7 @@ OWN = Episode("q", ("a",), 1)
 
 
 def made(episode=OWN, seed=0, index=0):
-    return {one.kind: one for one in controls(episode, index, PIXELS, seed, 100)}
+    return {one.kind: one for one in controls(episode, index, pictures(PIXELS, 100), seed)}
 
 
 def test_each_control_has_the_supports_that_it_says():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from i2r.data.episodes import Episode
 
 _CONTROL = 6  # first entry of the random streams' keys, see episodes.py
+_PRESENT, _ABSENT = 0, 1  # second entry
 
 # kind of control: what stands in the supports' place
 KINDS = {
@@ -35,44 +37,60 @@ class Control(NamedTuple):
     episode: Episode
 
 
-def controls(
-    episode: Episode, index: int, pixels: Mapping[str, Mapping[str, int]], seed: int, min_area: int
-) -> list[Control]:
+class Pictures(NamedTuple):
+    """The images that test a fold or can be its supports.
+
+    Attributes:
+        pixels: id -> class -> its pixels.
+        by_class: class -> the images that have enough pixels of it to show it.
+        least: pixels that are enough.
+    """
+
+    pixels: Mapping[str, Mapping[str, int]]
+    by_class: dict[int, list[str]]
+    least: int
+
+
+def pictures(pixels: Mapping[str, Mapping[str, int]], least: int) -> Pictures:
+    """Images by the classes that they show, with at least `least` pixels."""
+    by_class: dict[int, list[str]] = defaultdict(list)
+    for name, own in pixels.items():
+        for cls, number in own.items():
+            if number >= least:
+                by_class[int(cls)].append(name)
+    return Pictures(pixels, dict(by_class), least)
+
+
+def controls(episode: Episode, index: int, images: Pictures, seed: int) -> list[Control]:
     """The controls of test episode number `index`, without those that its query does not allow.
 
     Args:
-        pixels: id -> class -> its pixels, of all images that test or are supports.
+        images: from `pictures`.
         seed: the evaluation seed.
-        min_area: pixels that an image must have to show a class.
     """
-    shots, found = len(episode.supports), []
-
-    def others(kind: int, candidates: list[int]) -> Episode | None:
-        """An episode of the first candidate, in random order, that has enough images."""
-        rng = np.random.default_rng((_CONTROL, kind, seed, index))
-        for cls in rng.permutation(sorted(candidates)):
-            images = [
-                name
-                for name, own in pixels.items()
-                if own.get(str(cls), 0) >= min_area and name != episode.query
-            ]
-            if len(images) >= shots:
-                chosen = rng.choice(len(images), shots, replace=False)
-                return Episode(episode.query, tuple(images[at] for at in chosen), int(cls))
-        return None
-
-    shown = {int(cls): number for cls, number in pixels[episode.query].items()}
-    large = [cls for cls, number in shown.items() if cls != episode.cls and number >= min_area]
-    absent = {int(cls) for own in pixels.values() for cls in own} - set(shown) - {episode.cls}
+    shots = len(episode.supports)
+    query = {int(cls): number for cls, number in images.pixels[episode.query].items()}
+    shown = [cls for cls in query if cls != episode.cls and query[cls] >= images.least]
+    absent = [cls for cls in images.by_class if cls not in query and cls != episode.cls]
     made = {
         "right": episode,
-        "present": others(0, large),
-        "absent": others(1, list(absent)),
+        "present": _of_another(episode, shown, images, (_PRESENT, seed, index)),
+        "absent": _of_another(episode, absent, images, (_ABSENT, seed, index)),
         "itself": episode._replace(supports=(episode.query,) * shots),
         "shuffled": episode,
         "table": episode,
     }
-    for kind, one in made.items():
-        if one is not None:
-            found.append(Control(kind, index, episode.cls, one))
-    return found
+    return [Control(kind, index, episode.cls, one) for kind, one in made.items() if one is not None]
+
+
+def _of_another(
+    episode: Episode, classes: list[int], images: Pictures, key: tuple[int, ...]
+) -> Episode | None:
+    """The episode with supports of the first of these classes, in random order, that has enough images."""
+    rng = np.random.default_rng((_CONTROL, *key))
+    for cls in rng.permutation(sorted(classes)):
+        others = [name for name in images.by_class[int(cls)] if name != episode.query]
+        if len(others) >= len(episode.supports):
+            chosen = rng.choice(len(others), len(episode.supports), replace=False)
+            return Episode(episode.query, tuple(others[at] for at in chosen), int(cls))
+    return None
