@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from i2r.metrics import calibration
-from i2r.metrics.prior_maps import BINS, histogram, prior_bce
+from i2r.metrics.prior_maps import BINS, calibrated_bce, histogram, prior_bce
 
 
 def example(seed, slope):
@@ -21,7 +21,7 @@ def test_calibration_finds_the_probability_and_lowers_cross_entropy():
     assert (
         fitted.shape == (BINS,) and (fitted.diff() >= 0).all() and (fitted > 0).all() and (fitted < 1).all()
     )
-    after = calibration.calibrated_bce(histogram(prior, target), fitted)
+    after = calibrated_bce(histogram(prior, target), fitted)
     best = prior_bce(prior ** (1 / 5.0), target)
     assert best - 0.01 < after < best + 0.02 < prior_bce(prior, target) - 0.3
 
@@ -29,7 +29,7 @@ def test_calibration_finds_the_probability_and_lowers_cross_entropy():
 def test_a_calibrated_prior_stays_as_it_is():
     prior, target = example(0, 1.0)
     fitted = calibration.fit([histogram(*example(seed, 1.0)) for seed in range(1, 9)])
-    after = calibration.calibrated_bce(histogram(prior, target), fitted)
+    after = calibrated_bce(histogram(prior, target), fitted)
     assert after == pytest.approx(prior_bce(prior, target), abs=0.02)
 
 

@@ -1,4 +1,4 @@
-"""What the cross-attention does, seen directly: does it look at cells with the right label? (paper 3.4)
+"""What the cross-attention does, seen directly: does it look at cells with the right label? (docs/method.md 5.1)
 
 mIoU cannot show a small effect of an attention mask; these numbers show what the mask is for. They are measured beside
 a forward pass that has the query's mask, and change nothing in it.

@@ -39,13 +39,3 @@ def object_share(hists: Iterable[Tensor]) -> float:
     """Share of object pixels, the best constant prior; NaN without pixels."""
     total = sum(hists, torch.zeros(2, BINS, dtype=torch.int64)).double()
     return float(total[1].sum() / total.sum())
-
-
-def calibrated_bce(hist: Tensor, probability: Tensor) -> float:
-    """Cross-entropy of one episode's prior after the map, mean over known pixels.
-
-    hist (2, BINS) of the episode, probability (BINS,) from `fit`.
-    """
-    counts = hist.double()
-    loss = -(counts[1] * probability.log() + counts[0] * torch.log1p(-probability)).sum()
-    return float(loss / counts.sum())

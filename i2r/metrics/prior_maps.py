@@ -70,7 +70,23 @@ def prior_bce(prior: Tensor, target: Tensor, *, ignore: bool = True) -> float:
     return float(F.binary_cross_entropy(prior[keep].float().clamp(0, 1), truth))
 
 
-def prior_measures(hists: dict[int, Tensor], cls: int, prior: Tensor, mask_s: Tensor) -> dict[str, float]:
+def calibrated_bce(hist: Tensor, probability: Tensor) -> float:
+    """Cross-entropy of one episode's prior after the map, mean over known pixels.
+
+    hist (2, BINS) of the episode, probability (BINS,) from calibration.fit.
+    """
+    counts = hist.double()
+    loss = -(counts[1] * probability.log() + counts[0] * torch.log1p(-probability)).sum()
+    return float(loss / counts.sum())
+
+
+def prior_measures(
+    hists: dict[int, Tensor],
+    cls: int,
+    prior: Tensor,
+    mask_s: Tensor,
+    probability: Tensor | None = None,
+) -> dict[str, float]:
     """Cross-entropy and average precision of one episode's prior.
 
     Args:
@@ -78,14 +94,16 @@ def prior_measures(hists: dict[int, Tensor], cls: int, prior: Tensor, mask_s: Te
         cls: the episode's class.
         prior: (S, S) in 0..1.
         mask_s: (S, S) 0 | 1 | 255.
+        probability: (BINS,) from calibration.fit, for the cross-entropy after it; None: it is left out.
     """
     hist = histogram(prior, mask_s)
     hists[cls] = hists[cls] + hist if cls in hists else hist
-    return {
+    found = {
         "bce": prior_bce(prior, mask_s),
         "bce_background": prior_bce(prior, mask_s, ignore=False),
         "ap": average_precision(hist),
     }
+    return found if probability is None else found | {"bce_calibrated": calibrated_bce(hist, probability)}
 
 
 def cam_measures(plus: Tensor, mask_s: Tensor) -> dict[str, float]:

@@ -35,7 +35,6 @@ from i2r.metrics.prior_maps import (
     CAM_MEASURES,
     best_threshold,
     cam_measures,
-    histogram,
     mean,
     prior_measures,
     prior_summary,
@@ -160,9 +159,10 @@ def score(
                 own = row | count(dataset, draw, logits[place], mask_s, scoring)
                 name = method.removeprefix("prior-")
                 if name in priors:
-                    own |= prior_measures(tally["hists"][name], draw.cls, priors[name][place], mask_s)
-                    hist = histogram(priors[name][place], mask_s)
-                    own["bce_calibrated"] = calibration.calibrated_bce(hist, learned.probabilities[name])
+                    probability = learned.probabilities[name]
+                    own |= prior_measures(
+                        tally["hists"][name], draw.cls, priors[name][place], mask_s, probability
+                    )
                 elif method == FOREGROUND:
                     constant = torch.full_like(mask_s, learned.share, dtype=torch.float32)
                     own |= prior_measures(tally["hists"][CONSTANT], draw.cls, constant, mask_s)
