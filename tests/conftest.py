@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from official_archives import Server, contents, served_table, serving
 
 from i2r.config.load import overlay
 from i2r.pipeline.steps import STEPS
@@ -127,3 +128,13 @@ def real(tmp_path: Path) -> Toy:
 @pytest.fixture(scope="session")
 def new_toy() -> Callable[[Path], Toy]:
     return make_toy
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server of all archives of `official_archives.contents`."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    files = contents()
+    with serving() as found:
+        found.files = {archive.file: files[name] for name, archive in served_table(files, "").items()}
+        yield found

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -135,8 +136,9 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
+@cache
 def contents() -> dict[str, bytes]:
-    """The generated file for each archive of the table."""
+    """The generated file for each archive of the table; made once, because archives hold the time."""
     found = {
         "voc2012": voc(),
         "sbd": sbd(),

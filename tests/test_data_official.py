@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from official_archives import Server, served_table, serving
+from official_archives import Server, served_table
 from test_fetch_workflow import FILES, write_table
 from test_pipeline import planned
 
@@ -22,14 +21,6 @@ from i2r.pipeline.plan import Plan
 
 SMALL = {"data": {"root": None, "source": "voc"}, "backbone": {"name": "resnet50"}, "make": ["table1"]}
 MASK = "VOC2012/SegmentationClassAug/2008_000008.png"  # from SBD
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with serving() as found:
-        found.files = {archive.file: FILES[name] for name, archive in served_table(FILES, "").items()}
-        yield found
 
 
 @pytest.fixture

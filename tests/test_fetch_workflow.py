@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pytest
 import yaml
 from conftest import Toy, make_copy
 from data_samples import write_coco
-from official_archives import Server, contents, served_table, serving
+from official_archives import Server, contents, served_table
 
 from i2r.config.load import overlay
 from i2r.data.index_table import read_index
@@ -72,14 +72,6 @@ def clone(folder: Path, data: Path, server: Server) -> Clone:
     runtime = {"data_root": str(data), "archives": "archives.csv", "mirrors": [server.address]}
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS | {"runtime": runtime}))
     return made
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with serving() as found:
-        found.files = {archive.file: FILES[name] for name, archive in served_table(FILES, "").items()}
-        yield found
 
 
 @pytest.fixture
