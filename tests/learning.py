@@ -15,7 +15,7 @@ from i2r.data.shapes.generate import CLASSES
 from i2r.nets.backbone.base import build_backbone
 from i2r.pipeline.jobs import Job
 from i2r.pipeline.steps import STEPS
-from i2r.steps import base_learner, cam_head, data, episodes, lists
+from i2r.steps import base_learner, cam_head, data, episodes, lists, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,3 +103,11 @@ def prepare(folder: Path, shot: int = 1, **changes: dict[str, Any]) -> dict[str,
     do("base_learner", base_learner.run)
     do("cam_head", cam_head.run)
     return inputs
+
+
+def trained(folder: Path) -> dict[str, Path]:
+    """The inputs of an evaluation: those of `prepare`, and a short training."""
+    made = prepare(folder)
+    job = make_job(folder, "train", made)
+    train.run(job)
+    return {**made, "train": job.out}

@@ -9,7 +9,7 @@ import fake_jobs
 import pandas as pd
 import pytest
 import torch
-from learning import make_job, prepare
+from learning import make_job, trained
 
 from i2r.config.networks import ATTENTION_MASKS
 from i2r.data.control_episodes import KINDS, controls, pictures
@@ -20,7 +20,7 @@ from i2r.metrics import segmentation
 from i2r.nets.decoder.attention import CrossAttention, Labels
 from i2r.report import controls as shown
 from i2r.steps import controls as step
-from i2r.steps import evaluate, train
+from i2r.steps import evaluate
 
 PIXELS = {
     "q": {"1": 500, "2": 400, "3": 20},
@@ -68,10 +68,7 @@ def test_a_shuffled_mask_keeps_its_pixels_and_the_unknown_ones(kind, no_label):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("controls")
-    inputs = prepare(folder)
-    job = make_job(folder, "train", inputs)
-    train.run(job)
-    inputs = {**inputs, "train": job.out}
+    inputs = trained(folder)
     evaluated, job = (make_job(folder, name, inputs) for name in ("evaluate", "controls"))
     evaluate.run(evaluated)
     step.run(job)

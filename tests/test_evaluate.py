@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from learning import BAM, make_job, prepare, run_params
+from learning import BAM, make_job, run_params, trained
 
 from i2r.config.base import ParamsError
 from i2r.config.networks import PRIORS
@@ -26,11 +26,7 @@ from i2r.steps import baselines, evaluate, train
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
-    made = prepare(folder)
-    job = make_job(folder, "train", made)
-    train.run(job)
-    return {**made, "train": job.out}
+    return trained(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="module")

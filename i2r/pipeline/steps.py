@@ -62,10 +62,8 @@ class Step:
 
 NETWORK = {"data": ("size",), "backbone": ("name", "stride_at")}  # what every step with a network reads
 LEARNED = ("weights.safetensors", "scores.json", "metrics.jsonl")
-BEST, LAST = (
-    "best.safetensors",
-    "last.safetensors",
-)  # beside weights.safetensors, where a training is validated
+# Beside weights.safetensors, where a training is validated.
+BEST, LAST = "best.safetensors", "last.safetensors"
 SCORED = ("scores.json", "episodes.csv", "pictures.npz")
 
 STEPS = {
