@@ -14,8 +14,7 @@ from i2r.config.experiment import STAGES
 from i2r.config.load import PARAMS, PRESETS, Params, extended, load
 from i2r.errors import as_sentences
 from i2r.files import write_json, write_text
-from i2r.pipeline.plan import RESULTS
-from i2r.pipeline.spec import JobError
+from i2r.pipeline.spec import RESULTS, JobError
 from i2r.pipeline.steps import STEPS
 
 CODE_VERSIONS = Path("tests/code_versions.json")

@@ -29,8 +29,8 @@ from i2r.nets.backbone.base import build_backbone
 from i2r.nets.resize import nearest
 from i2r.pipeline.identity import data_identity
 from i2r.pipeline.jobs import run_job
-from i2r.pipeline.plan import RESULTS, make_plan
-from i2r.pipeline.spec import JobError
+from i2r.pipeline.plan import make_plan
+from i2r.pipeline.spec import RESULTS, JobError
 from i2r.pipeline.stage import prepare
 from i2r.pipeline.steps import STEPS
 

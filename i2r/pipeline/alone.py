@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from i2r.files import write_text
-from i2r.pipeline.plan import RESULTS
-from i2r.pipeline.spec import JobError
+from i2r.pipeline.spec import RESULTS, JobError
 
 SNAKEMAKE_LOCKS = Path(".snakemake/locks")
 _held: list[IO[bytes]] = []  # until the process ends

@@ -12,6 +12,7 @@ from i2r.errors import InputError
 from i2r.files import canonical, read_json, write_json
 from i2r.pipeline.steps import STEPS
 
+RESULTS = Path("results")
 KEY_LENGTH = 12
 
 

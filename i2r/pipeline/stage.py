@@ -21,8 +21,8 @@ from i2r.pipeline import store
 from i2r.pipeline.alone import began, has_stale_lock
 from i2r.pipeline.digests import digest
 from i2r.pipeline.jobs import locked
-from i2r.pipeline.plan import RESULTS, Plan, make_plan
-from i2r.pipeline.spec import JobError, Spec, write_spec
+from i2r.pipeline.plan import Plan, make_plan
+from i2r.pipeline.spec import RESULTS, JobError, Spec, write_spec
 from i2r.pipeline.steps import steps_of
 
 ROUNDS = 12  # runs of Snakemake at most: a result made again may differ, so what was made from it follows next time

@@ -16,8 +16,8 @@ from typing import Any
 
 from i2r.files import canonical, digest_of, read_json, sha256, write_json
 from i2r.pipeline.fetched import changed, is_present
-from i2r.pipeline.plan import RESULTS, Plan
-from i2r.pipeline.spec import Input, Spec
+from i2r.pipeline.plan import Plan
+from i2r.pipeline.spec import RESULTS, Input, Spec
 from i2r.pipeline.steps import STEPS
 
 MANIFEST = "manifest.json"
