@@ -82,15 +82,14 @@ def test_a_folder_placed_by_hand_must_have_everything(voc: Wanted, server: Serve
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to change the user")
 def test_a_complete_folder_may_be_read_only(voc: Wanted):
     made = obtain(voc)
-    for path in [*voc.root.parents[:2], voc.root, *voc.root.rglob("*")]:
+    for path in [voc.root, *voc.root.rglob("*")]:
         path.chmod(path.stat().st_mode | (0o55 if path.is_dir() else 0o44))
-    if any(os.stat(path).st_mode & 0o55 != 0o55 for path in voc.root.parents):
-        pytest.skip(f"a folder above {voc.root} is closed to other users")
     child = os.fork()
     if not child:
         try:
+            os.chdir(voc.root)  # folders above it are closed to other users
             os.setuid(65534)
-            os._exit(0 if obtain(voc) == made else 1)
+            os._exit(0 if obtain(replace(voc, root=Path())) == made else 1)
         except BaseException:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
