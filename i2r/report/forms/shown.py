@@ -178,10 +178,13 @@ def gain(target: Target, ours: str, theirs: str, shot: int) -> str:
     return points(*target.difference(ours, theirs, shot))
 
 
+BESIDE = ("evaluate.controls", "evaluate.pictures")  # params that change no score
+
+
 def unlike(target: Target, ours: str, theirs: str, most: int = 3) -> str:
     """`network.prior: ordered, not pmgm`: how the params of two methods differ; empty if more than `most` values do."""
     first, second = (flat(target.method(id)["params"]) for id in (ours, theirs))
-    keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    keys = [key for key in {**first, **second} if first.get(key) != second.get(key) and key not in BESIDE]
     if not keys or len(keys) > most:
         return ""
     return "; ".join(f"{key}: {said(first.get(key))}, not {said(second.get(key))}" for key in keys)

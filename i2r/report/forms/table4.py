@@ -23,7 +23,7 @@ from i2r.report.forms.shown import (
 )
 from i2r.report.results import Finished
 from i2r.report.target import Target
-from i2r.report.text import Grid, bracket, number, points
+from i2r.report.text import Grid, bracket, listed, number, points
 
 PRIORS = {
     "bam": "BAM's (baseline)",
@@ -185,13 +185,14 @@ def verdicts(table: pd.DataFrame) -> list[str]:
         lower = "lower" if means.at["bce", "pmgm"] < means.at["bce", "bam"] else "higher"
         paper = "lower" if table4("pmgm") < table4("bam") else "higher"
         pairs = [
-            f"{names[measure]} {number(means.at[measure, 'pmgm'])} against {number(means.at[measure, 'bam'])}"
-            for measure in ("ap", "iou_best")
+            f"{names[measure]} {number(means.at[measure, 'pmgm'], digits)} against "
+            f"{number(means.at[measure, 'bam'], digits)}"
+            for measure, digits in (("bce_calibrated", 3), ("ap", 1), ("iou_best", 1))
         ]
         out.append(
             f"PMGM's prior has a {lower} cross-entropy than BAM's "
             f"({'as in the paper' if paper == lower else f'in the paper a {paper} one'}); "
-            f"{' and '.join(pairs)}."
+            f"{listed(pairs)}."
         )
     return out
 
