@@ -4,10 +4,10 @@ Each image has one or two objects of one class, one to three of other classes, a
 classes apart: colour and texture do not depend on the class, and up to one object in four copies them, slightly
 changed, from the background or from another object.
 
-Classes of an image are drawn uniformly, regardless of folds; with `lookalikes` p, in a part p of the images one class
-is replaced by one that looks like another class of the image (silhouettes.GROUPS), whatever their folds. An image shows 2 to 4 of the 20 classes, 2.7 on
+Classes of an image are drawn uniformly, regardless of folds. An image shows 2 to 4 of the 20 classes, 2.7 on
 average, so about 45 % of the images show none of five given classes: this part of the training list remains in each
-fold after BAM's rule has dropped the images with test classes.
+fold after BAM's rule has dropped the images with test classes. With `lookalikes` p, one class of an image is replaced
+with probability p by one that looks like another class of the image (silhouettes.GROUPS), of whatever fold.
 
 objects.csv lists every object with the number of its pixels, and of those that nothing covers.
 """
@@ -112,7 +112,7 @@ def _texture(rng: Rng, look: Look, height: int, width: int) -> np.ndarray:
 
 
 class Canvas:
-    """An image under construction: image float32 (3, H, W) RGB 0..255, labels uint8 (H, W), and `top`, uint8 (H, W), the
+    """An image under construction: image float32 (3, H, W) RGB 0..255, labels uint8 (H, W), and top uint8 (H, W): the
     number of the object that each pixel shows (0: none)."""
 
     def __init__(self, rng: Rng, height: int, width: int) -> None:
@@ -224,7 +224,7 @@ def _place(rng: Rng, height: int, width: int, extents: np.ndarray) -> list[tuple
 
 
 def _with_lookalike(rng: Rng, kinds: np.ndarray) -> np.ndarray:
-    """The classes of an image with the second replaced by one of the first's group, unless the image has one already."""
+    """The classes of an image, the second replaced by one of the first's group unless the image has one already."""
     name = CLASSES[kinds[0] - 1]
     alike = next(group for group in GROUPS if name in group)
     others = [1 + CLASSES.index(other) for other in alike if other != name]

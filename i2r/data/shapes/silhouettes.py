@@ -370,7 +370,7 @@ DRAWN: tuple[Callable[[Rng], Outline], ...] = (
 )
 CLASSES = tuple(draw.__name__ for draw in DRAWN)
 # Classes that look alike, of the same fold or of others. For each, one of its group is among the three classes whose
-# outlines a linear classifier can tell least from its own (Mahalanobis distance of mean silhouettes; a test measures it).
+# outlines a linear classifier tells least from its own (Mahalanobis distance of mean silhouettes; a test measures it).
 GROUPS = (
     ("star", "leaf"),
     ("key", "arrow"),
