@@ -95,7 +95,7 @@ def test_the_report_has_every_method_in_every_stratum(tmp_path):
     assert ((known["low"] <= known["value"]) & (known["value"] <= known["high"])).mean() > 0.9
     page = (out / "report.html").read_text()
     assert "By kind of episode" in page
-    assert "A look-alike of the class is in the query: yes / no" in page
+    assert "Look-alike in the query: yes / no" in page
 
 
 def _recomputed(report, id, kind, stratum):

@@ -18,7 +18,7 @@ from i2r.report.text import Grid, counted, points, with_interval
 
 # kind -> what it is called on the page, and its two strata
 KINDS = {
-    "look-alike": ("A look-alike of the class is in the query", ("yes", "no")),
+    "look-alike": ("Look-alike in the query", ("yes", "no")),
     "size": ("Object", ("small", "large")),
     "cover": ("Object covered", ("yes", "no")),
 }
@@ -27,6 +27,14 @@ OBJECTS = "objects.csv"  # of a data job whose images are generated: image, clas
 CHANGE = "change"  # a difference between two methods in the first stratum, less that in the second
 COLUMNS = ["target", "dataset", "shot", "id", "minus", "kind", "stratum", "value", "low", "high"]
 COLUMNS += ["folds", "episodes", "pictures"]
+
+ABOUT = (
+    "Look-alike: another class of the same group, which has similar outlines (generated images) or is of the same "
+    "kind (photographs). Small: a smaller share of the picture than in the median episode of the fold. Covered: other "
+    f"shapes hide more than {100 * COVERED:g} % of the class's pixels. mIoU is the mean over the folds with such "
+    "episodes, and in each over the classes that have some: scores of different episodes differ in their classes too; "
+    "differences between methods are on the same episodes."
+)
 
 Frames = list[list[pd.DataFrame]]  # episodes with the columns of KINDS: of each fold, of each of its runs
 
@@ -180,14 +188,7 @@ def _scores(own: pd.DataFrame, target: Target, title: str) -> Grid:
     for column in ("episodes", "pictures"):
         grid.quiet.add(len(grid.rows))
         grid.rows.append([column, *(str(int(row[column])) for row in rows)])
-    folds = int(own["folds"].max())
-    grid.note = (
-        f"mIoU in percent, {PICTURES}: the mean over the {counted(folds, 'fold')} with such episodes, and in each over "
-        "the classes that have some, so strata differ in their classes too. A look-alike is another class of the same "
-        "group: similar outlines (generated images) or one kind of object (photographs). Small: a smaller share of the "
-        "picture than in the median episode of the fold. Covered: other shapes hide more than "
-        f"{100 * COVERED:g} % of the class's pixels."
-    )
+    grid.note = f"mIoU in percent, {PICTURES}, over {counted(int(own['folds'].max()), 'fold')}."
     return grid
 
 
