@@ -12,7 +12,7 @@ from i2r.data.index_table import write_index
 from i2r.data.shapes import silhouettes
 from i2r.files import read_json
 from i2r.report.results import Results
-from i2r.report.strata import strata
+from i2r.report.strata import read_data, strata
 from i2r.report.target import Target
 
 
@@ -58,7 +58,9 @@ def test_groups_of_coco_are_its_supercategories():
 def test_a_photograph_has_a_look_alike_if_another_class_of_its_kind_is_in_it(tmp_path):
     cat, dog, sofa = (str(voc.VOC_CLASSES.index(name) + 1) for name in ("cat", "dog", "sofa"))
     job = data_job(tmp_path, "voc", voc.VOC_CLASSES, {"a": {cat: 10, dog: 30}, "b": {cat: 20, sofa: 40}})
-    found = strata(job, episodes(("a", int(cat)), ("b", int(cat)), ("b", int(sofa)), ("a", int(dog))))
+    found = strata(
+        *read_data(job), episodes(("a", int(cat)), ("b", int(cat)), ("b", int(sofa)), ("a", int(dog)))
+    )
     assert list(found["look-alike"]) == ["yes", "no", "no", "yes"]
     assert list(found["size"]) == ["small", "small", "large", "large"]  # the median is 25 %
     assert "cover" not in found  # nobody knows it of a photograph
@@ -68,7 +70,7 @@ def test_an_object_is_covered_if_other_shapes_hide_a_twentieth_of_it(tmp_path):
     shown = {"a": {"1": 10, "10": 10}, "b": {"1": 10, "2": 5}}
     objects = [("a", 1, 60, 60), ("a", 1, 40, 30), ("a", 10, 100, 95), ("b", 1, 50, 50), ("b", 2, 50, 20)]
     job = data_job(tmp_path, "shapes", silhouettes.CLASSES, shown, objects)
-    found = strata(job, episodes(("a", 1), ("a", 10), ("b", 1), ("b", 2)))
+    found = strata(*read_data(job), episodes(("a", 1), ("a", 10), ("b", 1), ("b", 2)))
     assert list(found["cover"]) == ["yes", "no", "no", "yes"]
     assert list(found["look-alike"]) == ["yes", "yes", "no", "no"]  # star and leaf; star and gear
 
@@ -106,7 +108,7 @@ def _recomputed(report, id, kind, stratum):
     folds = []
     for item in Target("table1", results).items:
         if item.id == id:
-            rows = strata(results.known[item.job.inputs["data"]], item.job.episodes)
+            rows = strata(*read_data(results.known[item.job.inputs["data"]]), item.job.episodes)
             rows = rows[rows[kind] == stratum]
             ious = [part["inter_fg"].sum() / part["union_fg"].sum() for _, part in rows.groupby("class")]
             folds.append(100 * np.mean(ious))

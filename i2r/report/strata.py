@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from i2r.data.index_table import INDEX, read_index
+from i2r.data.shapes.generate import OBJECTS
 from i2r.data.sources import open_source
 from i2r.metrics.statistics import Measured, averaged_scores, miou
 from i2r.report.forms.shown import PICTURES, setting
@@ -23,7 +26,6 @@ KINDS = {
     "cover": ("Object covered", ("yes", "no")),
 }
 COVERED = 0.05  # share of its pixels below other shapes from which an object counts as covered
-OBJECTS = "objects.csv"  # of a data job whose images are generated: image, class, pixels, visible
 CHANGE = "change"  # a difference between two methods in the first stratum, less that in the second
 COLUMNS = ["target", "dataset", "shot", "id", "minus", "kind", "stratum", "value", "low", "high"]
 COLUMNS += ["folds", "episodes", "pictures"]
@@ -36,60 +38,48 @@ ABOUT = (
     "differences between methods are on the same episodes."
 )
 
+Covered = dict[tuple[str, int], bool]  # of image and class
 Frames = list[list[pd.DataFrame]]  # episodes with the columns of KINDS: of each fold, of each of its runs
 
 
 # --- the stratum of each episode -------------------------------------------------------------------------------
 
 
-def strata(data: Finished, episodes: pd.DataFrame) -> pd.DataFrame:
+def read_data(data: Finished) -> tuple[dict[str, Any], Covered | None]:
+    """The index of a data job, and whether other shapes cover each class of each image, if the job says it."""
+    index = read_index(data.folder / INDEX, "sizes")
+    if OBJECTS not in data.products:
+        return index, None
+    objects = pd.read_csv(data.folder / OBJECTS, dtype={"image": str})
+    sums = objects.groupby(["image", "class"])[["pixels", "visible"]].sum()
+    return index, (sums["visible"] < (1 - COVERED) * sums["pixels"]).to_dict()
+
+
+def strata(index: dict[str, Any], covered: Covered | None, episodes: pd.DataFrame) -> pd.DataFrame:
     """The episodes with a column for each kind that is known for the data set.
 
     look-alike: whether another class of the same of the source's groups is in the query. size: whether the class has a
     smaller share of the query than in the median episode. cover: whether other shapes hide more than COVERED of the
     pixels of its objects.
+
+    Args:
+        index, covered: from read_data.
     """
-    index, pairs = (
-        read_index(data.folder / INDEX, "sizes"),
-        list(zip(episodes["query"], episodes["class"], strict=True)),
-    )
-    found = {}
+    pairs = list(zip(episodes["query"], episodes["class"], strict=True))
+    shown, sizes = index["val"], index["sizes"]
+    found: dict[str, Any] = {}
     if groups := open_source(index["source"]).groups:
         number = {name: at for at, members in enumerate(groups) for name in members}
         group = {str(cls): number.get(name, -cls) for cls, name in enumerate(index["classes"], 1)}
-        alike = [
-            any(group[other] == group[str(cls)] for other in index["val"][query] if other != str(cls))
+        found["look-alike"] = [
+            any(group[other] == group[str(cls)] for other in shown[query] if other != str(cls))
             for query, cls in pairs
         ]
-        found["look-alike"] = pd.Series(alike)
-    areas = [index["val"][query][str(cls)] for query, cls in pairs]
-    sides = pd.DataFrame([index["sizes"][query] for query, _ in pairs], columns=["height", "width"])
-    share = pd.Series(areas) / (sides["height"] * sides["width"])
-    found["size"] = share < share.median()
-    if OBJECTS in data.products:
-        table = pd.read_csv(data.folder / OBJECTS, dtype={"image": str})
-        sums = table.groupby(["image", "class"])[["pixels", "visible"]].sum()
-        covered = sums["visible"] < (1 - COVERED) * sums["pixels"]
-        found["cover"] = pd.Series([bool(covered[pair]) for pair in pairs])
-    named = {
-        kind: is_first.map(dict(zip((True, False), KINDS[kind][1], strict=True)))
-        for kind, is_first in found.items()
-    }
-    return episodes.assign(**{kind: column.to_numpy() for kind, column in named.items()})
-
-
-def _frames(results: Results, target: Target, id: str, shot: int, seen: dict[str, pd.DataFrame]) -> Frames:
-    """The episodes of a method; none if a fold is missing. seen: strata by the key of the evaluation."""
-    found = []
-    for fold in target.over(target.dataset(id), shot):
-        jobs = [item.job for item in target.items_of(id, shot, fold)]
-        if not jobs:
-            return []
-        for job in jobs:
-            if job.key not in seen:
-                seen[job.key] = strata(results.known[job.inputs["data"]], job.episodes)
-        found.append([seen[job.key] for job in jobs])
-    return found
+    share = np.array([shown[query][str(cls)] / np.prod(sizes[query]) for query, cls in pairs])
+    found["size"] = share < np.median(share)
+    if covered is not None:
+        found["cover"] = [covered[pair] for pair in pairs]
+    return episodes.assign(**{kind: np.where(first, *KINDS[kind][1]) for kind, first in found.items()})
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------
@@ -102,25 +92,40 @@ def table(results: Results, targets: Sequence[Target]) -> pd.DataFrame:
     minus: the other method of a difference. value: the mean over the folds that have such episodes, and in each over
     the classes that have some.
     """
+
+    @cache
+    def described(key: str) -> tuple[dict[str, Any], Covered | None]:
+        return read_data(results.known[key])
+
+    @cache
+    def divided(key: str) -> pd.DataFrame:
+        job = results.known[key]
+        return strata(*described(job.inputs["data"]), job.episodes)
+
     rows: list[dict[str, Any]] = []
-    seen: dict[str, pd.DataFrame] = {}
+    count = results.params["report"]["bootstrap"]
     for target in targets:
         for dataset, shot in product(target.datasets, target.shots):
             ids = [id for id in target.trained if target.dataset(id) == dataset]
-            frames = {id: own for id in ids if (own := _frames(results, target, id, shot, seen))}
+            frames = {id: own for id in ids if (own := _frames(target, id, shot, divided))}
             start = {"target": target.name, "dataset": dataset, "shot": shot}
-            rows += [
-                start | row for row in _rows(target, shot, frames, results.params["report"]["bootstrap"])
-            ]
+            rows += [start | row for row in _rows(target, shot, frames, count)]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _frames(target: Target, id: str, shot: int, divided: Callable[[str], pd.DataFrame]) -> Frames:
+    """The episodes of a method, divided; none if a fold is missing. divided: key of an evaluation -> its episodes."""
+    folds = target.over(target.dataset(id), shot)
+    jobs = [[item.job.key for item in target.items_of(id, shot, fold)] for fold in folds]
+    return [[divided(key) for key in runs] for runs in jobs] if all(jobs) else []
 
 
 def _rows(target: Target, shot: int, frames: Mapping[str, Frames], count: int) -> Iterator[dict[str, Any]]:
     found: dict[tuple[str, str, str], Measured] = {}
     for id, own in frames.items():
         for kind, stratum in _places(own[0][0]):
-            parts = [[frame[frame[kind] == stratum] for frame in runs] for runs in own]
-            if parts := [runs for runs in parts if len(runs[0])]:
+            parts = [[part for frame in runs if len(part := frame[frame[kind] == stratum])] for runs in own]
+            if parts := [runs for runs in parts if runs]:
                 folds = [averaged_scores([miou(frame, count) for frame in runs]) for runs in parts]
                 found[id, kind, stratum] = score = averaged_scores(folds)
                 yield {"id": id, "kind": kind, "stratum": stratum} | _numbers(score) | _counts(parts)
@@ -151,8 +156,8 @@ def _numbers(score: Measured) -> dict[str, float]:
 
 
 def _counts(parts: Frames) -> dict[str, int]:
-    """Folds, and episodes and query pictures of all folds; each run of a fold has the same."""
-    episodes = pd.concat([runs[0] for runs in parts])
+    """Folds, and episodes and query pictures of all folds and seeds."""
+    episodes = pd.concat([part for runs in parts for part in runs])
     return {"folds": len(parts), "episodes": len(episodes), "pictures": episodes["query"].nunique()}
 
 
@@ -163,9 +168,8 @@ def grids(found: pd.DataFrame, targets: Sequence[Target]) -> list[Grid]:
     """Scores and differences of each target, data set and shot."""
     made = []
     for target in targets:
-        for (dataset, shot), own in found[found["target"] == target.name].groupby(
-            ["dataset", "shot"], sort=False
-        ):
+        of_target = found[found["target"] == target.name]
+        for (dataset, shot), own in of_target.groupby(["dataset", "shot"], sort=False):
             where = setting(target, dataset, shot)
             title = f"{target.name}{f', {where}' if where else ''}"
             made.append(_scores(own[own["minus"].isna()], target, title))
@@ -188,7 +192,8 @@ def _scores(own: pd.DataFrame, target: Target, title: str) -> Grid:
     for column in ("episodes", "pictures"):
         grid.quiet.add(len(grid.rows))
         grid.rows.append([column, *(str(int(row[column])) for row in rows)])
-    grid.note = f"mIoU in percent, {PICTURES}, over {counted(int(own['folds'].max()), 'fold')}."
+    grid.note = f"mIoU in percent, {PICTURES}, over {counted(int(own['folds'].max()), 'fold')}. "
+    grid.note += "Episodes of all folds and seeds are counted."
     return grid
 
 
