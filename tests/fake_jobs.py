@@ -85,7 +85,9 @@ def episodes(rng: np.random.Generator, fold: int, level: float, count: int) -> p
     classes = rng.permutation(np.resize(kept, count))
     union = rng.integers(300, 900, count)
     share = np.clip(rng.normal(level + 0.03 * (classes % 5), 0.18), 0, 1)
-    queries = [f"{fold}_{number}" for number in rng.integers(0, max(1, count // 2), count)]
+    shown = data_set()["val"]
+    images = {cls: [name for name, pixels in shown.items() if str(cls) in pixels] for cls in kept}
+    queries = [str(rng.choice(images[cls])) for cls in classes]
     frame = pd.DataFrame({"index": range(count), "class": classes, "query": queries, "supports": "s"})
     return frame.assign(
         inter_fg=(union * share).astype(int), union_fg=union, inter_bg=8000, union_bg=8000 + union
@@ -179,6 +181,17 @@ def data_set() -> dict:
     return index
 
 
+def objects(index: dict) -> pd.DataFrame:
+    """The table of objects of an index: one object of each class, of which a tenth is covered in every third image."""
+    rows = [
+        (image, int(cls), pixels, pixels if number % 3 else pixels * 9 // 10)
+        for split in ("train", "val")
+        for number, (image, shown) in enumerate(index[split].items())
+        for cls, pixels in shown.items()
+    ]
+    return pd.DataFrame(rows, columns=["image", "class", "pixels", "visible"])
+
+
 def png(scratch: Path) -> bytes:
     """The picture of samples."""
     Image.new("RGB", (1440, 256), "seagreen").save(scratch, "png")
@@ -235,7 +248,12 @@ def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, em
             index = data_set()
             if spec.params["data"].get("faulty") == "leave_out":
                 index["left_out"] = LEFT_OUT
-            return {INDEX: parquet(scratch, index), SAMPLES: png(scratch)}
+            files = {
+                INDEX: parquet(scratch, index),
+                SAMPLES: png(scratch),
+                "objects.csv": csv(objects(index)),
+            }
+            return {name: content for name, content in files.items() if name in spec.products}
         case "fetch":
             return {"fetched.json": {}}
         case "lists":

@@ -167,6 +167,31 @@ def test_the_list_of_the_classifier_counts_only_where_it_is_trained():
     )
 
 
+def test_lookalikes_change_keys_only_where_there_are_some():
+    def data_of(**shapes) -> tuple[str, dict]:
+        spec = next(s for s in planned(data={"shapes": shapes}).jobs.values() if s.step == "data")
+        return spec.key, spec.params["data"]["shapes"]
+
+    without, values = data_of(lookalikes=0.0)
+    assert set(values) == {"train_images", "val_images", "seed"}  # as before look-alikes existed
+    with_some, values = data_of(lookalikes=0.25)
+    assert values["lookalikes"] == 0.25
+    assert with_some != without
+
+
+def test_shapes_paper_has_three_seeds_in_all_folds_for_each_claim():
+    made, shapes = planned("shapes-paper"), planned("shapes")
+    assert keys(shapes, "train") < keys(made, "train")  # it shares the results of shapes
+    for name, methods in (("table1", ("i2r", "bam")), ("table3", ("i2r", "i2r-no-pmgm", "i2r-no-dicm"))):
+        evaluated = [spec for spec in made.target(name) if spec.step == "evaluate"]
+        labels = {label for spec in evaluated for label in made.labels[spec.key]}
+        for method in methods:
+            places = {f"{method}-1shot-fold{f}-seed{s}-eval0" for f in range(4) for s in range(3)}
+            assert places <= labels
+    priors = [spec for spec in made.target("table4") if spec.step == "baselines"]
+    assert {spec.args["eval_seed"] for spec in priors} == set(range(10))
+
+
 def test_a_name_of_a_method_is_a_label():
     method = load.read(ROOT / "workflow/presets/shapes.yaml")["methods"]["bam"]
     named, renamed = (

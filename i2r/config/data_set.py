@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from i2r.config.base import Count, Positive, Section, said
+from i2r.config.base import Count, Positive, Section, Share, said
 
 
 def grid_side(size: int) -> int:
@@ -26,6 +26,11 @@ class Shapes(Section):
     train_images: Positive = Field(2000, description="number of training images")
     val_images: Positive = Field(500, description="number of validation images")
     seed: Count = Field(0, description="seed of the images")
+    lookalikes: Share = Field(
+        0.0,
+        description="probability that one class of an image is replaced by one that looks like another class of the "
+        "image (GROUPS in i2r/data/shapes/silhouettes.py)",
+    )
 
 
 class Data(Section):

@@ -16,6 +16,7 @@ import re
 import shutil
 from collections.abc import Collection, Mapping
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +71,9 @@ COCO_CLASSES = (
     *("cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase"),
     *("scissors", "teddy bear", "hair drier", "toothbrush"),
 )
+# COCO's supercategories, from person to indoor: the classes of each follow one another.
+_ENDS = tuple(accumulate((1, 8, 5, 10, 5, 10, 7, 10, 6, 6, 5, 7), initial=0))
+GROUPS = tuple(COCO_CLASSES[start:end] for start, end in pairwise(_ENDS))
 _NAME = re.compile(r"COCO_(train2014|val2014)_\d{12}")
 
 
@@ -348,6 +352,7 @@ def _source(crowds: str) -> Source:
         folds="interleaved",
         listing=partial(_listing, **own),
         paths=partial(paths, **own),
+        groups=GROUPS,
     )
 
 

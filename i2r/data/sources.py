@@ -46,6 +46,7 @@ class Source:
             None for generated data.
         paths: id -> its image and mask below the folder of the data set.
         class_of: id -> name of the only class that the image shows; None: images show several classes.
+        groups: names of classes that look alike or are of one kind; empty if nobody has declared them.
     """
 
     classes: tuple[str, ...] | None
@@ -57,6 +58,7 @@ class Source:
     listing: Callable[[Mapping[str, Any], Path], Listing] | None = None
     paths: Callable[[str], tuple[str, str]] = voc_paths
     class_of: Callable[[str], str] | None = None
+    groups: tuple[tuple[str, ...], ...] = ()
 
 
 def open_source(name: str) -> Source:

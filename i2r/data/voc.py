@@ -35,6 +35,13 @@ IMAGENET_CLASSES = dict(
         strict=True,
     )
 )
+# VOC's own four kinds of classes
+GROUPS = (
+    ("person",),
+    ("bird", "cat", "cow", "dog", "horse", "sheep"),
+    ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train"),
+    ("bottle", "chair", "diningtable", "pottedplant", "sofa", "tvmonitor"),
+)
 IMAGES, MASKS = "JPEGImages", "SegmentationClassAug"
 LISTS = {"train": "lists/train.txt", "val": "lists/val.txt"}
 
@@ -146,4 +153,4 @@ def _index(options: Mapping[str, Any], _out: Path, root: Path | None, **how: Any
     return index_voc(*_where(options, root), **how)
 
 
-SOURCE = Source(VOC_CLASSES, _index, read_image, read_mask, IMAGENET_CLASSES, listing=listing)
+SOURCE = Source(VOC_CLASSES, _index, read_image, read_mask, IMAGENET_CLASSES, listing=listing, groups=GROUPS)

@@ -130,6 +130,31 @@ def mean_samples(table: pd.DataFrame, column: str, resamplings: int) -> Samples:
     return Samples(total[:, 0] / total[:, 1], (len(sums),))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A score in percent, or a difference of scores in points, and its samples over pictures."""
+
+    value: float
+    samples: Samples
+
+    def __sub__(self, other: Measured) -> Measured:
+        return Measured(self.value - other.value, self.samples - other.samples)
+
+
+def miou(table: pd.DataFrame, resamplings: int) -> Measured:
+    """mIoU over the classes of a table, and its samples; table as for `miou_samples`, with at least one row."""
+    sums = table.groupby("class")[["inter_fg", "union_fg"]].sum()
+    value = 100 * float((sums["inter_fg"] / sums["union_fg"].clip(lower=1)).mean())
+    return Measured(value, miou_samples(table, resamplings))
+
+
+def averaged_scores(parts: Sequence[Measured]) -> Measured:
+    """The mean of scores of folds or seeds."""
+    return Measured(
+        float(np.mean([part.value for part in parts])), averaged([part.samples for part in parts])
+    )
+
+
 # --- seeds -----------------------------------------------------------------------------------------------------
 
 

@@ -80,10 +80,11 @@ class Planner:
     def data(self, method: Method) -> Spec:
         data = method.params.data
         if data.source == "shapes":
-            uses, products = (
-                {"source": data.source, "shapes": data.shapes.model_dump()},
-                (*STEPS["data"].products, "VOC"),
-            )
+            # without look-alikes their value is left out, so that results from before they existed keep their keys
+            shapes = data.shapes.model_dump(exclude=None if data.shapes.lookalikes else {"lookalikes"})
+            step = STEPS["data"]
+            uses = {"source": data.source, "shapes": shapes}
+            products = (*step.products, *step.folders, *step.sometimes)
         else:
             uses = data_identity(data, RESULTS / "state" / "content", f"methods.{method.name}.data")
             uses |= {"faulty": data.faulty} if data.faulty != "stop" else {}

@@ -73,7 +73,10 @@ STEPS = {
         Step(
             "fetch", "data", "i2r.steps.fetch:run", ("fetched.json",), network=True, memory=2000, minutes=1440
         ),
-        Step("data", "data", "i2r.steps.data:run", ("index.parquet", "samples.png"), 2, folders=("VOC",), minutes=120),
+        Step(
+            "data", "data", "i2r.steps.data:run", ("index.parquet", "samples.png"), 2,
+            folders=("VOC",), sometimes=("objects.csv",), minutes=120,
+        ),
         Step(
             "lists", "data", "i2r.steps.lists:run", ("lists.json",), 2,
             {"data": ("novel", "min_area", "draw", "folds", "size")}, memory=2000,
@@ -119,10 +122,10 @@ STEPS = {
             (
                 *("report.html", "table.md", "ablation.md", "priors.md", "metrics.json"),
                 *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "curves.csv"),
-                "controls.csv",
+                *("controls.csv", "strata.csv"),
                 "figures",
             ),
-            7, folders=("figures",),
+            8, folders=("figures",),
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",)),
     )

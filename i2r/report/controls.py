@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from i2r.data.control_episodes import KINDS
-from i2r.metrics.statistics import Samples, averaged, mean_samples, miou_samples
+from i2r.metrics.statistics import Measured, Samples, averaged, averaged_scores, mean_samples, miou
 from i2r.report.forms.shown import PICTURES
 from i2r.report.results import Results, dataset_of
 from i2r.report.text import Grid, counted, number, with_interval
@@ -35,14 +34,6 @@ MASKED = {
     "wrong_mass_unmasked": "wrong, before the mask",
 }
 GROUPS = {"present": "another class of the picture", "absent": "class not in it"}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A mean over folds, with its bootstrap samples over query pictures."""
-
-    value: float
-    samples: Samples
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -115,11 +106,7 @@ def measured(frames: list[pd.DataFrame], kind: str, measure: str, count: int) ->
 
 
 def _miou(frames: list[pd.DataFrame], count: int) -> Measured:
-    means = []
-    for frame in frames:
-        sums = frame.groupby("class")[["inter_fg", "union_fg"]].sum()
-        means.append(100 * float((sums["inter_fg"] / sums["union_fg"].clip(lower=1)).mean()))
-    return Measured(float(np.mean(means)), averaged([miou_samples(frame, count) for frame in frames]))
+    return averaged_scores([miou(frame, count) for frame in frames])
 
 
 def _scaled(samples: Samples) -> Samples:

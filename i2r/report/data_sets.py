@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
+from i2r.config.data_set import GENERATED
 from i2r.data.describe import SAMPLES, Class, classes, queries, sizes, together
 from i2r.data.index_table import INDEX, read_index
 from i2r.report.figures import BLUE, GREY, ORANGE, STYLE, foot, save
@@ -56,6 +57,11 @@ def _data_set(name: str, suffix: str, job: Finished, results: Results) -> DataSe
     least = min(areas, default=0)
     found = classes(index, least)
     sentences = [f"{sizes(index)} Digest {index['digest']}."]
+    if index["source"] == GENERATED and _pretrained(results):
+        sentences.append(
+            f"The backbone small was pretrained on single objects of all {len(index['classes'])} kinds, test kinds "
+            "included, as ImageNet's classes include those of VOC."
+        )
     sentences += [_said(where, rows) for where, rows in drawn.items() if rows]
     shown = {
         "samples": ("Images from the lists, with their masks.", partial(shutil.copy, job.folder / SAMPLES)),
@@ -66,6 +72,12 @@ def _data_set(name: str, suffix: str, job: Finished, results: Results) -> DataSe
         shown["queries"] = caption, partial(draw_queries, drawn)
     figures = [Figure(f"data-{kind}{suffix}", *values) for kind, values in shown.items()]
     return DataSet(name, sentences, figures, [_class_grid(found, least), _pair_grid(index)])
+
+
+def _pretrained(results: Results) -> bool:
+    """Whether a backbone was pretrained in the pipeline, on generated objects."""
+    backbones = [job.params["backbone"] for job in results.jobs.values() if job.step == "backbone"]
+    return any("pretrain" in values and values["weights"] is None for values in backbones)
 
 
 def _made_from(job: Finished, step: str, data: Finished) -> bool:

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from PIL import Image
 
-from i2r.report import controls, origin
+from i2r.report import controls, origin, strata
 from i2r.report.data_sets import DataSet
 from i2r.report.forms.shown import Figure, Shown
 from i2r.report.results import Results
@@ -78,6 +78,7 @@ def render(
     results: Results,
     shown: Sequence[tuple[Target, Shown]],
     controlled: pd.DataFrame,
+    kinds: Sequence[Grid],
     gallery: tuple[list[Figure], list[Figure], dict[str, list[Figure]]],
     sets: Sequence[DataSet],
     labels: dict[str, str],
@@ -87,6 +88,7 @@ def render(
 
     Args:
         controlled: from controls.table.
+        kinds: tables by kind of episode.
         gallery: loss curves, comparisons of episodes, and episodes of each method.
         sets: the data sets.
         figures: folder with all figures.
@@ -117,6 +119,8 @@ def render(
         total=origin.clock(total),
         targets=targets,
         controls=[for_template(grid) for grid in controls.grids(controlled, labels)],
+        about_kinds=strata.ABOUT,
+        kinds=[for_template(grid) for grid in kinds],
         masks=for_template(masks) if (masks := controls.mask_grid(results, labels)) else None,
         used=[Markup(strong(text)) for text in controls.sentences(controlled, labels)],
         excluded=excluded_classes(results),

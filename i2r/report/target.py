@@ -91,14 +91,15 @@ class Target:
         """Its ids on a data set."""
         return [id for id in self.ids if self.dataset(id) == dataset]
 
-    def _items(self, id: str, shot: int, fold: int) -> list[Scored]:
+    def items_of(self, id: str, shot: int, fold: int) -> list[Scored]:
+        """The runs of a method or baseline in a fold."""
         return [i for i in self.items if i.id == id and i.row["shot"] == shot and i.row["fold"] == fold]
 
     def over(self, dataset: str, shot: int) -> list[int]:
         """Folds over which means are taken: all except those in which no class is scored."""
         found = []
         for fold in self.folds:
-            items = [item for id in self.of(dataset) for item in self._items(id, shot, fold)]
+            items = [item for id in self.of(dataset) for item in self.items_of(id, shot, fold)]
             if not items or any(item.scores.get("miou") is not None for item in items):
                 found.append(fold)
         return found
@@ -106,7 +107,7 @@ class Target:
     def samples(self, id: str, shot: int, fold: int, measure: str = "miou") -> Samples | None:
         """Bootstrap samples of a measure of `Results.samples`, averaged over the runs of a fold; None if a run has
         none."""
-        drawn = [self.results.samples(item, measure) for item in self._items(id, shot, fold)]
+        drawn = [self.results.samples(item, measure) for item in self.items_of(id, shot, fold)]
         return averaged(drawn) if drawn and all(one is not None for one in drawn) else None
 
     def mean_samples(self, id: str, shot: int, measure: str = "miou") -> Samples | None:
@@ -118,7 +119,7 @@ class Target:
         """Mean over folds for each training seed (or, with `eval_seed`, each evaluation seed) that has all folds."""
         over, cells = self.over(self.dataset(id), shot), defaultdict(lambda: defaultdict(list))
         for fold in over:
-            for item in self._items(id, shot, fold):
+            for item in self.items_of(id, shot, fold):
                 if item.row.get(seed) is not None and item.scores.get(value) is not None:
                     cells[item.row[seed]][fold].append(item.scores[value])
         return {
@@ -138,7 +139,7 @@ class Target:
         for id in self.of(dataset):
             row: dict[Any, float] = {}
             for fold in self.folds:
-                numbers = [item.scores.get(value) for item in self._items(id, shot, fold)]
+                numbers = [item.scores.get(value) for item in self.items_of(id, shot, fold)]
                 known = numbers and all(number is not None for number in numbers)
                 row[fold] = float(np.mean(numbers)) if known else np.nan
             row["mean"] = float(np.mean([row[fold] for fold in over])) if over else np.nan
@@ -180,7 +181,7 @@ class Target:
         table = self.table(self.dataset(ours), shot)
         gain = table.at[ours, "mean"] - table.at[theirs, "mean"]
         a, b = self.mean_samples(ours, shot), self.mean_samples(theirs, shot)
-        if a is None or b is None or self._episodes(ours, shot) != self._episodes(theirs, shot):
+        if a is None or b is None or self.episode_keys(ours, shot) != self.episode_keys(theirs, shot):
             return gain, np.nan, np.nan
         return gain, *(a - b).interval()
 
@@ -195,16 +196,17 @@ class Target:
         """A trained method compared with another or a baseline; without seeds if that is not possible."""
         a, b = self.mean_samples(ours, shot), self.mean_samples(theirs, shot)
         known = a is not None and b is not None and self.dataset(ours) == self.dataset(theirs)
-        if not known or self._episodes(ours, shot) != self._episodes(theirs, shot):
+        if not known or self.episode_keys(ours, shot) != self.episode_keys(theirs, shot):
             return Comparison(np.nan, np.nan, np.nan, np.nan, 0, np.nan)
         if margin is None:
             margin = self.results.params["report"]["equivalence"]
         return compare(a - b, self.seed_differences(ours, theirs, shot), margin)
 
-    def _episodes(self, id: str, shot: int) -> set[str | None]:
-        items = (item for fold in self.folds for item in self._items(id, shot, fold))
+    def episode_keys(self, id: str, shot: int) -> set[str | None]:
+        """Keys of the episodes that a method was scored on."""
+        items = (item for fold in self.folds for item in self.items_of(id, shot, fold))
         return {item.job.inputs.get("episodes") for item in items}
 
     def trainings(self, id: str, shot: int) -> int:
         """Number of training seeds behind a method's numbers."""
-        return len({i.row["seed"] for fold in self.folds for i in self._items(id, shot, fold)} - {None})
+        return len({i.row["seed"] for fold in self.folds for i in self.items_of(id, shot, fold)} - {None})

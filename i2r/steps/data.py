@@ -13,7 +13,7 @@ from i2r.pipeline.jobs import Job
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write index.parquet, samples.png, and VOC/ if the images are generated.
+    """Write index.parquet, samples.png, and VOC/ and objects.csv if the images are generated.
 
     Raises:
         DataError: a file is missing or wrong, or the data set does not have the digest data.digest.

@@ -13,7 +13,7 @@ from i2r.config.experiment import FORMS
 from i2r.config.registry import find
 from i2r.files import write_json, write_text
 from i2r.pipeline.jobs import Job
-from i2r.report import controls, gallery, page
+from i2r.report import controls, gallery, page, strata
 from i2r.report.data_sets import data_sets
 from i2r.report.forms.shown import Shown
 from i2r.report.results import METRICS, PER_CLASS, Results
@@ -55,7 +55,12 @@ def run(job: Job) -> dict[str, Any]:
         figure.draw(out / "figures" / f"{figure.name}.png")
     controlled = controls.table(results)
     controlled.to_csv(out / "controls.csv", index=False, float_format="%.4f")
-    text = page.render(results, shown, controlled, (curves, compared, own), sets, names, out / "figures")
+    by_kind = strata.table(results, targets)
+    by_kind.to_csv(out / "strata.csv", index=False, float_format="%.4f")
+    kinds = strata.grids(by_kind, targets)
+    text = page.render(
+        results, shown, controlled, kinds, (curves, compared, own), sets, names, out / "figures"
+    )
     write_text(out / "report.html", text)
     return {
         f"{method}/{shot}/{value}": mean

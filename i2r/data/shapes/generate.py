@@ -6,11 +6,15 @@ changed, from the background or from another object.
 
 Classes of an image are drawn uniformly, regardless of folds. An image shows 2 to 4 of the 20 classes, 2.7 on
 average, so about 45 % of the images show none of five given classes: this part of the training list remains in each
-fold after BAM's rule has dropped the images with test classes.
+fold after BAM's rule has dropped the images with test classes. With `lookalikes` p, one class of an image is replaced
+with probability p by one that looks like another class of the image (silhouettes.GROUPS), of whatever fold.
+
+objects.csv lists every object with the number of its pixels, and of those that nothing covers.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +24,13 @@ import numpy as np
 
 from i2r.config import data_set as params
 from i2r.data.palette import save_mask
-from i2r.data.shapes.silhouettes import CLASSES, Outline, outline
+from i2r.data.shapes.silhouettes import CLASSES, GROUPS, Outline, outline
 from i2r.data.sources import Source
 from i2r.data.voc import index_voc, read_image, read_mask
+from i2r.files import replacing
 from i2r.progress import Progress
 
+OBJECTS = "objects.csv"  # of a data job
 SIDE = params.GENERATED_SIDE
 SHORT_SIDE = (80, 96)  # range of the shorter side
 EXTENT = (32.0, 62.0)  # longer side of an object, pixels
@@ -49,6 +55,22 @@ class Look(NamedTuple):
     angle: float
     period: float  # pixels
     colours: np.ndarray  # (2, 3) RGB, 0..255
+
+
+class Object(NamedTuple):
+    """An object of an image: its class, its pixels in the image, and those of them that no later shape covers."""
+
+    cls: int
+    pixels: int
+    visible: int
+
+
+class Scene(NamedTuple):
+    """Image uint8 (H, W, 3) RGB; labels uint8 (H, W): 0 background, 1..20 classes, 255 a border of one pixel."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    objects: list[Object]
 
 
 def _random_look(rng: Rng) -> Look:
@@ -90,13 +112,16 @@ def _texture(rng: Rng, look: Look, height: int, width: int) -> np.ndarray:
 
 
 class Canvas:
-    """An image under construction: image float32 (3, H, W) RGB 0..255, labels uint8 (H, W)."""
+    """An image under construction: image float32 (3, H, W) RGB 0..255, labels uint8 (H, W), and top uint8 (H, W): the
+    number of the object that each pixel shows (0: none)."""
 
     def __init__(self, rng: Rng, height: int, width: int) -> None:
         self.rng = rng
         self.look = _random_look(rng)
         self.image = _texture(rng, self.look, height, width)
         self.labels = np.zeros((height, width), np.uint8)
+        self.top = np.zeros((height, width), np.uint8)
+        self.painted: list[tuple[int, int]] = []  # class and pixels of each object
         if rng.random() < 0.5:  # divide the background into two regions
             other = _similar_look(rng, self.look) if rng.random() < 0.5 else _random_look(rng)
             angle, reach = rng.uniform(-0.5, 0.5), rng.uniform(0.3, 0.7)
@@ -134,11 +159,15 @@ class Canvas:
         if y0 >= y1 or x0 >= x1:
             return
         crop = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
-        image, labels = self.image[:, y0:y1, x0:x1], self.labels[y0:y1, x0:x1]
+        image, labels, number = (part[..., y0:y1, x0:x1] for part in (self.image, self.labels, self.top))
         image += (cover[crop] * np.float32(1 / 255)) * (colour[:, *crop] - image)
         border = around[crop].astype(bool)
         np.copyto(labels, 255, where=border if cls else border & (labels != 0))
-        np.copyto(labels, cls, where=inside[crop].astype(bool))
+        solid = inside[crop].astype(bool)
+        np.copyto(labels, cls, where=solid)
+        if cls:
+            self.painted.append((cls, int(solid.sum())))
+        np.copyto(number, len(self.painted) if cls else 0, where=solid)
 
     def clutter(self, count: int, extent: tuple[float, float]) -> None:
         """Paint shapes that belong to no class, half of them in the look of the background."""
@@ -155,6 +184,11 @@ class Canvas:
         grain = rng.standard_normal(self.labels.shape, dtype=np.float32) * np.float32(rng.uniform(0.5, 4.5))
         image = np.clip(self.image + grain, 0, 255).astype(np.uint8)
         return np.ascontiguousarray(image.transpose(1, 2, 0)), self.labels
+
+    def objects(self) -> list[Object]:
+        """Its objects, in the order in which they were painted."""
+        visible = np.bincount(self.top.ravel(), minlength=len(self.painted) + 1)[1:]
+        return [Object(*each, int(seen)) for each, seen in zip(self.painted, visible, strict=True)]
 
 
 def _object_looks(rng: Rng, background: Look, count: int) -> list[Look]:
@@ -189,16 +223,24 @@ def _place(rng: Rng, height: int, width: int, extents: np.ndarray) -> list[tuple
     return centres
 
 
-def scene(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
-    """One image of the data set.
+def _with_lookalike(rng: Rng, kinds: np.ndarray) -> np.ndarray:
+    """The classes of an image, the second replaced by one of the first's group unless the image has one already."""
+    name = CLASSES[kinds[0] - 1]
+    alike = next(group for group in GROUPS if name in group)
+    others = [1 + CLASSES.index(other) for other in alike if other != name]
+    if np.isin(others, kinds).any():
+        return kinds
+    return np.concatenate([kinds[:1], [rng.choice(others)], kinds[2:]])
 
-    Returns:
-        Image uint8 (H, W, 3) RGB and labels uint8 (H, W): 0 background, 1..20 classes, 255 a border of one pixel.
-    """
+
+def scene(rng: Rng, lookalikes: float = 0.0) -> Scene:
+    """One image of the data set; `lookalikes`: probability that two of its classes are of the same of GROUPS."""
     short = int(rng.integers(SHORT_SIDE[0], SHORT_SIDE[1] + 1))
     height, width = (SIDE, short) if rng.random() < 0.5 else (short, SIDE)
     others = 1 + int(rng.choice(len(OTHERS), p=OTHERS))
     kinds = 1 + rng.choice(len(CLASSES), 1 + others, replace=False)
+    if lookalikes and rng.random() < lookalikes:
+        kinds = _with_lookalike(rng, kinds)
     classes = rng.permutation(np.concatenate([kinds, kinds[:1]]) if rng.random() < 0.5 else kinds)
     extents = rng.uniform(*EXTENT, len(classes)) * (1.0 if len(classes) < 4 else 0.85)
 
@@ -209,7 +251,7 @@ def scene(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     for cls, centre, extent, look in zip(classes, centres, extents, looks, strict=True):
         canvas.paint(outline(rng, int(cls)), centre, extent, look, int(cls))
     canvas.clutter(int(rng.integers(0, 3)), (8, 20))  # in front of the objects
-    return canvas.finish()
+    return Scene(*canvas.finish(), canvas.objects())
 
 
 def single_object(rng: Rng, cls: int, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -238,30 +280,35 @@ def single_object(rng: Rng, cls: int, side: int) -> tuple[np.ndarray, np.ndarray
 
 
 def make_shapes(out: Path, shapes: params.Shapes) -> None:
-    """Write the data set: JPEGImages/, SegmentationClassAug/ (palette PNG), lists/train.txt, lists/val.txt.
+    """Write the data set: VOC/ with JPEGImages/, SegmentationClassAug/ (palette PNG) and lists/, and objects.csv.
 
     Every image depends only on the seed, its list and its number in the list.
     """
+    root, objects = out / "VOC", []
     for folder in ("JPEGImages", "SegmentationClassAug", "lists"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder).mkdir(parents=True, exist_ok=True)
     counts = dict(zip(SPLITS, (shapes.train_images, shapes.val_images), strict=True))
     with Progress("shapes", total=sum(counts.values()), unit="image") as progress:
         for number, (split, count) in enumerate(counts.items()):
             names = [f"{split}_{index:06d}" for index in range(count)]
             for index, name in enumerate(names):
-                image, labels = scene(np.random.default_rng((shapes.seed, number, index)))
-                jpeg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1]
-                (out / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg.tobytes())
-                save_mask(out / "SegmentationClassAug" / f"{name}.png", labels)
+                made = scene(np.random.default_rng((shapes.seed, number, index)), shapes.lookalikes)
+                quality = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
+                jpeg = cv2.imencode(".jpg", made.image[..., ::-1], quality)[1]
+                (root / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg.tobytes())
+                save_mask(root / "SegmentationClassAug" / f"{name}.png", made.labels)
+                objects += [(name, *each) for each in made.objects]
                 progress.update(1)
-            (out / "lists" / f"{split}.txt").write_text(
+            (root / "lists" / f"{split}.txt").write_text(
                 "".join(f"{name}\n" for name in names), encoding="utf-8"
             )
+    with replacing(out / OBJECTS) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("image", "class", "pixels", "visible"), *objects])
 
 
 def _index(options: Mapping[str, Any], out: Path, _root: Path | None, **how: Any) -> dict[str, Any]:
-    make_shapes(out / "VOC", params.Shapes(**options["shapes"]))
+    make_shapes(out, params.Shapes(**options["shapes"]))
     return index_voc(out / "VOC", "lists/train.txt", "lists/val.txt", CLASSES, workers=how.get("workers", 1))
 
 
-SOURCE = Source(CLASSES, _index, read_image, read_mask)
+SOURCE = Source(CLASSES, _index, read_image, read_mask, groups=GROUPS)

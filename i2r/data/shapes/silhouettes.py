@@ -369,6 +369,18 @@ DRAWN: tuple[Callable[[Rng], Outline], ...] = (
     *(bottle, boat, butterfly, umbrella, chair),
 )
 CLASSES = tuple(draw.__name__ for draw in DRAWN)
+# Classes that look alike, of the same fold or of others. For each, one of its group is among the three classes whose
+# outlines a linear classifier tells least from its own (Mahalanobis distance of mean silhouettes; a test measures it).
+GROUPS = (
+    ("star", "leaf"),
+    ("key", "arrow"),
+    ("cross", "tree"),
+    ("fish", "house"),
+    ("crescent", "ring"),
+    ("hand", "bottle", "boat"),
+    ("bolt", "umbrella", "chair"),
+    ("gear", "mug", "heart", "butterfly"),
+)
 
 
 def outline(rng: Rng, cls: int, rotate: float = np.pi / 6) -> Outline:
