@@ -111,3 +111,14 @@ def test_other_precision_around_it_changes_nothing(net, data):
         inside = encode_episode(net, **data, options=options())
     torch.testing.assert_close(inside.cam_q, plain.cam_q)
     assert inside.x4_q.dtype == torch.float32
+
+
+def test_bf16_stays_close_and_returns_float32(net, data):
+    lowered = Encoder(net.backbone, net.base_learner, "bf16")
+    ours, usual = (encode_episode(one, **data, options=options()) for one in (lowered, net))
+    for name in ("x2_q", "x3_q", "x4_q", "x3_s", "x4_s", "base"):
+        a, b = getattr(ours, name), getattr(usual, name)
+        assert a.dtype == torch.float32
+        assert 0 < (a - b).norm() / b.norm() < 0.03, name
+    assert next(net.backbone.parameters()).dtype == torch.float32
+    close(encode_episode(net, **data, options=options()).x4_q, usual.x4_q)

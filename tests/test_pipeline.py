@@ -462,3 +462,10 @@ def test_backbones_shots_readings_and_data_sets_stand_side_by_side():
     ]
     assert len({spec.key for spec in runs}) == len(runs)
     assert named["pascal/train/released-1shot-fold2-seed0"].params["network"]["mask"] == "transposed"
+
+
+def test_precision_of_the_backbone_changes_what_works_on_episodes_only():
+    usual, lower = planned(), planned(backbone={"precision": "bf16"})
+    same = {key: spec.step for key, spec in usual.jobs.items() if key in lower.jobs}
+    assert set(same.values()) >= {"backbone", "base_learner", "cam_head", "episodes"}
+    assert not set(same.values()) & {"train", "evaluate", "controls", "baselines"}

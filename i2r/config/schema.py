@@ -49,6 +49,10 @@ class Backbone(Section):
     stride_at: Literal["3x3", "1x1"] = Field(
         "3x3", description="convolution of a bottleneck with the stride: 3x3 (torchvision) or 1x1 (He et al.)"
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="of the frozen convolutions in episodes; bf16: products in bfloat16, everything else in float32",
+    )
     pretrain: Pretrain = Field(
         default_factory=Pretrain, description="training of `small`; no other is trained here"
     )

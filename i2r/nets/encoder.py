@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from i2r.config.networks import CamOptions, NetworkOptions
 from i2r.nets.backbone.base import Backbone, Layout
-from i2r.nets.fuse import fuse, stamp
+from i2r.nets.fuse import fuse, lower_precision, stamp
 from i2r.nets.pmgm.cam import cam_maps, cam_maps_and_layer4
 from i2r.nets.pspnet import PSPNet
 
@@ -70,14 +70,18 @@ class Encoder(nn.Module):
     loaded, moved or written to; torch does not notice writes through `.data`. The classifier is shared, not copied.
 
     Attributes:
+        precision: fp32 or bf16, of the convolutions.
         class_table: (C,) int64, the classifier's class for each of a data set's classes 1..C; None unless
             network.class_source is table.
     """
 
     class_table: Tensor | None
 
-    def __init__(self, backbone: Backbone, base_learner: PSPNet | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, base_learner: PSPNet | None = None, precision: str = "fp32"
+    ) -> None:
         super().__init__()
+        self.precision = precision
         self.backbone = backbone
         self.base_learner = base_learner
         self.register_buffer("class_table", None, persistent=False)
@@ -100,7 +104,12 @@ class Encoder(nn.Module):
         if self._fused is None or self._fused.stamp != now:
             backbone = fuse(self.backbone)
             backbone.fc = self.backbone.fc
-            self._fused = Fused(backbone, fuse(self.base_learner) if self.base_learner else None, now)
+            base_learner = fuse(self.base_learner) if self.base_learner else None
+            if self.precision == "bf16":
+                lower_precision(backbone)
+                if base_learner is not None:
+                    lower_precision(base_learner)
+            self._fused = Fused(backbone, base_learner, now)
         return self._fused
 
     @torch.no_grad()
@@ -176,7 +185,7 @@ def encode_episode(
     base_labels: Tensor | None = None,
     classes: Tensor | None = None,
 ) -> EpisodeInputs:
-    """Run the encoder on B episodes, in float32.
+    """Run the encoder on B episodes, in float32 (convolutions in `encoder.precision`).
 
     Args:
         query: normalised images (B, 3, H, W).

@@ -102,7 +102,7 @@ class Planner:
         )
 
     def backbone(self, method: Method) -> Spec:
-        values = method.params.backbone.model_dump(mode="json", exclude={"digest"})
+        values = method.params.backbone.model_dump(mode="json", exclude={"digest", "precision"})
         uses = {"backbone": values}
         if values["name"] != "small":
             del values["pretrain"]

@@ -56,11 +56,18 @@ class Step:
             values = getattr(sections, section).model_dump(mode="json")
             left_out = (without or {}).get(section, ())
             kept = values if names == ALL else {name: values[name] for name in names if name in values}
-            found[section] = {name: value for name, value in kept.items() if name not in left_out}
+            found[section] = {
+                name: value
+                for name, value in kept.items()
+                if name not in left_out and UNSAID.get((section, name), ...) != value
+            }
         return found
 
 
 NETWORK = {"data": ("size",), "backbone": ("name", "stride_at")}  # what every step with a network reads
+EPISODES = NETWORK | {"backbone": ("name", "stride_at", "precision")}  # what every step with episodes reads
+# Values that are left out of keys, so that results from before the params existed keep theirs.
+UNSAID = {("backbone", "precision"): "fp32"}
 LEARNED = ("weights.safetensors", "scores.json", "metrics.jsonl")
 # Beside weights.safetensors, where a training is validated.
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -100,21 +107,21 @@ STEPS = {
         ),
         Step(
             "train", "train", "i2r.steps.train:run", ("weights.safetensors", "metrics.jsonl"), 4,
-            NETWORK | {"network": ALL, "train": ALL}, sometimes=(BEST,), torch=True, minutes=2880,
+            EPISODES | {"network": ALL, "train": ALL}, sometimes=(BEST,), torch=True, minutes=2880,
         ),
         Step(
             "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 4,
-            NETWORK | {"network": ALL, "evaluate": ("scoring", "tta", "mask", "delta", "checkpoint", "pictures")},
+            EPISODES | {"network": ALL, "evaluate": ("scoring", "tta", "mask", "delta", "checkpoint", "pictures")},
             torch=True, minutes=720,
         ),
         Step(
             "controls", "evaluate", "i2r.steps.controls:run", ("scores.json", "controls.csv"), 1,
-            NETWORK | {"network": ALL, "evaluate": ("scoring", "mask", "delta", "checkpoint", "controls")},
+            EPISODES | {"network": ALL, "evaluate": ("scoring", "mask", "delta", "checkpoint", "controls")},
             torch=True, minutes=240,
         ),
         Step(
             "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 4,
-            NETWORK | {"network": CAM, "evaluate": ("scoring", "pictures"), "baselines": ALL},
+            EPISODES | {"network": CAM, "evaluate": ("scoring", "pictures"), "baselines": ALL},
             torch=True, minutes=720,
         ),
         Step(

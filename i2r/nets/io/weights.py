@@ -224,7 +224,7 @@ def open_encoder(
     with without_values():
         net = build_backbone(options)
     load_backbone_tensors(net, tensors, options.name, backbone)
-    return Encoder(net, learner)
+    return Encoder(net, learner, options.precision)
 
 
 def open_base_learner(tensors: Mapping[str, Tensor], source: str | Path) -> PSPNet:
