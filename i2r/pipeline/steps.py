@@ -111,7 +111,8 @@ STEPS = {
         ),
         Step(
             "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 4,
-            NETWORK | {"network": CAM, "evaluate": ("scoring", "pictures"), "baselines": ALL},
+            NETWORK | {"network": CAM, "evaluate": ("scoring", "pictures"),
+             "baselines": ("threshold_episodes", "embeddings")},
             torch=True, minutes=720,
         ),
         Step(
@@ -122,7 +123,7 @@ STEPS = {
                 "controls.csv",
                 "figures",
             ),
-            7, folders=("figures",),
+            8, folders=("figures",),
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",)),
     )
