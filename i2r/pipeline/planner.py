@@ -164,8 +164,9 @@ class Planner:
             return None
         network = sections.network
         needs = self.frozen(method, fold, network.uses_base_learner, network.uses_cam)
-        # without validations their values are left out, so that results from before they existed keep their keys
+        # values that are not used are left out, so that results from before they existed keep their keys
         unused = () if sections.train.validate_every else ("validate_every", "validation_episodes")
+        unused += () if sections.train.paste else ("paste",)
         uses = STEPS["train"].params(sections, {"train": ("weights", *unused)})
         one_shot = sections.train.start == FROM_ONE_SHOT
         if one_shot:
