@@ -141,7 +141,7 @@ def save(out: Path, found: dict, plan: Plan) -> None:
                 "step": spec.step,
                 "name": plan.labels[key][0],
                 **job.args,
-                "seconds": job.times["seconds"],
+                "job_seconds": job.times["seconds"],
             }
             steps = read_steps(job.folder / "metrics.jsonl")
             later = steps[len(steps) // 10 :]  # the first steps are slower
