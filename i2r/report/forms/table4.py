@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from functools import partial
 
@@ -33,7 +34,7 @@ PRIORS = {
     "ordered": "PMGM ordered (ours)",
     "mean": "one prototype",
     "constant": "constant",
-    EMBEDDED: "PMGM, random embedding (released)",
+    EMBEDDED: "PMGM + embedding (released)",
 }
 MEASURES = {  # title, digits, whether lower is better
     "bce": ("Cross-entropy between prior and mask (the paper's measure; lower is better)", 4, True),
@@ -227,7 +228,7 @@ def drawn_grids(target: Target) -> list[Grid]:
             plain = float(np.mean([one["priors"]["pmgm"][measure] for one in scores]))
             texts = [number(plain, digits), with_deviation(each.mean(), each.std(ddof=1), digits)]
             texts += [number(end, digits) for end in (each.min(), each.max())]
-            grid.rows.append([str(shot), str(fold), title.partition(" (")[0], *texts])
+            grid.rows.append([str(shot), str(fold), re.split(r",| \(", title)[0], *texts])
     if not grid.rows:
         return []
     grid.title = f"PMGM's prior with a random embedding (released), {len(each)} draws"
