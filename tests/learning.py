@@ -58,6 +58,8 @@ def params_of(step: str, sections: RunParams) -> dict[str, Any]:
     if step == "backbone":
         return {"backbone": {name: plain["backbone"][name] for name in plain["backbone"] if name != "digest"}}
     found = STEPS[step].params(sections)
+    if step == "baselines" and not plain["network"].get("embedding"):
+        del found["baselines"]["embeddings"]
     if step == "evaluate" and sections.train.weights:
         found["train"] = {"weights": sections.train.weights}
     return found

@@ -36,3 +36,22 @@ def test_benchmarks_run(script: str, options: list[str], row: str, tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert re.search(row, done.stdout)
+
+
+def test_the_gpu_run_asks_for_what_its_preset_has():
+    """Its names are in the preset, and its steps fit the time."""
+    done = subprocess.run([sys.executable, "-c", GPU], capture_output=True, encoding="utf-8", cwd=BENCHMARKS)
+    assert done.returncode == 0, done.stderr
+
+
+GPU = """
+from pathlib import Path
+import gpu_voc
+from i2r.config.load import load
+
+values = load(Path("../workflow/presets/voc-small-gpu.yaml")).values
+assert values.experiment == gpu_voc.PRESET and set(gpu_voc.TARGETS) <= set(values.targets)
+assert {word.split("/")[3].partition("-1shot")[0] for word in gpu_voc.ALONE} <= set(values.methods)
+assert gpu_voc.affordable({"I2R, training step": 0.02}, 10) == 400
+assert gpu_voc.affordable({"I2R, training step": 2.0}, 10) == 100
+"""

@@ -151,6 +151,7 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
         ({"targets": {"table1": {"methods": ["none"]}}}, r"targets\.table1: 'none' is not among methods"),
         ({"make": ["table2"]}, "'table2' is not among targets"),
         ({"reading": "authors"}, "reading"),
+        ({"train": {"sampling": "pairs", "batch": 3}}, r"train: sampling: pairs needs an even batch, got 3"),
         ({"train": {"momentum": WORD}}, r"train\.momentum: no reading has a value for it"),
         ({"train": {"lr": float("inf")}}, r"train\.lr: .*finite number"),
         ({"train": {"augment": {"scale": [2, 1]}}}, r"train\.augment\.scale: must be a range"),

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from learning import BAM, make_job, run_params, trained
 
 from i2r.config.base import ParamsError
-from i2r.config.networks import PRIORS
+from i2r.config.networks import PRIORS, CamOptions
 from i2r.data.episodes import load_episodes
 from i2r.data.index_table import read_index
 from i2r.engine import episode_loop
@@ -237,6 +238,37 @@ def test_baselines(compared):
         assert own["miou"] <= measures["iou_best"] + 2
     arrays = np.load(compared.out / "pictures.npz")
     assert {"prediction_0", "prior_bam_0", "meta_0"} <= set(arrays)
+
+
+def test_the_released_prior_is_measured_with_each_of_the_drawn_embeddings(inputs, compared, tmp_path):
+    """An embedding moves the prototypes, so every draw has numbers of its own; those without one do not change."""
+    job = make_job(tmp_path, "baselines", inputs, network={"embedding": True}, baselines={"embeddings": 3})
+    baselines.run(job)
+    result, plain = read(job), read(compared)
+    draws = result["embedding"]["draws"]
+    assert len(draws) == 3 and len({draw["bce"] for draw in draws}) == 3
+    for measure in ("bce", "bce_calibrated", "bce_background", "ap", "iou_best"):
+        mean = result["priors"]["embedding"][measure]
+        assert mean == pytest.approx(np.mean([draw[measure] for draw in draws]))
+    assert {name: result["priors"][name] for name in plain["priors"]} == plain["priors"]
+    assert set(result["methods"]) == set(plain["methods"])
+    assert 0 <= result["embedding"]["supports_without_plus"] <= 100
+    again = make_job(
+        tmp_path, "baselines", inputs, "again", network={"embedding": True}, baselines={"embeddings": 3}
+    )
+    baselines.run(again)
+    assert read(again)["embedding"] == result["embedding"]
+
+
+def test_supports_without_cam_plus_are_counted_on_the_grid_of_the_prototypes(inputs):
+    """Of three supports, CAM+ covers the object, covers the rest of the picture, and is empty."""
+    options = CamOptions(prior="pmgm", delta=0.5, delta_compare=">=", class_source="episode")
+    masks = torch.zeros(1, 3, 33, 33, dtype=torch.uint8)
+    masks[..., :16, :] = 1
+    cam = torch.zeros(1, 3, 33, 33)
+    cam[0, 0, :10], cam[0, 1, 25:] = 1, 1
+    made = SimpleNamespace(cam_q=cam, cam_s=cam, masks_s=masks, x4_s=torch.zeros(1, 3, 8, 5, 5))
+    assert baselines.without_plus(made, options).tolist() == pytest.approx([2 / 3])
 
 
 def test_baselines_know_nothing_of_the_test_when_they_choose(inputs, compared, tmp_path):

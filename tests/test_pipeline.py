@@ -323,6 +323,23 @@ def test_the_umask_counts_for_files(tmp_path: Path):
     assert read_json(tmp_path / "file.json") == {}
 
 
+def test_values_that_are_not_used_are_no_part_of_keys():
+    """So results from before these params existed are found."""
+    made = planned()
+    for spec in made.jobs.values():
+        assert "paste" not in spec.params.get("train", {})
+        if spec.step == "baselines":
+            assert spec.params["baselines"] == {"threshold_episodes": 10}
+    assert keys(planned(baselines={"embeddings": 3}), "baselines") == keys(made, "baselines")
+    pasted = planned(train={"paste": 0.5})
+    assert not keys(pasted, "train") & keys(made, "train")
+    assert keys(pasted, "base_learner") == keys(made, "base_learner")
+    drawn = planned(network={"embedding": True})
+    assert not keys(drawn, "baselines") & keys(made, "baselines")
+    others = keys(planned(network={"embedding": True}, baselines={"embeddings": 3}), "baselines")
+    assert not keys(drawn, "baselines") & others
+
+
 def test_a_missing_file_of_weights_is_named():
     with pytest.raises(ParamsError, match=r"methods\.i2r\.train\.start: no such file: nowhere\.pth"):
         planned(methods={"i2r": {"train": {"start": "nowhere.pth"}}})

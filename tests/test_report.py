@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import fake_jobs
 import numpy as np
@@ -329,6 +330,44 @@ def test_priors_table_has_a_measure_that_does_not_depend_on_calibration(home):
     assert row["mean"] == pytest.approx((row["fold-0"] + row["fold-1"]) / 2, abs=1e-3)
     text = (home / "priors.md").read_text()
     assert "CAM+ against the object" in text and "mug 80 %" in text  # class 3 of the classifier, from 0
+
+
+def test_priors_alone_can_have_more_evaluation_seeds_than_methods(tmp_path):
+    """Table 4 has a deviation over them in every fold; tables with methods stay on the methods' episodes."""
+    targets = {
+        "table1": {"methods": ["i2r"], "folds": [0, 1], "baselines": "i2r"},
+        "table4": {"folds": [0, 1], "baselines": "i2r"},
+    }
+    plan = fake_jobs.make(tmp_path, targets=targets, baselines={"seeds": [0, 1, 2]})
+    count = Counter(spec.step for spec in plan.jobs.values())
+    assert count["baselines"] == 6 and count["evaluate"] == count["train"] == 2
+    spec = fake_jobs.report_of(plan)
+    run_job(spec.path(tmp_path))
+    table = pd.read_csv(tmp_path / spec.folder / "priors.csv")
+    row = table[(table["measure"] == "bce") & (table["prior"] == "pmgm")].iloc[0]
+    values = [0.41, 0.42, 0.43]  # of fold 0, see fake_jobs
+    assert row["fold-0"] == pytest.approx(np.mean(values), abs=1e-4)
+    assert row["fold-0 deviation"] == pytest.approx(np.std(values, ddof=1), abs=1e-4)
+    assert "| 0.4200 ± 0.0100 |" in (tmp_path / spec.folder / "priors.md").read_text()
+    results = Results(spec.params, {role: tmp_path / given.folder for role, given in spec.inputs.items()})
+    for name, seeds in (("table1", {0}), ("table4", {0, 1, 2})):
+        target = Target(name, results)
+        assert {item.row["eval_seed"] for item in target.items if item.baseline} == seeds
+
+
+def test_the_released_prior_has_a_deviation_over_drawn_embeddings(tmp_path):
+    targets = {"table4": {"folds": [0, 1], "baselines": "i2r"}}
+    methods = {"i2r": {"reading": "released", "cam_head": {"mode": "untouched"}}}
+    folder = fake_jobs.report(tmp_path, targets=targets, methods=methods)
+    text = (folder / "priors.md").read_text()
+    assert "with a random embedding (released), 5 draws" in text and "30.0 % of supports" in text
+    deviation = np.std([0.5, 0.6, 0.7, 0.8, 0.9], ddof=1)
+    assert f"| 0.4100 | 0.7000 ± {deviation:.4f} | 0.5000 | 0.9000 |" in text
+    table = pd.read_csv(folder / "priors.csv")
+    row = table[(table["measure"] == "bce") & (table["prior"] == "embedding")].iloc[0]
+    assert row["mean"] == pytest.approx(0.7)
+    plain = fake_jobs.report(tmp_path / "plain", targets=targets)
+    assert "embedding" not in (plain / "priors.md").read_text()
 
 
 def test_ratio_of_masks_is_in_percent(home):

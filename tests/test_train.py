@@ -133,13 +133,14 @@ def test_killed_and_resumed_equals_whole(inputs, tmp_path, views):
 
 
 @pytest.mark.parametrize("views", [0, 2])
-def test_loading_processes_change_nothing(inputs, tmp_path, views):
+@pytest.mark.parametrize("sampling", [{}, {"sampling": "pairs", "paste": 0.7}])
+def test_loading_processes_change_nothing(inputs, tmp_path, views, sampling):
     """With fresh views for every step, and with cached ones."""
     made = []
     for workers in (0, 2):
         changes = {
             "runtime": {"workers": workers},
-            "train": {"augment": {**AUGMENT, "views": views}, "steps": 3},
+            "train": {"augment": {**AUGMENT, "views": views}, "steps": 3, **sampling},
         }
         job = make_job(tmp_path, "train", inputs, name=f"workers{workers}", **changes)
         train.run(job)

@@ -159,9 +159,15 @@ class Train(Schedule):
     steps: int | str = said("training steps, or passes over the training images such as `300 epochs`")
     batch: Positive = said("episodes per step")
     lr: Rate = said("learning rate")
-    sampling: Literal["image", "balanced"] = Field(
+    sampling: Literal["image", "balanced", "pairs"] = Field(
         "image",
-        description="image: each image is a query once per epoch (BAM); balanced: classes equally often",
+        description="image: each image is a query once per epoch (BAM); balanced: classes equally often; pairs: two "
+        "places of a batch ask one query for two of its classes",
+    )
+    paste: Share = Field(
+        0.0,
+        description="probability that an object of another training class is pasted into the query, which is then "
+        "asked for either class (with sampling: pairs for both)",
     )
     precision: Literal["fp32", "bf16"] = said("fp32 or bf16")
     augment: Augment = Field(default_factory=Augment, description="augmentation of query and supports")
@@ -179,6 +185,12 @@ class Train(Schedule):
     weights: str | None = Field(
         None, description="file (as in start) that is evaluated without a training; null: train"
     )
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if self.sampling == "pairs" and self.batch % 2:
+            raise ValueError(f"sampling: pairs needs an even batch, got {self.batch}")
+        return self
 
     @model_validator(mode="after")
     def _start(self) -> Self:
@@ -230,6 +242,17 @@ class Baselines(Section):
 
     threshold_episodes: Positive = Field(
         500, description="number of episodes of training classes on which the thresholds are chosen"
+    )
+    seeds: Annotated[list[Count], Once] | None = Field(
+        None,
+        min_length=1,
+        description="seeds of the test episodes in targets without methods, such as table4; null: evaluate.seeds, "
+        "which targets with methods use in any case",
+    )
+    embeddings: Positive = Field(
+        5,
+        description="random embeddings that are drawn where network.embedding adds one to the prototypes; each gives "
+        "another prior",
     )
 
 

@@ -13,15 +13,31 @@ from i2r.files import read_json, write_json
 
 # First entry of the key of each random stream, which makes the streams different
 _TRAIN, _ORDER, _TEST, _HSNET, _BALANCED = 1, 2, 3, 4, 5
+_PAIR, _PARTNER, _PASTE, _PASTED = 7, 8, 9, 10  # 6 is that of control_episodes.py
 PROTOCOLS = ("bam", "hsnet", "full", "balanced")
 
 
+class Pasted(NamedTuple):
+    """An object that is pasted into a training query, see paste.py.
+
+    Attributes:
+        donor: id of the image that it is cut from.
+        cls: its class, a training class.
+        seed: of its size and place, and of the view of the picture.
+    """
+
+    donor: str
+    cls: int
+    seed: int
+
+
 class Episode(NamedTuple):
-    """Ids of images and the class (1..C) to segment."""
+    """Ids of images, the class (1..C) to segment, and what is pasted into the query, if anything."""
 
     query: str
     supports: tuple[str, ...]
     cls: int
+    pasted: Pasted | None = None
 
 
 class EpisodeList(NamedTuple):
@@ -67,6 +83,8 @@ def train_episode(
     shots: int,
     sampling: str = "image",
     reduced: bool = False,
+    paste: float = 0.0,
+    views: int = 0,
 ) -> Episode:
     """Training episode number `index` of a fold (docs/method.md 8.1).
 
@@ -74,8 +92,12 @@ def train_episode(
         lists: from lists.fold_lists.
         sampling: `image`: queries follow a permutation of the training list, a new one in each epoch, and the
             class is drawn among those of the query (BAM), as `draw` of the lists says; `balanced`: the class is drawn
-            among all, then the query among its images.
+            among all, then the query among its images; `pairs`: episodes 2i and 2i + 1 ask query i of the permutation
+            for two of its classes; where it shows one, episode 2i + 1 has a query of another permutation.
         reduced: the images are seen in evaluation views, so those that `vanished` of the lists names are no supports.
+        paste: probability that an object of another training class is pasted into the query, which is then asked for
+            either class, and in a pair for both.
+        views: number of pictures that one query can become by pasting; 0: any number.
 
     Classes with no more than `shots` images have no episodes; an image that shows only such classes is skipped.
 
@@ -84,6 +106,39 @@ def train_episode(
         ValueError: an unknown sampling.
     """
     vanished = lists.get("vanished", {}) if reduced else {}
+    usable = _usable(lists, fold, shots, vanished)
+    rng = np.random.default_rng((_TRAIN, seed, fold, index))
+    picture, place = divmod(index, 2) if sampling == "pairs" else (index, 0)
+    if sampling == "balanced":
+        asked = [int(rng.choice(list(usable)))]
+        query = usable[asked[0]][rng.integers(len(usable[asked[0]]))]
+    elif sampling in ("image", "pairs"):
+        query, classes = _in_turn(lists, usable, (_ORDER, seed, fold), picture)
+        if sampling == "image":
+            asked = [int(rng.choice(classes))]
+        else:
+            order = np.random.default_rng((_PAIR, seed, fold, picture)).permutation(classes)
+            asked = [int(cls) for cls in order[:2]]
+    else:
+        raise ValueError(f"train.sampling must be image, balanced or pairs, got {sampling!r}")
+    pasted = _pasted(lists, usable, query, (seed, fold, picture), paste, views) if paste else None
+    if pasted:
+        asked = [asked[0], pasted.cls]
+        place = place if sampling == "pairs" else int(rng.integers(2))
+    if place == len(asked):  # the query of the pair shows one class
+        query, classes = _in_turn(lists, usable, (_PARTNER, seed, fold), picture)
+        asked = [*asked, int(rng.choice(classes))]
+    cls = asked[place]
+    # the picture that the object comes from would be too easy a support for it
+    other = pasted.donor if pasted and cls == pasted.cls else query
+    supports, _ = _supports(rng, usable[cls], other, shots, vanished.get(str(cls), ()))
+    return Episode(query, supports, cls, pasted)
+
+
+def _usable(
+    lists: dict[str, Any], fold: int, shots: int, vanished: dict[str, Collection[str]]
+) -> dict[int, list[str]]:
+    """The training classes that have enough images for an episode, and these."""
     usable = {
         int(cls): images
         for cls, images in lists["train_by_class"].items()
@@ -94,23 +149,47 @@ def train_episode(
             f"fold {fold}: no training class has more than {shots} images; episodes with {shots} shots need "
             f"{shots + 1}"
         )
-    rng = np.random.default_rng((_TRAIN, seed, fold, index))
-    if sampling == "balanced":
-        cls = int(rng.choice(list(usable)))
-        query = usable[cls][rng.integers(len(usable[cls]))]
-    elif sampling == "image":
-        names = lists["train"]
-        epoch, position = divmod(index, len(names))
-        order = np.random.default_rng((_ORDER, seed, fold, epoch)).permutation(len(names))
-        for place in np.roll(order, -position):
-            query = names[place]
-            if classes := [cls for cls in lists["train_of"][query] if cls in usable]:
-                break
-        cls = int(rng.choice(classes))
-    else:
-        raise ValueError(f"train.sampling must be image or balanced, got {sampling!r}")
-    supports, _ = _supports(rng, usable[cls], query, shots, vanished.get(str(cls), ()))
-    return Episode(query, supports, cls)
+    return usable
+
+
+def _in_turn(
+    lists: dict[str, Any], usable: Collection[int], key: tuple[int, ...], number: int
+) -> tuple[str, list[int]]:
+    """Query `number` of the permutations of the training list under `key`, and its usable classes.
+
+    A query without any is passed over.
+    """
+    names = lists["train"]
+    epoch, position = divmod(number, len(names))
+    order = np.random.default_rng((*key, epoch)).permutation(len(names))
+    for place in np.roll(order, -position):
+        query = names[place]
+        if classes := [cls for cls in lists["train_of"][query] if cls in usable]:
+            break
+    return query, classes
+
+
+def _pasted(
+    lists: dict[str, Any],
+    usable: dict[int, list[str]],
+    query: str,
+    key: tuple[int, int, int],
+    probability: float,
+    views: int,
+) -> Pasted | None:
+    """With this probability, an object of a usable class that the query does not show; None if it shows all.
+
+    With `views`, the object depends on the query and one of so many numbers, so that pictures come again.
+    """
+    rng = np.random.default_rng((_PASTE, *key))
+    others = [cls for cls in usable if query not in usable[cls] and cls not in lists["train_of"][query]]
+    if rng.random() >= probability or not others:
+        return None
+    if views:
+        number = int(rng.integers(views))
+        rng = np.random.default_rng((_PASTED, *key[:2], lists["train"].index(query), number))
+    cls = int(rng.choice(others))
+    return Pasted(usable[cls][rng.integers(len(usable[cls]))], cls, int(rng.integers(2**31)))
 
 
 def evaluation_episodes(

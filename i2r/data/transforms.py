@@ -56,7 +56,8 @@ def binary(mask: Tensor, cls: int) -> Tensor:
     return torch.where(mask == unknown(mask), UNKNOWN, (mask == cls).to(torch.uint8))
 
 
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image (H, W, ...) at another size."""
     # Bilinear, as published; but it skips pixels when an image shrinks to less than half
     shrinks = 2 * height < image.shape[0] or 2 * width < image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
@@ -126,7 +127,7 @@ def _distorted(
     scale = rng.uniform(*augment.scale) * (size / max(mask.shape) if augment.fit else 1.0)
     height, width = (max(1, round(scale * side)) for side in mask.shape)
     if (height, width) != mask.shape:
-        image, mask = _resize(image, height, width), resize_mask(mask, height, width)
+        image, mask = resize(image, height, width), resize_mask(mask, height, width)
     if rng.random() < augment.rotate_p:
         angle = rng.uniform(-augment.rotate, augment.rotate)
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
@@ -188,7 +189,7 @@ def evaluation_view(
     _check(image, mask)
     place = placement(*image.shape[:2], size)
     square = np.zeros((size, size, 3), np.uint8)
-    square[: place.inner_h, : place.inner_w] = _resize(image, place.inner_h, place.inner_w)
+    square[: place.inner_h, : place.inner_w] = resize(image, place.inner_h, place.inner_w)
     if mask is None:
         return normalise(square), None, place
     labels = np.full((size, size), unknown(mask), mask.dtype)

@@ -20,16 +20,19 @@ from torch.utils.data import Dataset as TorchDataset
 
 from i2r.config.training import Augment
 from i2r.data.dataset import Dataset
+from i2r.data.episodes import Pasted
+from i2r.data.paste import picture
 from i2r.data.transforms import evaluation_view, train_view, unknown
 from i2r.engine.trainer import seed_of
 from i2r.nets.resize import bilinear, nearest
 
 
 class View(NamedTuple):
-    """A fixed view of an image, by number; evaluation uses only number 0."""
+    """A fixed view of an image, by number, or with an object pasted into it; evaluation uses only number 0."""
 
     id: str
     number: int = 0
+    pasted: Pasted | None = None
 
 
 SHUFFLED = 1  # number of the view whose mask is shuffled, see shuffled_reader
@@ -80,8 +83,8 @@ def _read_evaluation(dataset: Dataset, size: int, view: View) -> tuple[Tensor, T
 def _read_training(
     dataset: Dataset, size: int, augment: Augment, seed: int, view: View
 ) -> tuple[Tensor, Tensor]:
-    rng = np.random.default_rng(seed_of("view", seed, *view))
-    return train_view(dataset.image(view.id), dataset.mask(view.id), size, augment, rng)
+    rng = np.random.default_rng(seed_of("view", seed, view.id, view.number, *(view.pasted or ())))
+    return train_view(*picture(dataset, view.id, view.pasted), size, augment, rng)
 
 
 def _read_resized(read: ReadView, sides: Sequence[int], view: View) -> tuple[Tensor, Tensor]:

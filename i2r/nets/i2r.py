@@ -14,7 +14,7 @@ from i2r.nets.decoder.blocks import Decoded, Decoder
 from i2r.nets.encoder import EpisodeInputs
 from i2r.nets.ensemble import Ensemble, shot_layers
 from i2r.nets.output import Output, query_target, two_class_loss
-from i2r.nets.pmgm.priors import object_regions, region_means
+from i2r.nets.pmgm.priors import EMBEDDING_ROWS, EMBEDDING_SPREAD, object_regions, region_means
 from i2r.nets.pmgm.regions import Regions, cam_regions
 from i2r.nets.precision import full
 from i2r.nets.reduce import reduced, reduction, stacked_priors, weigh_shots
@@ -55,8 +55,8 @@ class I2R(nn.Module):
         self.kshot_rw = shot_layers(shots) if shots > 1 and options.shot_weights == "gram" else None
         self.cam_mask_init = None
         if options.embedding and self.pmgm:
-            self.cam_mask_init = nn.Embedding(4, layout.channels[2])
-            nn.init.normal_(self.cam_mask_init.weight, std=0.01).requires_grad_(False)
+            self.cam_mask_init = nn.Embedding(EMBEDDING_ROWS, layout.channels[2])
+            nn.init.normal_(self.cam_mask_init.weight, std=EMBEDDING_SPREAD).requires_grad_(False)
 
     def forward(self, inputs: EpisodeInputs) -> Output:
         """Segment B queries, given K shots each.

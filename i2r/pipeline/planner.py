@@ -165,8 +165,9 @@ class Planner:
             return None
         network = sections.network
         needs = self.frozen(method, fold, network.uses_base_learner, network.uses_cam)
-        # without validations their values are left out, so that results from before they existed keep their keys
+        # values that are not used are left out, so that results from before they existed keep their keys
         unused = () if sections.train.validate_every else ("validate_every", "validation_episodes")
+        unused += () if sections.train.paste else ("paste",)
         uses = STEPS["train"].params(sections, {"train": ("weights", *unused)})
         one_shot = sections.train.start == FROM_ONE_SHOT
         if one_shot:
@@ -224,7 +225,10 @@ class Planner:
         needs["episodes"] = self.episodes(method, needs["lists"], fold, shot, eval_seed)
         args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
         label = f"{method.name}-{shot}shot-fold{fold}-eval{eval_seed}"
-        uses = STEPS["baselines"].params(sections)
+        # left out where no embedding is drawn, so that results from before it keep their keys
+        draws = sections.network.uses_cam and getattr(sections.network, "embedding", False)
+        unused = {} if draws else {"baselines": ("embeddings",)}
+        uses = STEPS["baselines"].params(sections, unused)
         return self.add("baselines", args, uses, needs, label, method.name, data_root=self.root(method))
 
     # --- targets ---------------------------------------------------------------------------------------------
@@ -251,8 +255,11 @@ class Planner:
         if target.baselines is None:
             return []
         method, rows = self.params.methods[target.baselines], []
+        seeds = method.params.evaluate.seeds
+        if not target.methods:  # the others compare with methods, on the episodes of these
+            seeds = method.params.baselines.seeds or seeds
         for fold, shot in product(target.folds, target.shots):
-            for eval_seed in method.params.evaluate.seeds:
+            for eval_seed in seeds:
                 job = self.baseline(method, fold, shot, eval_seed)
                 rows.append(
                     {"target": name, "method": method.name, "fold": fold, "shot": shot}

@@ -121,7 +121,8 @@ STEPS = {
         ),
         Step(
             "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 4,
-            EPISODES | {"network": CAM, "evaluate": ("scoring", "pictures"), "baselines": ALL},
+            EPISODES | {"network": CAM, "evaluate": ("scoring", "pictures"),
+             "baselines": ("threshold_episodes", "embeddings")},
             torch=True, minutes=720,
         ),
         Step(

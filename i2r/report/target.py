@@ -58,6 +58,10 @@ class Target:
         self.folds: list[int] = list(values["folds"])
         self.shots: list[int] = list(values["shots"])
         self.seeds: list[int] = list(values["seeds"])
+        # of the test episodes of its baselines; another target on the same method can have others
+        self.baseline_seeds = {
+            row["eval_seed"] for row in results.params["baselines"] if row["target"] == name
+        }
         self.labels = labels(results)
         self.colours = colours(list(results.methods))
         self.items = [item for item in results.scored if self._has(item)]
@@ -69,7 +73,7 @@ class Target:
         row = item.row
         place = row["fold"] in self.folds and row["shot"] in self.shots
         if item.baseline:
-            return place and row["method"] == self.host
+            return place and row["method"] == self.host and row["eval_seed"] in self.baseline_seeds
         return place and row["method"] in self.trained and row["seed"] in self.seeds
 
     @property

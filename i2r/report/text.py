@@ -27,6 +27,11 @@ def with_interval(value: float, low: float, high: float, digits: int = 1) -> str
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def with_deviation(value: float, deviation: float, digits: int = 1) -> str:
+    """`52.1 ± 0.4`; without a deviation the value alone."""
+    return number(value, digits) + ("" if pd.isna(deviation) else f" ± {deviation:.{digits}f}")
+
+
 def bracket(low: float, high: float, digits: int = 1) -> str:
     """`[50.0, 54.2]`; a dash if it is missing."""
     return DASH if pd.isna(low) or pd.isna(high) else f"[{low:.{digits}f}, {high:.{digits}f}]"

@@ -28,7 +28,7 @@ from i2r.engine.episode_pictures import Arrays, write_pictures
 from i2r.engine.feature_cache import CachedEncoder, Draw, evaluation_draw
 from i2r.engine.images import evaluation_reader
 from i2r.engine.inputs import job_dataset, job_encoder, job_lists
-from i2r.engine.trainer import set_up
+from i2r.engine.trainer import seed_of, set_up
 from i2r.files import write_json
 from i2r.metrics import calibration
 from i2r.metrics.prior_maps import (
@@ -40,7 +40,7 @@ from i2r.metrics.prior_maps import (
     prior_summary,
 )
 from i2r.nets.encoder import EpisodeInputs
-from i2r.nets.pmgm.priors import prior
+from i2r.nets.pmgm.priors import draw_embedding, object_regions, prior
 from i2r.nets.pmgm.regions import cam_regions
 from i2r.nets.resize import bilinear
 from i2r.pipeline.jobs import Job
@@ -48,6 +48,9 @@ from i2r.steps.evaluate import without_episodes
 
 FOREGROUND, PROTOTYPE = "foreground", "prototype"
 CONSTANT = "constant"  # the prior that is the share of object pixels everywhere
+EMBEDDED = "embedding"  # PMGM with a random embedding added to its prototypes, mean over the drawn ones
+
+Maps = dict[str, Tensor]  # prior -> (B, S, S) in 0..1
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -65,8 +68,9 @@ def run(job: Job) -> dict[str, Any]:
     cached = CachedEncoder(
         job_encoder(job, device, options), options, read, job.runtime.cache_gb, device, job.runtime.workers
     )
-    learned = learn(job, cached, options)
-    tally = score(job, cached, draws, options, learned)
+    embeddings = drawn_embeddings(job, cached.encoder.layout.channels[-1], device)
+    learned = learn(job, cached, options, embeddings)
+    tally = score(job, cached, draws, options, learned, embeddings)
     result = results(tally, dataset.classes, episodes, learned.thresholds)
     write_json(job.out / "scores.json", finite(result))
     rows, methods = tally["rows"], result["methods"]
@@ -101,11 +105,21 @@ def prior_names(options: CamOptions) -> list[str]:
     return [name for name, entry in PRIORS.items() if options.uses_cam or not entry.uses_cam]
 
 
+def drawn_embeddings(job: Job, channels: int, device: torch.device) -> dict[str, Tensor]:
+    """The random embeddings (4, channels) that the released code adds to prototypes, by name; as many as
+    baselines.embeddings says, none where the network adds none. A fold has the same for all evaluation seeds."""
+    found = {}
+    for number in range(job.params["baselines"].get("embeddings", 0)):
+        random = torch.Generator().manual_seed(seed_of(EMBEDDED, job.args["fold"], number))
+        found[f"{EMBEDDED}-{number}"] = draw_embedding(channels, random).to(device)
+    return found
+
+
 class Learned(NamedTuple):
     """What is learned from episodes of the training classes, at S x S.
 
     Attributes:
-        thresholds: for each prior, the one with the best mIoU.
+        thresholds: for each prior without an embedding, the one with the best mIoU.
         probabilities: for each prior, the map of calibration.fit.
         share: of object pixels.
     """
@@ -115,30 +129,38 @@ class Learned(NamedTuple):
     share: float
 
 
-def learn(job: Job, cached: CachedEncoder, options: CamOptions) -> Learned:
+def learn(job: Job, cached: CachedEncoder, options: CamOptions, embeddings: Mapping[str, Tensor]) -> Learned:
     """Thresholds and calibrations, on episodes of training classes and images."""
     number, seed = job.params["baselines"]["threshold_episodes"], job.args["eval_seed"]
     drawn = threshold_episodes(job_lists(job), seed, number, job.args["shot"])
     names = prior_names(options)
 
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: Tally) -> None:
-        for name, maps in all_priors(inputs, options).items():
+        for name, maps in all_priors(inputs, options, embeddings).items():
             for draw, one, mask_s in zip(part, maps, inputs.mask_q, strict=True):
                 prior_measures(tally[name], draw.cls, one, mask_s)
 
     draws = [evaluation_draw(episode) for episode in drawn]
-    tally = walk(job, [cached], draws, {name: {} for name in names}, measure, f"thresholds {job.label}")
+    empty = {name: {} for name in (*names, *embeddings)}
+    tally = walk(job, [cached], draws, empty, measure, f"thresholds {job.label}")
     return Learned(
         {name: best_threshold(tally[name])[0] for name in names},
-        {name: calibration.fit(tally[name].values()) for name in names},
+        {name: calibration.fit(tally[name].values()) for name in empty},
         calibration.object_share(tally[names[0]].values()),
     )
 
 
 def score(
-    job: Job, cached: CachedEncoder, draws: Sequence[Draw], options: CamOptions, learned: Learned
+    job: Job,
+    cached: CachedEncoder,
+    draws: Sequence[Draw],
+    options: CamOptions,
+    learned: Learned,
+    embeddings: Mapping[str, Tensor],
 ) -> Tally:
-    """Score all episodes; returns `rows` of each method, `hists` of each prior, and `cam`, measures of CAM+.
+    """Score all episodes; returns `rows` of each method, `hists` of each prior, `cam`, measures of CAM+, `drawn`, the
+    measures of the prior with each embedding, and `no_plus`, for each episode the share of its supports whose object
+    has no CAM+.
 
     The rows of FOREGROUND have the measures of the constant prior.
     """
@@ -146,7 +168,7 @@ def score(
     known = prior_names(options)
 
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: Tally) -> None:
-        priors = all_priors(inputs, options)
+        priors = all_priors(inputs, options, embeddings)
         predicted = predictions(cached, part, inputs, priors, learned.thresholds)
         plus = cam_regions(inputs, options).plus_query if options.uses_cam else None
         for place, draw in enumerate(part):
@@ -158,7 +180,7 @@ def score(
             for method, logits in predicted.items():
                 own = row | count(dataset, draw, logits[place], mask_s, scoring)
                 name = method.removeprefix("prior-")
-                if name in priors:
+                if name in known:
                     probability = learned.probabilities[name]
                     own |= prior_measures(
                         tally["hists"][name], draw.cls, priors[name][place], mask_s, probability
@@ -168,9 +190,16 @@ def score(
                     own |= prior_measures(tally["hists"][CONSTANT], draw.cls, constant, mask_s)
                     own["bce_calibrated"] = own["bce"]
                 tally["rows"][method].append(own)
+            for name in embeddings:
+                read = (draw.cls, priors[name][place], mask_s, learned.probabilities[name])
+                tally["drawn"][name].append(prior_measures(tally["hists"][name], *read))
+        if embeddings:
+            tally["no_plus"] += without_plus(inputs, options).tolist()
 
     methods = [FOREGROUND, *(f"prior-{name}" for name in known), PROTOTYPE]
-    empty = {"rows": {m: [] for m in methods}, "hists": {name: {} for name in (*known, CONSTANT)}, "cam": []}
+    hists = {name: {} for name in (*known, CONSTANT, *embeddings)}
+    empty = {"rows": {m: [] for m in methods}, "hists": hists, "cam": []}
+    empty |= {"drawn": {name: [] for name in embeddings}, "no_plus": []}
     return walk(job, [cached], draws, empty, measure, f"baselines {job.label}")
 
 
@@ -178,45 +207,72 @@ def results(
     tally: Tally, names: Sequence[str], episodes: EpisodeList, thresholds: dict[str, float]
 ) -> dict[str, Any]:
     """The content of scores.json, from the tally of `score`."""
-    rows, seconds = tally["rows"], tally["seconds"]
+    rows, drawn, seconds = tally["rows"], tally["drawn"], tally["seconds"]
     methods = {method: summary(own, names, episodes, seconds) for method, own in rows.items()}
     for name, threshold in thresholds.items():
         methods[f"prior-{name}"]["threshold"] = threshold
     priors = {}
     for name, hists in tally["hists"].items():
-        own = rows[FOREGROUND if name == CONSTANT else f"prior-{name}"]
+        own = drawn[name] if name in drawn else rows[FOREGROUND if name == CONSTANT else f"prior-{name}"]
         priors[name] = prior_summary(own, hists) | {"bce_calibrated": mean(own, "bce_calibrated")}
     result = {"methods": methods, "priors": priors}
+    if drawn:
+        each = [priors.pop(name) for name in drawn]
+        priors[EMBEDDED] = {measure: mean(each, measure) for measure in each[0]}
+        no_plus = 100 * sum(tally["no_plus"]) / len(tally["no_plus"])
+        result[EMBEDDED] = {"draws": each, "supports_without_plus": no_plus}
     if tally["cam"]:
         result["cam"] = {name: 100 * mean(tally["cam"], name) for name in CAM_MEASURES}
         result["cam_classes"] = cam_classes(tally["cam"])
     return result
 
 
-def all_priors(inputs: EpisodeInputs, options: CamOptions) -> dict[str, Tensor]:
-    """The priors of `prior_names` for the queries at image size, (B, S, S) each; shots have equal weights."""
+def all_priors(
+    inputs: EpisodeInputs, options: CamOptions, embeddings: Mapping[str, Tensor] | None = None
+) -> Maps:
+    """The priors of `prior_names`, and PMGM's with each of the embeddings, for the queries at image size.
+
+    Shots have equal weights.
+    """
     regions = cam_regions(inputs, options) if options.uses_cam else None
     size = inputs.masks_s.shape[-2:]
+    wanted = {name: (name, None) for name in prior_names(options)}
+    wanted |= {name: ("pmgm", one) for name, one in (embeddings or {}).items()}
     return {
-        name: bilinear(prior(name, inputs, options, regions=regions, support=False)[0], size)
-        for name in prior_names(options)
+        name: bilinear(
+            prior(kind, inputs, options, regions=regions, embedding=embedding, support=False)[0], size
+        )
+        for name, (kind, embedding) in wanted.items()
     }
+
+
+def without_plus(inputs: EpisodeInputs, options: CamOptions) -> Tensor:
+    """For each episode, the share of its supports whose object has no CAM+ on layer4's grid, (B,).
+
+    Their prototype of CAM+ is zero, and with an embedding the embedding.
+    """
+    plus = cam_regions(inputs, options).plus_support
+    objects = object_regions(inputs, plus, inputs.x4_s.shape[-2:])[:, :, 0]  # (B, K, h4, w4)
+    return (objects.sum((-2, -1)) == 0).float().mean(1)
 
 
 def predictions(
     cached: CachedEncoder,
     draws: Sequence[Draw],
     inputs: EpisodeInputs,
-    priors: dict[str, Tensor],
+    priors: Maps,
     thresholds: dict[str, float],
 ) -> dict[str, Tensor]:
-    """Scores (B, 2, S, S) of each method; as with logits, the larger of the two is the prediction."""
+    """Scores (B, 2, S, S) of each method; as with logits, the larger of the two is the prediction.
+
+    Of the priors, those that have a threshold are methods.
+    """
     size = inputs.masks_s.shape[-2:]
     nothing = torch.zeros(len(draws), *size, device=inputs.x4_q.device)
     result = {FOREGROUND: torch.stack([nothing, nothing + 1], 1)}
-    for name, maps in priors.items():
+    for name, threshold in thresholds.items():
         # slightly lower, so that a value equal to the threshold is foreground
-        result[f"prior-{name}"] = torch.stack([nothing + (thresholds[name] - 1e-6), maps.float()], 1)
+        result[f"prior-{name}"] = torch.stack([nothing + (threshold - 1e-6), priors[name].float()], 1)
     result[PROTOTYPE] = bilinear(nearer_prototype(cached, draws, inputs), size)
     return result
 

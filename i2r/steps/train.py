@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from i2r.config.networks import NetworkOptions, network_options
 from i2r.config.schema import Train
 from i2r.data.dataset import Dataset
-from i2r.data.episodes import train_episode
+from i2r.data.episodes import Episode, train_episode
+from i2r.data.paste import picture
 from i2r.data.transforms import binary, normalised, train_pixels
 from i2r.engine.attention_probe import AttentionProbe, support_iou
 from i2r.engine.feature_cache import CachedEncoder, Draw
@@ -130,6 +131,21 @@ def save_trained(
     save_network(Network(encoder, meta_learner).state_dict(), about, path)
 
 
+def drawn_episode(lists: dict[str, Any], args: dict[str, Any], train: Train, index: int) -> Episode:
+    """Training episode number `index` of a job."""
+    return train_episode(
+        lists,
+        args["seed"],
+        args["fold"],
+        index,
+        args["shot"],
+        train.sampling,
+        reduced=train.augment.fit,
+        paste=train.paste,
+        views=train.augment.views,
+    )
+
+
 def kept_batches(
     job: Job, encoder: Encoder, options: NetworkOptions, train: Train, device: torch.device
 ) -> Callable[[int], Batch]:
@@ -144,7 +160,7 @@ def kept_batches(
     begun = False
 
     def draw(index: int) -> Draw:
-        episode = train_episode(lists, seed, fold, index, shots, train.sampling, train.augment.fit)
+        episode = drawn_episode(lists, job.args, train, index)
         numbers = np.random.default_rng(seed_of("views", fold, seed, index)).integers(
             train.augment.views, size=1 + shots
         )
@@ -152,6 +168,8 @@ def kept_batches(
             View(name, int(number))
             for name, number in zip((episode.query, *episode.supports), numbers, strict=True)
         )
+        if episode.pasted:  # it is a view of its own
+            query = View(episode.query, pasted=episode.pasted)
         return Draw(episode.cls, query, tuple(supports), lists["train_classes"].index(episode.cls))
 
     def draws(step: int) -> list[Draw]:
@@ -201,12 +219,12 @@ def fresh_episode(
         and its base class.
     """
     fold, seed = args["fold"], args["seed"]
-    episode = train_episode(lists, seed, fold, index, args["shot"], train.sampling, train.augment.fit)
+    episode = drawn_episode(lists, args, train, index)
     rng = np.random.default_rng(seed_of("fresh views", fold, seed, index))
 
     def views() -> Iterator[tuple[Tensor, Tensor]]:
-        for name in (episode.query, *episode.supports):
-            image, mask = dataset.image(name), dataset.mask(name)
+        shown = ((episode.query, episode.pasted), *((name, None) for name in episode.supports))
+        for image, mask in (picture(dataset, *one) for one in shown):
             view, labels = train_pixels(image, mask, size, train.augment, rng, episode.cls)
             yield view, binary(labels, episode.cls)
 

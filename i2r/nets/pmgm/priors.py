@@ -22,6 +22,7 @@ from i2r.nets.resize import bilinear, nearest
 
 EPS = 1e-5  # of averages, cosines and min-max
 BAM_EPS = 1e-7
+EMBEDDING_ROWS, EMBEDDING_SPREAD = 4, 0.01
 
 Maps = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -40,6 +41,11 @@ def region_means(features: torch.Tensor, regions: torch.Tensor, eps: float = EPS
     weights = regions.flatten(-2).to(precise)  # (B, K, R, n)
     sums = weights @ features.flatten(-2).transpose(-1, -2)  # (B, K, R, C)
     return sums / (weights.sum(-1, keepdim=True) + eps)
+
+
+def draw_embedding(channels: int, random: torch.Generator) -> torch.Tensor:
+    """A random embedding (4, channels) as the released code makes it, normal times EMBEDDING_SPREAD."""
+    return EMBEDDING_SPREAD * torch.randn(EMBEDDING_ROWS, channels, generator=random)
 
 
 def object_regions(inputs: EpisodeInputs, plus: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter, defaultdict
 from functools import partial
 
 import numpy as np
@@ -23,14 +25,16 @@ from i2r.report.forms.shown import (
 )
 from i2r.report.results import Finished
 from i2r.report.target import Target
-from i2r.report.text import Grid, bracket, listed, number, points
+from i2r.report.text import Grid, bracket, listed, number, points, with_deviation
 
+EMBEDDED = "embedding"
 PRIORS = {
     "bam": "BAM's (baseline)",
     "pmgm": "PMGM (I²R)",
     "ordered": "PMGM ordered (ours)",
     "mean": "one prototype",
     "constant": "constant",
+    EMBEDDED: "PMGM + embedding (released)",
 }
 MEASURES = {  # title, digits, whether lower is better
     "bce": ("Cross-entropy between prior and mask (the paper's measure; lower is better)", 4, True),
@@ -69,7 +73,7 @@ def show(target: Target) -> Shown:
             figures.prior_dots, table, target.folds, PRIORS, {m: v[2] for m, v in MEASURES.items()}
         )
         drawn.append(Figure(f"{target.name}{suffix(target, dataset, shot)}", caption, draw))
-    grids += cam_grids(target)
+    grids += [*drawn_grids(target), *cam_grids(target)]
     frame = pd.concat(frames, ignore_index=True)
     return Shown("priors", title, frame, grids, sentences, drawn)
 
@@ -77,14 +81,17 @@ def show(target: Target) -> Shown:
 def prior_frame(target: Target, shot: int, comparable: bool) -> pd.DataFrame:
     """Columns: shot, measure, prior, then those of `numbers_of`.
 
-    deviation: of the mean, over evaluation seeds; difference: from BAM's prior; low and high: 95 % over pictures;
-    paper: its mean, if comparable.
+    deviation: of a fold or of the mean, over evaluation seeds; difference: from BAM's prior; low and high: 95 % over
+    pictures; paper: its mean, if comparable.
     """
     all_ = target.results.priors
     own = all_[(all_["on"] == target.host) & (all_["shot"] == shot) & all_["fold"].isin(target.folds)]
+    own = own[own["eval_seed"].isin(target.baseline_seeds)]
     rows = []
     for measure in MEASURES:
-        cells = own.groupby(["prior", "fold"])[measure].mean().unstack("fold").reindex(columns=target.folds)
+        grouped = own.groupby(["prior", "fold"])[measure]
+        cells = grouped.mean().unstack("fold").reindex(columns=target.folds)
+        spreads = grouped.std(ddof=1).unstack("fold").reindex(columns=target.folds)
         over = [fold for fold in target.folds if cells[fold].notna().any()]
         for prior in [*PRIORS, *sorted(set(cells.index) - set(PRIORS))]:
             if prior not in cells.index:
@@ -92,6 +99,7 @@ def prior_frame(target: Target, shot: int, comparable: bool) -> pd.DataFrame:
             means = own[own["prior"] == prior].groupby("eval_seed")[measure].mean()
             row = {"shot": shot, "measure": measure, "prior": prior}
             row |= {f"fold-{fold}": cells.at[prior, fold] for fold in target.folds}
+            row |= {f"fold-{fold} deviation": spreads.at[prior, fold] for fold in target.folds}
             row["mean"] = cells.loc[prior, over].mean(skipna=False) if over else np.nan
             row["deviation"] = means.std(ddof=1) if len(means) > 1 else np.nan
             row["paper"] = table4(prior) if comparable and measure == "bce" else None
@@ -107,7 +115,8 @@ def prior_frame(target: Target, shot: int, comparable: bool) -> pd.DataFrame:
 
 def numbers_of(target: Target) -> list[str]:
     ends = ["low", "high", "difference", "difference low", "difference high"]
-    return [*(f"fold-{fold}" for fold in target.folds), "mean", "deviation", *ends, "paper"]
+    folds = [f"fold-{fold}{end}" for fold in target.folds for end in ("", " deviation")]
+    return [*folds, "mean", "deviation", *ends, "paper"]
 
 
 def intervals(target: Target, shot: int, measure: str, prior: str, scale: float) -> dict[str, float]:
@@ -143,9 +152,11 @@ def prior_grids(target: Target, shot: int, table: pd.DataFrame, notes: dict[str,
         grid = Grid([("", name) for name in names + more + (["paper, mean"] if papers else [])], [])
         grid.title = f"{title}{f', {where}' if where else ''}"
         for row in own.to_dict("records"):
-            texts = [number(row[f"fold-{fold}"], digits) for fold in target.folds]
-            spread = "" if pd.isna(row["deviation"]) else f" ± {row['deviation']:.{digits}f}"
-            texts += [number(row["mean"], digits) + spread] if several else []
+            texts = [
+                with_deviation(row[f"fold-{fold}"], row[f"fold-{fold} deviation"], digits)
+                for fold in target.folds
+            ]
+            texts += [with_deviation(row["mean"], row["deviation"], digits)] if several else []
             if drawn:
                 gained = (row[name] for name in ("difference", "difference low", "difference high"))
                 texts += [bracket(row["low"], row["high"], digits), points(*gained, digits=digits)]
@@ -153,7 +164,8 @@ def prior_grids(target: Target, shot: int, table: pd.DataFrame, notes: dict[str,
             grid.rows.append([PRIORS.get(row["prior"], row["prior"]), *texts])
         grid.mark(len(names) - 1, -own["mean"] if lower else own["mean"])
         grids.append(grid)
-    deviation = "±: standard deviation over evaluation seeds. " if table["deviation"].notna().any() else ""
+    seeds = len(target.baseline_seeds)
+    deviation = f"±: standard deviation over {seeds} evaluation seeds. " if seeds > 1 else ""
     deviation += (
         "The constant prior is the share of object pixels in episodes of the training classes; calibration is a rising "
         "map of each prior's values, fitted there. "
@@ -197,12 +209,43 @@ def verdicts(table: pd.DataFrame) -> list[str]:
     return out
 
 
+# --- the random embedding --------------------------------------------------------------------------------------
+
+
+def drawn_grids(target: Target) -> list[Grid]:
+    """PMGM's prior with each of the random embeddings: means over evaluation seeds, by shot, fold and measure."""
+    columns = ("without", "mean over draws", "lowest", "highest")
+    grid = Grid([("", name) for name in ("Shot", "Fold", "Measure", *columns)], [], words=3)
+    shares = []
+    for (shot, fold), jobs in baseline_jobs(target).items():
+        scores = [job.json("scores.json") for job in jobs]
+        if not all(EMBEDDED in one for one in scores):
+            continue
+        shares.append(np.mean([one[EMBEDDED]["supports_without_plus"] for one in scores]))
+        for measure, (title, digits, _) in MEASURES.items():
+            draws = pd.DataFrame([[draw[measure] for draw in one[EMBEDDED]["draws"]] for one in scores])
+            each = draws.mean()  # of each draw
+            plain = float(np.mean([one["priors"]["pmgm"][measure] for one in scores]))
+            texts = [number(plain, digits), with_deviation(each.mean(), each.std(ddof=1), digits)]
+            texts += [number(end, digits) for end in (each.min(), each.max())]
+            grid.rows.append([str(shot), str(fold), re.split(r",| \(", title)[0], *texts])
+    if not grid.rows:
+        return []
+    grid.title = f"PMGM's prior with a random embedding (released), {len(each)} draws"
+    grid.note = (
+        "±: standard deviation over draws, each a mean over evaluation seeds. The embedding is the whole prototype of "
+        f"CAM+ for a support whose object has no CAM+: {number(float(np.mean(shares)))} % of supports."
+    )
+    return [grid]
+
+
 # --- CAMs ------------------------------------------------------------------------------------------------------
 
 
 def cam_grids(target: Target) -> list[Grid]:
-    """CAM+ compared with the object, and the classes predicted for the supports, by shot and fold."""
-    where = ["Shot", "Fold", "Evaluation seed"]
+    """CAM+ compared with the object, and the classes predicted for the supports, by shot and fold, over evaluation
+    seeds."""
+    where = ["Shot", "Fold"]
     measures = {
         "share_cam": "share of query, %",
         "precision_cam": "precision, %",
@@ -212,26 +255,31 @@ def cam_grids(target: Target) -> list[Grid]:
     plus.note = (
         "Share of the query that is CAM+, share of CAM+ that is object, share of the object that is CAM+."
     )
-    read = Grid([("", n) for n in (*where, "Class of the episodes", "predicted")], [], words=5)
+    read = Grid([("", n) for n in (*where, "Class of the episodes", "predicted")], [], words=4)
     read.title = "Classes that the classifier predicts for the masked supports"
-    for place, job in cam_jobs(target):
-        scores = job.json("scores.json")
-        at, names = [str(value) for value in place], class_names(job, target.results.known)
-        plus.rows.append(at + [number(scores["cam"][name]) for name in measures])
-        classes = next(iter(scores["methods"].values()))["classes"]
-        for class_id, counts in scores.get("cam_classes", {}).items():
-            total = sum(counts.values())
-            top = sorted(counts.items(), key=lambda pair: -pair[1])[:3]
-            texts = [f"{names.get(int(c), f'class {c}')} {100 * n / total:.0f} %" for c, n in top]
-            read.rows.append([*at, str(classes[class_id]["name"]).replace("_", " "), ", ".join(texts)])
+    for place, jobs in baseline_jobs(target).items():
+        found = [scores for job in jobs if "cam" in (scores := job.json("scores.json"))]
+        if not found:
+            continue
+        at, names = [str(value) for value in place], class_names(jobs[0], target.results.known)
+        means = [np.mean([scores["cam"][name] for scores in found], dtype=float) for name in measures]
+        plus.rows.append(at + [number(value) for value in means])
+        classes = next(iter(found[0]["methods"].values()))["classes"]
+        for class_id, own in classes.items():
+            counts = Counter()
+            for scores in found:
+                counts.update(scores.get("cam_classes", {}).get(class_id, {}))
+            top = counts.most_common(3)
+            texts = [f"{names.get(int(c), f'class {c}')} {100 * n / counts.total():.0f} %" for c, n in top]
+            if top:
+                read.rows.append([*at, str(own["name"]).replace("_", " "), ", ".join(texts)])
     return [grid for grid in (plus, read) if grid.rows]
 
 
-def cam_jobs(target: Target) -> list[tuple[tuple[int, int, int], Finished]]:
-    """The baselines jobs of the target that have a CAM, with shot, fold and evaluation seed."""
-    found = {
-        tuple(item.row[name] for name in ("shot", "fold", "eval_seed")): item.job
-        for item in target.items
-        if item.baseline and "cam" in item.job.json("scores.json")
-    }
-    return sorted(found.items())
+def baseline_jobs(target: Target) -> dict[tuple[int, int], list[Finished]]:
+    """Shot and fold -> the baselines jobs of the target, one for each evaluation seed, that scored something."""
+    found: dict[tuple[int, int], dict[int, Finished]] = defaultdict(dict)
+    for item in target.items:
+        if item.baseline and item.scores.get("miou") is not None:
+            found[item.row["shot"], item.row["fold"]][item.row["eval_seed"]] = item.job
+    return {place: list(jobs.values()) for place, jobs in sorted(found.items())}
