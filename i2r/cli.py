@@ -159,7 +159,7 @@ def track(_: argparse.Namespace) -> None:
 def ui(args: argparse.Namespace) -> None:
     """Serve MLflow with all runs, including those in progress."""
     try:
-        from i2r.tracking.mlflow_import import ui as serve
+        from i2r.tracking.ui import ui as serve
     except ModuleNotFoundError as error:
         raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
     serve(RESULTS, args.port)

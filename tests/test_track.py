@@ -237,7 +237,7 @@ def test_ui_serves_and_ends_with_its_server(imported, number: int, status: int):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = "from pathlib import Path; from i2r.tracking.mlflow_import import ui; "
+    code = "from pathlib import Path; from i2r.tracking.ui import ui; "
     code += f"ui(Path({str(imported[0])!r}), {port}, 1)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
 
