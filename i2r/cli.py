@@ -156,6 +156,19 @@ def track(_: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def register(args: argparse.Namespace) -> None:
+    """Put the best network of a method into MLflow's model registry."""
+    try:
+        from i2r.tracking.registry import register as add
+    except ModuleNotFoundError as error:
+        raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
+    made = add(RESULTS, _params(args).values.experiment, args.method, args.shot, args.fold)
+    print(made.description)
+    print(
+        f"models:/{made.name}/{made.version}: `mlflow models serve -m` serves it, `mlflow.pyfunc.load_model` loads it"
+    )
+
+
 def ui(args: argparse.Namespace) -> None:
     """Serve MLflow with all runs, including those in progress."""
     try:
@@ -212,7 +225,7 @@ def record_code(_: argparse.Namespace) -> None:
     print(f"wrote {CODE_VERSIONS}")
 
 
-IN_A_CLONE = (stage, preset, plan, show, track, ui, write_docs, record_code)
+IN_A_CLONE = (stage, preset, plan, show, track, register, ui, write_docs, record_code)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -261,6 +274,14 @@ def parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("track", help="import finished runs into MLflow")
     verb.set_defaults(function=track)
+
+    verb = verbs.add_parser(
+        "register", help="put the best network of a method into MLflow's model registry", parents=[values]
+    )
+    verb.add_argument("method", metavar="METHOD")
+    verb.add_argument("--shot", type=int, help="of trainings with this number of shots (default: any)")
+    verb.add_argument("--fold", type=int, help="of trainings of this fold (default: any)")
+    verb.set_defaults(function=register)
 
     verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
     verb.add_argument("--port", type=_port, default=5000)

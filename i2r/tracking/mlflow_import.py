@@ -43,6 +43,7 @@ from i2r.tracking.runs import (
     milliseconds,
     numbers,
     running_jobs,
+    scored,
     scores_of,
     setting,
     steps_of,
@@ -51,7 +52,7 @@ from i2r.tracking.runs import (
 KEY, STATE, STEPS, CONFIG = "i2r.key", "i2r.state", "i2r.steps_logged", "i2r.configuration"
 DESCRIBED = "i2r.described"
 IMPORTED = "imported, 2"  # with the version of what an import writes: runs of an older one are completed
-KIND, MAIN = "mlflow.experimentKind", "mlflow.experiment.primaryMetric.name"
+KIND = "mlflow.experimentKind"
 EXTERNAL = "mlflow.model.isExternal"
 MOST_LINKS = 20  # in a note
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
@@ -71,13 +72,12 @@ def track(results: Path, running: bool = False) -> int:
 
 
 def run_name(job: Finished) -> str:
-    """`evaluate fold 0 seed 0`: a name that is unique among the runs of a parent."""
+    """`evaluate fold 0 seed 0`: a name that is unique among the runs of a parent, after the score if there is one."""
     if job.step == "report":
-        return f"report {job.label}"
+        return f"report {job.params['experiment']}"
     named = {"fold": "fold", "eval_seed": "seed"} | ({"shot": "shot"} if job.step == "episodes" else {})
-    return " ".join(
-        [job.step, *(f"{word} {job.args[name]}" for name, word in named.items() if name in job.args)]
-    )
+    words = [job.step, *(f"{word} {job.args[name]}" for name, word in named.items() if name in job.args)]
+    return scored(" ".join(words), job.scores[""].get("miou") if job.step == "evaluate" else None)
 
 
 class Importer:
@@ -147,8 +147,8 @@ class Importer:
         name = "reports" if job.step == "report" else setting(job, self.known)["dataset"] or "networks"
         if name not in self.experiments:
             place = (self.results / "mlartifacts" / name).as_uri() if self.local else None
-            tags = {KIND: "custom_model_development", MAIN: "miou"}  # the UI then shows metrics of trainings
-            self.experiments[name] = self.client.create_experiment(name, place, tags)
+            kind = {KIND: "custom_model_development"}  # so that the UI shows training metrics
+            self.experiments[name] = self.client.create_experiment(name, place, kind)
         return self.experiments[name]
 
     def configuration(self, job: Finished) -> tuple[str, str]:
@@ -233,7 +233,7 @@ class Importer:
         }
         return Dataset(
             name=setting(job, self.known)["dataset"],
-            digest=summary["digest"][:36],
+            digest=summary["digest"][:12],
             source_type="local",
             source=json.dumps({"uri": f"results/{data.store}"}),
             profile=json.dumps(profile | {"sha256": summary["digest"]}),
@@ -254,10 +254,11 @@ class Importer:
         return f"[{info.run_name}](#/experiments/{info.experiment_id}/runs/{info.run_id})"
 
     def note(self, job: Finished) -> str:
-        """Where a job's files are, and links to the runs that it was made from."""
-        links = {role: self.link(key) for role, key in job.inputs.items()}
-        rows = [f"- {role}: {link}" for role, link in links.items() if link]
-        return "\n".join([f"`results/{job.store}`", *([""] + rows if len(rows) <= MOST_LINKS else [])])
+        """Where a job's files are, and links to the runs that it was made from, its training first."""
+        keys = sorted(job.inputs.values(), key=lambda key: key != job.inputs.get("train"))
+        links = list(dict.fromkeys(link for key in keys if (link := self.link(key))))
+        said = f", made from {' · '.join(links)}" if 0 < len(links) <= MOST_LINKS else ""
+        return f"`results/{job.store}`{said}"
 
     def model(self, key: str) -> str | None:
         """Id of MLflow's model that stands for the weights of an imported training, which stay in results/."""

@@ -14,7 +14,7 @@ from mlflow.entities import Metric, RunTag
 
 from i2r.files import canonical
 from i2r.report.results import Finished
-from i2r.tracking.runs import flat, made_with, metric_name, milliseconds
+from i2r.tracking.runs import flat, made_with, metric_name, milliseconds, scored
 
 if TYPE_CHECKING:
     from i2r.tracking.mlflow_import import Importer
@@ -34,7 +34,7 @@ def write(to: Importer) -> None:
         if job.step in SCORED:
             scored.setdefault(to.runs[job.key].data.tags["mlflow.parentRunId"], []).append(job)
     tags = {run.info.run_id: run.data.tags for run in to.runs.values()}
-    reports = {job.label: job for job in to.jobs if job.step == "report"}  # the latest one of each experiment
+    reports = {job.params["experiment"]: job for job in to.jobs if job.step == "report"}
     for parent, every in scored.items():
         keys = {job.key for job in every}
         shown = [report for report in reports.values() if keys & set(report.inputs.values())]
@@ -48,7 +48,8 @@ def write(to: Importer) -> None:
         said = [line for report in shown for line in log_report(to, parent, own, report)]
         to.log_dataset(latest, parent)
         to.log_params(parent, settings(to, latest))
-        log_means(to, parent, own, [*folds_table(to, own), *said])
+        name = to.configuration(latest)[1]
+        log_means(to, parent, name, own, [*folds_table(to, own), *said])
         to.client.set_tag(parent, WRITTEN, digest)
 
 
@@ -61,21 +62,21 @@ def settings(to: Importer, job: Finished) -> dict[str, Any]:
     return found
 
 
-def log_means(to: Importer, parent: str, own: list[Finished], note: list[str]) -> None:
+def log_means(to: Importer, parent: str, name: str, own: list[Finished], note: list[str]) -> None:
     """Log means over folds, the value of each fold, and the note, as far as they have changed."""
     values: dict[str, dict[int, dict[int, float]]] = {}  # metric -> fold -> evaluation seed -> value
     for job in own:
         for baseline, scores in job.scores.items():
             start = f"{baseline}/" if baseline else ""
-            for name in (name for name in SCORES if scores.get(name) is not None):
-                cells = values.setdefault(metric_name(start + name), {}).setdefault(job.args["fold"], {})
-                cells[job.args["eval_seed"]] = scores[name]  # the latest one, if the code has changed
+            for score in (score for score in SCORES if scores.get(score) is not None):
+                cells = values.setdefault(metric_name(start + score), {}).setdefault(job.args["fold"], {})
+                cells[job.args["eval_seed"]] = scores[score]  # the latest one, if the code has changed
     found = {}
-    for name, folds in values.items():
+    for score, folds in values.items():
         means = {fold: sum(v.values()) / len(v) for fold, v in folds.items()}
-        found[name] = sum(means.values()) / len(means)
-        if "/" not in name:
-            found |= {f"{name}_fold{fold}": value for fold, value in means.items()}
+        found[score] = sum(means.values()) / len(means)
+        if "/" not in score:
+            found |= {f"{score}_fold{fold}": value for fold, value in means.items()}
     data = to.client.get_run(parent).data
     end = max(milliseconds(job.times["ended"]) for job in own)
     metrics = [Metric(n, v, end, 0) for n, v in found.items() if data.metrics.get(n) != v]
@@ -83,9 +84,10 @@ def log_means(to: Importer, parent: str, own: list[Finished], note: list[str]) -
         "folds": ", ".join(map(str, sorted({job.args["fold"] for job in own}))),
         NOTE: shortened(note),
     }
-    changed = [RunTag(name, text) for name, text in tags.items() if data.tags.get(name) != text]
+    changed = [RunTag(tag, text) for tag, text in tags.items() if data.tags.get(tag) != text]
     if metrics or changed:
         to.client.log_batch(parent, metrics=metrics, tags=changed)
+        to.client.update_run(parent, name=scored(name, found.get("miou")))
         to.client.set_terminated(parent, "FINISHED", end)
 
 
@@ -110,6 +112,8 @@ def log_report(to: Importer, parent: str, own: list[Finished], report: Finished)
     The parent gets the report's texts whole, of its tables of numbers the rows of its own evaluations, and of its
     figures those of its targets and of its methods' episodes.
     """
+    from i2r.report.target import BASELINES  # not at the top: it loads matplotlib
+
     keys = {job.key for job in own}
     rows = {
         file: list(csv.reader((report.folder / file).open(encoding="utf-8", newline=""))) for file in TABLES
@@ -131,21 +135,35 @@ def log_report(to: Importer, parent: str, own: list[Finished], report: Finished)
         for figure in sorted((report.folder / "figures").glob("*.png")):
             if re.match(rf"({shown})(-|$)", figure.stem):
                 shutil.copy(figure, folder)
-        to.client.log_artifacts(parent, str(folder), f"report {report.label}")
-    labels = [
-        report.params["methods"][method]["label"] for method in methods if method in report.params["methods"]
+        to.client.log_artifacts(parent, str(folder), f"report {report.params['experiment']}")
+    known = {name: method["label"] for name, method in report.params["methods"].items()}
+    labels = [known.get(name) or BASELINES.get(name, name) for name in methods]
+    said = [
+        line for file in texts for line in named((report.folder / file).read_text(encoding="utf-8"), labels)
     ]
-    said = [line for file in texts for line in sentences(report.folder / file, labels)]
-    return ["", f"**{to.link(report.key)}**", "", *said]
+    return ["", f"## {to.link(report.key)}", *said]
 
 
-def sentences(path: Path, labels: list[str]) -> list[str]:
-    """The sentences below a report's tables that name one of these methods, and rows of verdicts with their headers."""
-    return [
-        line
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if not line.startswith(("|", "#", "<!--")) and any(label in line for label in labels)
-    ]
+def named(text: str, labels: list[str]) -> list[str]:
+    """Of a Markdown text the rows of tables that name a method, below their headings, and the sentences that begin so.
+
+    A row names a method if a cell, or one side of a difference in it, is the method's label.
+    """
+    if not labels:
+        return []
+    label = "|".join(map(re.escape, labels))
+    row = re.compile(rf"(\||−)\s*(\*\*|<u>)?({label})(\*\*|</u>)?\s*(\||−)")
+    found, heading = [], ""
+    for block in re.split(r"\n\s*\n", text):
+        lines = block.strip().splitlines()
+        if lines and lines[0].startswith("|"):
+            rows = [line for line in lines[2:] if row.search(line)]
+            found += ["", heading, "", *lines[:2], *rows] if rows else []
+        elif lines and re.match(r"#+ |\*\*[^*]+\*\*$", lines[-1]):
+            heading = f"**{lines[-1].strip('#* ')}**"
+        else:
+            found += [line for line in lines if re.match(rf"\*\*({label})\*\*", line)]
+    return found
 
 
 def shortened(lines: list[str]) -> str:

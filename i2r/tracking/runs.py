@@ -64,6 +64,11 @@ def flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, values
 
 
+def scored(name: str, miou: float | None) -> str:
+    """`43.6 NAME`: MLflow's list of runs shows names, but no metric unless it is asked to."""
+    return name if miou is None else f"{miou:.1f} {name}"
+
+
 def metric_name(name: str) -> str:
     """A name with characters that MLflow allows."""
     return re.sub(r"[^\w\-. /]", "_", name)
