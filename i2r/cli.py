@@ -17,6 +17,7 @@ from i2r.files import write_json, write_text
 from i2r.pipeline.spec import RESULTS, JobError
 from i2r.pipeline.steps import STEPS
 
+SNAKEFILE = Path("workflow/Snakefile")
 CODE_VERSIONS = Path("tests/code_versions.json")
 ENSEMBLE = {"auto": None, "on": True, "off": False}
 CHECKPOINTS = ("iir-base", "bam-base", "bam", "i2r-released")
@@ -340,8 +341,8 @@ def main(argv: list[str] | None = None) -> None:
         getattr(sys, name).reconfigure(errors="replace")  # a locale may have no ² or ü
     with as_sentences():
         args = parser().parse_args(argv)
-        if args.function in IN_A_CLONE and not Path("Snakefile").is_file():
-            raise JobError(f"{Path.cwd()}: no clone of the project, for it has no Snakefile; change to one")
+        if args.function in IN_A_CLONE and not SNAKEFILE.is_file():
+            raise JobError(f"{Path.cwd()}: no clone of the project, for it has no {SNAKEFILE}; change to one")
         args.function(args)
 
 

@@ -28,14 +28,12 @@ TOY_TARGETS = {
     "table4": {"folds": [0]},
 }
 WORKFLOW = (
-    "Snakefile",
     "dvc.yaml",
     ".dvcignore",
     ".dvc/config",
     ".gitignore",
     "envs",
     "workflow",
-    "profiles",
     "i2r",
 )
 

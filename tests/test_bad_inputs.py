@@ -140,7 +140,7 @@ CASES = [
     Case("jobs", "results/ is a file", text("results", ""), "plan", "specs are written to results/specs"),
     Case("jobs", "no report yet", lambda: None, "show", "no report yet"),
     Case("pictures", "one file for a shot", lambda: None, PREDICT.replace(" m.png", ""), "an image and a mask for each shot"),
-    Case("environment", "not in a clone", lambda: os.remove("Snakefile"), "track", "no clone of the project"),
+    Case("environment", "not in a clone", lambda: os.remove("workflow/Snakefile"), "track", "no clone of the project"),
     Case("environment", "a port out of range", lambda: None, "ui --port 99999", "must be a number from 1 to 65535"),
     Case("environment", "standard output on a full disk", lambda: None, "readings", "No space left on device", "{} >/dev/full"),
     Case("environment", "a folder that cannot be written to", lambda: None, "preset tiny --force", "Read-only file system", read_only(".")),
@@ -163,7 +163,7 @@ def clone(folder: Path, results: bool = True) -> Iterator[None]:
     """Work in a folder that has what the commands need of a clone, with the variables of a user."""
     before, variables = Path.cwd(), dict(os.environ)
     shutil.copytree(ROOT / "workflow/presets", folder / "workflow/presets")
-    (folder / "Snakefile").touch()
+    (folder / "workflow/Snakefile").touch()
     (folder / "params.yaml").write_text(TINY, encoding="utf-8")
     if results:
         (folder / "results/state").mkdir(parents=True)
