@@ -117,6 +117,21 @@ def show(args: argparse.Namespace) -> None:
     print("i2r ui: all runs in MLflow, on http://127.0.0.1:5000")
 
 
+def export(args: argparse.Namespace) -> None:
+    """Write an RO-Crate of a finished experiment."""
+    from i2r.pipeline.plan import make_plan
+
+    try:
+        from i2r.export import export as write
+    except ModuleNotFoundError as error:
+        raise JobError(
+            f"{error.name} is not installed; `pip install {error.name}` in this environment"
+        ) from None
+    made = make_plan(_params(args))
+    path = write(made, args.configfile or PARAMS, args.to or RESULTS / f"{made.experiment}.crate.zip")
+    print(f"wrote {path}")
+
+
 def show_params(args: argparse.Namespace) -> None:
     """Print every value of the params, or of one method's, and where it comes from."""
     from i2r.config.show import print_params
@@ -226,7 +241,7 @@ def record_code(_: argparse.Namespace) -> None:
     print(f"wrote {CODE_VERSIONS}")
 
 
-IN_A_CLONE = (stage, preset, plan, show, track, register, ui, write_docs, record_code)
+IN_A_CLONE = (stage, preset, plan, show, export, track, register, ui, write_docs, record_code)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -259,6 +274,10 @@ def parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("show", help="print the results and where the report is", parents=[values])
     verb.set_defaults(function=show)
+
+    verb = verbs.add_parser("export", help="write an RO-Crate of a finished experiment", parents=[values])
+    verb.add_argument("--to", metavar="FILE", type=Path, help="default: results/<experiment>.crate.zip")
+    verb.set_defaults(function=export)
 
     verb = verbs.add_parser("params", help="print every value and where it comes from", parents=[values])
     verb.add_argument("--method", help="print the sections of this method")
