@@ -47,7 +47,8 @@ chaos: setup ## kill runs of the preset tiny in many ways and compare; a quarter
 	PYTHONPATH=$(CURDIR) $(BIN)/python tests/chaos.py
 
 docs: $(DOCS)/.ready ## the documentation site, in site/
-	$(DOCS)/bin/mkdocs build
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	@echo "site/index.html: the documentation"
 
 $(DOCS)/.ready: envs/docs.in envs/docs-constraints.txt
 	$(PYTHON) -m venv $(DOCS)
