@@ -47,7 +47,7 @@ chaos: setup ## kill runs of the preset tiny in many ways and compare; a quarter
 	PYTHONPATH=$(CURDIR) $(BIN)/python tests/chaos.py
 
 docs: $(DOCS)/.ready ## the documentation site, in site/
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
 	@echo "site/index.html: the documentation"
 
 $(DOCS)/.ready: envs/docs.in envs/docs-constraints.txt
