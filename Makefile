@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3.11
 READY := $(VENV)/.ready
+DOCS := .venv-docs
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # uv has its own variable for a local folder of packages.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -12,7 +13,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint chaos ui clean-env
+.PHONY: help setup run test test-all lint chaos docs ui clean-env
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -33,7 +34,7 @@ run: setup ## data, networks, training, evaluation and report, as far as they ar
 lint: setup ## check the style of Python and Snakemake code
 	ruff check .
 	ruff format --check .
-	snakefmt --check Snakefile workflow
+	snakefmt --check workflow
 	snakemake --lint
 
 test: lint ## linters and quick tests, eight minutes on two cores
@@ -45,8 +46,17 @@ test-all: lint ## linters and all tests, forty minutes on two cores
 chaos: setup ## kill runs of the preset tiny in many ways and compare; a quarter of an hour, see results/chaos.md
 	PYTHONPATH=$(CURDIR) $(BIN)/python tests/chaos.py
 
+docs: $(DOCS)/.ready ## the documentation site, in site/
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
+	@echo "site/index.html: the documentation"
+
+$(DOCS)/.ready: envs/docs.in envs/docs-constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r envs/docs.in -c envs/docs-constraints.txt
+	@touch $@
+
 ui: setup ## serve MLflow with all runs, on this machine only
 	i2r ui
 
-clean-env: ## remove .venv
-	rm -rf $(VENV)
+clean-env: ## remove .venv and .venv-docs
+	rm -rf $(VENV) $(DOCS)

@@ -1,35 +1,7 @@
-"""I2R from data to report: `snakemake` makes everything, `snakemake train` a stage, `snakemake table1` a target."""
-
-from snakemake.utils import min_version
-
-min_version("9.0")
+"""The whole workflow, which stands in workflow/Snakefile, for `snakemake` in this folder."""
 
 
-include: "workflow/rules/common.smk"
+include: "workflow/Snakefile"
 
 
-rule all:
-    default_target: True
-    input:
-        asked(PLAN.of("all")),
-
-
-include: "workflow/rules/targets.smk"
-include: "workflow/rules/jobs.smk"
-
-
-onstart:
-    with as_workflow_errors():
-        if REFUSED:
-            raise WorkflowError("\n".join(REFUSED.values()))
-        alone.sign()
-        store.fill(PLAN.experiment)
-
-
-onsuccess:
-    show()
-
-
-onerror:
-    show()
-    say_last(failures(PLAN))
+workflow.default_target = "all"  # Snakemake ignores the one of an included file

@@ -116,6 +116,21 @@ def show(args: argparse.Namespace) -> None:
     print("i2r ui: all runs in MLflow, on http://127.0.0.1:5000")
 
 
+def export(args: argparse.Namespace) -> None:
+    """Write an RO-Crate of a finished experiment."""
+    from i2r.pipeline.plan import make_plan
+
+    try:
+        from i2r.export import export as write
+    except ModuleNotFoundError as error:
+        raise JobError(
+            f"{error.name} is not installed; `pip install {error.name}` in this environment"
+        ) from None
+    made = make_plan(_params(args))
+    path = write(made, args.configfile or PARAMS, args.to or RESULTS / f"{made.experiment}.crate.zip")
+    print(f"wrote {path}")
+
+
 def show_params(args: argparse.Namespace) -> None:
     """Print every value of the params, or of one method's, and where it comes from."""
     from i2r.config.show import print_params
@@ -156,10 +171,23 @@ def track(_: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def register(args: argparse.Namespace) -> None:
+    """Put the best network of a method into MLflow's model registry."""
+    try:
+        from i2r.tracking.registry import register as add
+    except ModuleNotFoundError as error:
+        raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
+    made = add(RESULTS, _params(args).values.experiment, args.method, args.shot, args.fold)
+    print(made.description)
+    print(
+        f"models:/{made.name}/{made.version}: `mlflow models serve -m` serves it, `mlflow.pyfunc.load_model` loads it"
+    )
+
+
 def ui(args: argparse.Namespace) -> None:
     """Serve MLflow with all runs, including those in progress."""
     try:
-        from i2r.tracking.mlflow_import import ui as serve
+        from i2r.tracking.ui import ui as serve
     except ModuleNotFoundError as error:
         raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
     serve(RESULTS, args.port)
@@ -212,7 +240,7 @@ def record_code(_: argparse.Namespace) -> None:
     print(f"wrote {CODE_VERSIONS}")
 
 
-IN_A_CLONE = (stage, preset, plan, show, track, ui, write_docs, record_code)
+IN_A_CLONE = (stage, preset, plan, show, export, track, register, ui, write_docs, record_code)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -246,6 +274,10 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("show", help="print the results and where the report is", parents=[values])
     verb.set_defaults(function=show)
 
+    verb = verbs.add_parser("export", help="write an RO-Crate of a finished experiment", parents=[values])
+    verb.add_argument("--to", metavar="FILE", type=Path, help="default: results/<experiment>.crate.zip")
+    verb.set_defaults(function=export)
+
     verb = verbs.add_parser("params", help="print every value and where it comes from", parents=[values])
     verb.add_argument("--method", help="print the sections of this method")
     verb.add_argument("--json", action="store_true", help="print only the resolved sections, as JSON")
@@ -261,6 +293,14 @@ def parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("track", help="import finished runs into MLflow")
     verb.set_defaults(function=track)
+
+    verb = verbs.add_parser(
+        "register", help="put the best network of a method into MLflow's model registry", parents=[values]
+    )
+    verb.add_argument("method", metavar="METHOD")
+    verb.add_argument("--shot", type=int, help="of trainings with this number of shots (default: any)")
+    verb.add_argument("--fold", type=int, help="of trainings of this fold (default: any)")
+    verb.set_defaults(function=register)
 
     verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
     verb.add_argument("--port", type=_port, default=5000)

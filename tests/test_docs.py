@@ -1,9 +1,14 @@
 """The documentation has the sections that the code cites."""
 
 import re
+import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
+import yaml
+
+from i2r.config.load import load
 
 ROOT = Path(__file__).parents[1]
 CITATION = re.compile(r"docs/method\.md((?:,? (?:and |to )?\d+(?:\.\d+)?)*)")
@@ -18,6 +23,42 @@ def test_cited_sections_of_the_method_exist():
                 assert number in headings, f"{path.relative_to(ROOT)}: docs/method.md has no section {number}"
                 cited += 1
     assert cited > 30
+
+
+def test_functions_named_by_the_paper_in_code_exist():
+    text = (ROOT / "docs/paper-in-code.md").read_text(encoding="utf-8")
+    shown, linked = re.findall(r"^::: (\S+)$", text, re.MULTILINE), re.findall(r"\]\[(i2r\.\S+)\]", text)
+    assert set(linked) <= set(shown) and len(shown) > 25
+    for name in shown:
+        module = next(m for m in prefixes(name) if (ROOT / f"{m.replace('.', '/')}.py").is_file())
+        found = import_module(module)
+        for part in name.removeprefix(f"{module}.").split("."):
+            found = getattr(found, part)
+        assert found.__doc__, name
+
+
+def prefixes(name: str) -> list[str]:
+    """The names of the modules that could define `a.b.C.d`, longest first."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
+
+
+def test_targets_of_the_page_of_tables_exist():
+    """Each command of docs/tables.md names a preset and one of its targets."""
+    text = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line) for line in re.findall(r"`(snakemake --configfile [^`]+)`", text)]
+    assert len(commands) > 10
+    for _, _, preset, *targets in commands:
+        assert set(targets) <= set(load(ROOT / preset).values.targets), (preset, targets)
+
+
+def test_every_page_is_in_the_contents_of_the_site():
+    def pages(entries) -> list[str]:
+        found = [value for entry in entries for value in entry.values()]
+        return [page for value in found for page in (pages(value) if isinstance(value, list) else [value])]
+
+    listed = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    assert sorted(listed) == sorted(path.name for path in ROOT.glob("docs/*.md"))
 
 
 RECORDED = ROOT / "docs/recorded/shapes"  # tables of the report of `make run`

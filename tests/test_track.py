@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 from i2r.config.experiment import Runtime
 from i2r.pipeline.jobs import Job
 from i2r.steps import track as track_step
-from i2r.tracking import database
+from i2r.tracking import database, ui
 from i2r.tracking import mlflow_import as track
 
 TARGETS = {"table1": {"methods": ["i2r"], "folds": [0, 1], "baselines": "i2r"}}
@@ -35,7 +35,7 @@ TWO_FOLDS = {"methods": {"i2r": {"label": "I²R"}}, "targets": TARGETS}
 
 
 def runs(results: Path) -> list:
-    client = MlflowClient(tracking_uri=track.database(results))
+    client = MlflowClient(tracking_uri=database.database(results))
     experiments = [e.experiment_id for e in client.search_experiments()]
     return client.search_runs(experiments, max_results=1000)
 
@@ -89,11 +89,19 @@ def test_a_run_a_job_and_a_parent_a_configuration(imported):
     assert sorted(keys) == sorted(finished(results, made))
     parents = {run.info.run_id: run for run in found if "i2r.configuration" in run.data.tags}
     names = {run.info.run_name for run in parents.values()}
-    assert names == {"i2r-1shot-seed0 (small)", "baselines i2r-1shot (small)", "data and frozen networks"}
+    miou = next(run.data.metrics["miou"] for run in parents.values() if "miou" in run.data.metrics)
+    of_method = f"{miou:.1f} i2r-1shot-seed0 (small)"
+    assert names == {of_method, "baselines i2r-1shot (small)", "data and frozen networks"}
     for run in found:
         assert run.info.status == "FINISHED"
         if run.info.run_id not in parents and run.data.tags["step"] != "report":
             assert run.data.tags["mlflow.parentRunId"] in parents
+
+
+def parent_of(results: Path, start: str = "i2r-1shot"):
+    """The parent whose name begins so, after its score."""
+    parents = [run for run in runs(results) if "i2r.configuration" in run.data.tags]
+    return next(run for run in parents if run.info.run_name.lstrip("0123456789. ").startswith(start))
 
 
 def test_parent_has_means_over_folds(imported):
@@ -102,12 +110,62 @@ def test_parent_has_means_over_folds(imported):
         json.loads((results / spec_of(made, "evaluate", fold).folder / "scores.json").read_text())["miou"]
         for fold in (0, 1)
     ]
-    parent = next(run for run in runs(results) if run.info.run_name.startswith("i2r-1shot"))
-    assert parent.data.metrics["miou_mean"] == pytest.approx(sum(scores) / 2)
+    parent = parent_of(results)
+    assert parent.data.metrics["miou"] == pytest.approx(sum(scores) / 2)
     assert parent.data.metrics["miou_fold1"] == pytest.approx(scores[1])
     assert parent.data.tags["folds"] == "0, 1"
-    baselines = next(run for run in runs(results) if run.info.run_name.startswith("baselines i2r"))
-    assert {"prototype/miou_mean", "prior-bam/fb_iou_mean"} <= set(baselines.data.metrics)
+    baselines = parent_of(results, "baselines i2r")
+    assert {"prototype/miou", "prior-bam/fb_iou"} <= set(baselines.data.metrics)
+
+
+def test_parent_says_what_it_was_made_with_and_what_the_report_says_of_it(imported):
+    results, made = imported
+    parent = parent_of(results)
+    assert (
+        parent.data.params["network.prior"] == "pmgm" and parent.data.params["cam_head.mode"] == "pretrained"
+    )
+    assert [given.dataset.name for given in parent.inputs.dataset_inputs] == ["shapes"]
+    note = parent.data.tags["mlflow.note.content"]
+    for step in ("evaluate", "train"):
+        run = one(results, **{"i2r.key": spec_of(made, step, 1).key})
+        assert f"runs/{run.info.run_id})" in note
+    assert "report fake" in note and "| I²R | small |" in note and "everything foreground" not in note
+    client = MlflowClient(tracking_uri=database.database(results))
+    files = {
+        item.path.rpartition("/")[2] for item in client.list_artifacts(parent.info.run_id, "report fake")
+    }
+    assert {"table.md", "metrics.csv", "table1.png", "episodes-i2r-fold0.png"} <= files
+    table = Path(client.download_artifacts(parent.info.run_id, "report fake/metrics.csv")).read_text("utf-8")
+    assert len(table.splitlines()) == 3
+    baselines = parent_of(results, "baselines i2r").data.tags["mlflow.note.content"]
+    assert "| everything foreground |" in baselines and "| I²R |" not in baselines
+
+
+def test_an_evaluation_links_to_training_weights_and_episodes(imported):
+    results, made = imported
+    run = one(results, **{"i2r.key": spec_of(made, "evaluate").key})
+    assert run.info.run_name == f"{run.data.metrics['miou']:.1f} evaluate fold 0 seed 0"
+    client = MlflowClient(tracking_uri=database.database(results))
+    trained = one(results, **{"i2r.key": spec_of(made, "train").key})
+    (given,) = client.get_run(run.info.run_id).inputs.model_inputs
+    (made_here,) = client.get_run(trained.info.run_id).outputs.model_outputs
+    assert given.model_id == made_here.model_id
+    model = client.get_logged_model(given.model_id)
+    assert model.name == "i2r-1shot-fold0-seed0" and model.tags["weights"].endswith("weights.safetensors")
+    assert {metric.key: metric.value for metric in model.metrics}["miou"] == run.data.metrics["miou"]
+    episodes = one(results, **{"i2r.key": spec_of(made, "episodes").key})
+    note = run.data.tags["mlflow.note.content"]
+    assert f"runs/{trained.info.run_id})" in note and f"runs/{episodes.info.run_id})" in note
+
+
+def test_runs_of_an_older_import_are_completed(imported):
+    results, made = imported
+    client = MlflowClient(tracking_uri=database.database(results))
+    run = client.get_run(one(results, **{"i2r.key": spec_of(made, "evaluate").key}).info.run_id)
+    client.set_tag(run.info.run_id, "i2r.state", "imported")
+    client.delete_tag(run.info.run_id, "mlflow.note.content")
+    assert track.track(results) == 1
+    assert client.get_run(run.info.run_id).to_dictionary() == run.to_dictionary()
 
 
 def test_training_has_params_steps_data_environment_and_weights(imported):
@@ -116,12 +174,12 @@ def test_training_has_params_steps_data_environment_and_weights(imported):
     run = one(results, **{"i2r.key": spec.key})
     assert run.data.params["data.size"] == "97" and run.data.params["network.prior"] == "pmgm"
     assert run.data.params["fold"] == "0" and run.data.params["train.steps"] == "500"
-    client = MlflowClient(tracking_uri=track.database(results))
+    client = MlflowClient(tracking_uri=database.database(results))
     written = (results / spec.folder / "metrics.jsonl").read_text().splitlines()
     history = client.get_metric_history(run.info.run_id, "loss")
     assert sorted(m.step for m in history) == [json.loads(line)["step"] for line in written]
     (dataset,) = run.inputs.dataset_inputs
-    assert dataset.dataset.name == "shapes" and dataset.dataset.digest == ("d1" * 32)[:36]
+    assert dataset.dataset.name == "shapes" and dataset.dataset.digest == ("d1" * 32)[:12]
     tags = run.data.tags
     assert tags["mlflow.source.git.commit"] == "c0ffee0" and tags["environment.torch"] == "2.13.0"
     manifest = json.loads((results / spec.folder / "manifest.json").read_text())
@@ -133,7 +191,7 @@ def test_evaluation_has_scores_and_pictures_and_no_weights(imported):
     results, made = imported
     run = one(results, **{"i2r.key": spec_of(made, "evaluate").key})
     assert {"miou", "fb_iou", "prior/ap", "iou/star", "mask_ratio/0"} <= set(run.data.metrics)
-    client = MlflowClient(tracking_uri=track.database(results))
+    client = MlflowClient(tracking_uri=database.database(results))
     files = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert files == {"manifest.json", "scores.json", "episodes.csv", "episodes.png"}
     report = one(results, step="report")
@@ -165,7 +223,7 @@ def test_an_interrupted_import_goes_on(empty, tmp_path, monkeypatch):
     monkeypatch.undo()
     track.track(results)
     run = one(results, **{"i2r.key": spec_of(made, "train").key})
-    client = MlflowClient(tracking_uri=track.database(results))
+    client = MlflowClient(tracking_uri=database.database(results))
     steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")]
     assert len(steps) == len(set(steps)) == 100 and run.info.status == "FINISHED"
     assert client.list_artifacts(run.info.run_id)
@@ -196,7 +254,7 @@ def test_running_jobs_are_followed_and_then_finished(imported, empty, tmp_path):
     out.mkdir(parents=True)
 
     def losses() -> list[int]:
-        client = MlflowClient(tracking_uri=track.database(results))
+        client = MlflowClient(tracking_uri=database.database(results))
         run = one(results, **{"i2r.key": spec.key})
         return sorted(metric.step for metric in client.get_metric_history(run.info.run_id, "loss"))
 
@@ -226,7 +284,7 @@ def test_ui_refuses_a_taken_port(imported):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(JobError, match="is in use"):
-            track.ui(imported[0], taken.getsockname()[1])
+            ui.ui(imported[0], taken.getsockname()[1])
 
 
 @pytest.mark.slow
@@ -237,7 +295,7 @@ def test_ui_serves_and_ends_with_its_server(imported, number: int, status: int):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = "from pathlib import Path; from i2r.tracking.mlflow_import import ui; "
+    code = "from pathlib import Path; from i2r.tracking.ui import ui; "
     code += f"ui(Path({str(imported[0])!r}), {port}, 1)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
 
@@ -245,7 +303,7 @@ def test_ui_serves_and_ends_with_its_server(imported, number: int, status: int):
         return urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
 
     def answers(wanted: bool) -> bool:
-        for _ in range(60):
+        for _ in range(180):
             try:
                 assert b"MLflow" in page()
                 if wanted:
@@ -324,7 +382,7 @@ def test_a_kill_while_the_database_is_made_leaves_nothing_that_counts(tmp_path, 
 
 
 def test_an_experiment_in_the_trash_is_restored(imported, tmp_path, capsys):
-    client = MlflowClient(tracking_uri=track.database(imported[0]))
+    client = MlflowClient(tracking_uri=database.database(imported[0]))
     shapes = client.get_experiment_by_name("shapes").experiment_id
     before = len(runs(imported[0]))
     client.delete_experiment(shapes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Toy
+from conftest import ROOT, Toy
 
 NOTHING = "Nothing to be done"
 ALL = Counter(
@@ -630,3 +631,12 @@ def is_same(one: Path, other: Path) -> bool:
 def children(pid: int) -> list[int]:
     done = subprocess.run(["pgrep", "-P", str(pid)], check=False, capture_output=True, text=True)
     return [int(line) for line in done.stdout.split()]
+
+
+def test_snakemake_without_a_target_makes_everything():
+    shown = subprocess.run(
+        ["snakemake", "--dry-run", "--configfile", "workflow/presets/tiny.yaml"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"^all +1$", shown.stdout, re.M) and re.search(r"^report_job +1$", shown.stdout, re.M)

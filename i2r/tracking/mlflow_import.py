@@ -8,25 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelInput,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
 
 from i2r.files import canonical
 from i2r.pipeline.jobs import locked
-from i2r.pipeline.spec import JobError
-from i2r.report.results import Finished, ResultsError
-from i2r.tracking.database import database, given_uri, open_database
+from i2r.report.results import Finished
+from i2r.tracking import parents
+from i2r.tracking.database import given_uri, open_database
 from i2r.tracking.runs import (
     finished_jobs,
     flat,
@@ -35,6 +43,7 @@ from i2r.tracking.runs import (
     milliseconds,
     numbers,
     running_jobs,
+    scored,
     scores_of,
     setting,
     steps_of,
@@ -42,7 +51,10 @@ from i2r.tracking.runs import (
 
 KEY, STATE, STEPS, CONFIG = "i2r.key", "i2r.state", "i2r.steps_logged", "i2r.configuration"
 DESCRIBED = "i2r.described"
+IMPORTED = "imported, 2"  # with the version of what an import writes: runs of an older one are completed
 KIND = "mlflow.experimentKind"
+EXTERNAL = "mlflow.model.isExternal"
+MOST_LINKS = 20  # in a note
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
 
 
@@ -60,13 +72,12 @@ def track(results: Path, running: bool = False) -> int:
 
 
 def run_name(job: Finished) -> str:
-    """`evaluate fold 0 seed 0`: a name that is unique among the runs of a parent."""
+    """`evaluate fold 0 seed 0`: a name that is unique among the runs of a parent, after the score if there is one."""
     if job.step == "report":
-        return f"report {job.label}"
+        return f"report {job.params['experiment']}"
     named = {"fold": "fold", "eval_seed": "seed"} | ({"shot": "shot"} if job.step == "episodes" else {})
-    return " ".join(
-        [job.step, *(f"{word} {job.args[name]}" for name, word in named.items() if name in job.args)]
-    )
+    words = [job.step, *(f"{word} {job.args[name]}" for name, word in named.items() if name in job.args)]
+    return scored(" ".join(words), job.scores[""].get("miou") if job.step == "evaluate" else None)
 
 
 class Importer:
@@ -79,6 +90,7 @@ class Importer:
         self.jobs = finished_jobs(results)
         self.known = {job.key: job for job in self.jobs}
         self.experiments = self.all_experiments()
+        self.models: dict[str, str] = {}  # key of a training -> id of MLflow's model for its weights
         self.runs: dict[str, Run] = {}  # by key of the job or name of the configuration
         for run in self.all_runs():
             name = run.data.tags.get(KEY) or run.data.tags.get(CONFIG)
@@ -120,14 +132,13 @@ class Importer:
         for job in live:
             self.follow(job)
         self.end_abandoned({job.key for job in running_jobs(self.results)})
-        for parent in {self.parent(job) for job in new if job.step in ("evaluate", "baselines")}:
-            self.write_means(parent)
+        parents.write(self)
         if new:
             print(f"MLflow: {len(new)} run(s) imported into {self.client.tracking_uri}", file=sys.stderr)
         return len(new)
 
     def is_done(self, key: str) -> bool:
-        return key in self.runs and self.runs[key].data.tags.get(STATE) == "imported"
+        return key in self.runs and self.runs[key].data.tags.get(STATE) == IMPORTED
 
     # --- runs ----------------------------------------------------------------------------------------------
 
@@ -187,11 +198,9 @@ class Importer:
         run = self.runs[job.key]
         run_id = run.info.run_id
         if DESCRIBED not in run.data.tags:
-            self.log_datasets(job, run_id)
-            params = [Param(name, str(value)) for name, value in (*flat(job.params), *job.args.items())]
-            for at in range(0, len(params), PARAMS_A_CALL):
-                done = [RunTag(DESCRIBED, "yes")] if at + PARAMS_A_CALL >= len(params) else []
-                self.client.log_batch(run_id, params=params[at : at + PARAMS_A_CALL], tags=done)
+            self.log_dataset(job, run_id)
+            self.log_params(run_id, dict(flat(job.params)) | job.args)
+            self.client.set_tag(run_id, DESCRIBED, "yes")
         return run_id, int(run.data.tags.get(STEPS, -1))
 
     def where(self, job: Finished) -> dict[str, str]:
@@ -207,26 +216,78 @@ class Importer:
             done = part[-1].step if at + METRICS_A_CALL >= len(metrics) else part[-1].step - 1
             self.client.log_batch(run_id, metrics=part, tags=[RunTag(STEPS, str(done))])
 
-    def log_datasets(self, job: Finished, run_id: str) -> None:
-        """Log the data set of the job, with its digest."""
+    def log_params(self, run_id: str, values: dict[str, Any]) -> None:
+        params = [Param(name, str(value)) for name, value in values.items()]
+        for at in range(0, len(params), PARAMS_A_CALL):
+            self.client.log_batch(run_id, params=params[at : at + PARAMS_A_CALL])
+
+    def dataset(self, job: Finished) -> Dataset | None:
+        """The data set of a job, with its digest; None for a job without one."""
         inputs = [self.known[key] for key in (job.key, *job.inputs.values()) if key in self.known]
         data = next((found for found in inputs if found.step == "data"), None)
         if data is None or job.step == "report":
-            return
+            return None
         summary = data.data_set
         profile = {f"{part} images": count for part, count in summary["images"].items()} | {
             "classes": len(summary["classes"])
         }
-        dataset = Dataset(
+        return Dataset(
             name=setting(job, self.known)["dataset"],
-            digest=summary["digest"][:36],
+            digest=summary["digest"][:12],
             source_type="local",
             source=json.dumps({"uri": f"results/{data.store}"}),
             profile=json.dumps(profile | {"sha256": summary["digest"]}),
         )
-        context = "evaluation" if job.step in ("evaluate", "baselines", "episodes") else "training"
-        tags = [InputTag("mlflow.data.context", context)]
-        self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
+
+    def log_dataset(self, job: Finished, run_id: str) -> None:
+        """Log the data set of a job on its run, or on its parent's."""
+        if dataset := self.dataset(job):
+            context = "evaluation" if job.step in ("evaluate", "baselines", "episodes") else "training"
+            tags = [InputTag("mlflow.data.context", context)]
+            self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
+
+    def link(self, key: str | None) -> str:
+        """A link of the UI to the run of a job, as Markdown; empty for a job that is not imported."""
+        if key not in self.runs:
+            return ""
+        info = self.runs[key].info
+        return f"[{info.run_name}](#/experiments/{info.experiment_id}/runs/{info.run_id})"
+
+    def note(self, job: Finished) -> str:
+        """Where a job's files are, and links to the runs that it was made from, its training first."""
+        keys = sorted(job.inputs.values(), key=lambda key: key != job.inputs.get("train"))
+        links = list(dict.fromkeys(link for key in keys if (link := self.link(key))))
+        said = f", made from {' · '.join(links)}" if 0 < len(links) <= MOST_LINKS else ""
+        return f"`results/{job.store}`{said}"
+
+    def model(self, key: str) -> str | None:
+        """Id of MLflow's model that stands for the weights of an imported training, which stay in results/."""
+        if key not in self.runs:
+            return None
+        if key not in self.models:
+            outputs = self.runs[key].outputs
+            if outputs and outputs.model_outputs:
+                self.models[key] = outputs.model_outputs[0].model_id
+        return self.models.get(key)
+
+    def log_model(self, job: Finished, run_id: str) -> None:
+        """Make the model of a training, if it is missing; give an evaluation that of its training, with the scores."""
+        if job.step == "train" and self.model(job.key) is None:
+            tags = {KEY: job.key, EXTERNAL: "true", "weights": f"results/{job.store}/weights.safetensors"}
+            made = self.client.create_logged_model(self.experiment(job), metric_name(job.label), run_id, tags)
+            self.client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
+            self.client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
+            self.models[job.key] = made.model_id
+        elif "train" in job.inputs and (model := self.model(job.inputs["train"])):
+            self.client.log_inputs(run_id, models=[LoggedModelInput(model)])
+            if job.step == "evaluate" and (dataset := self.dataset(job)):
+                end, scores = milliseconds(job.times["ended"]), job.scores[""]
+                found = {name: scores[name] for name in ("miou", "fb_iou") if scores.get(name) is not None}
+                about = {"model_id": model, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
+                metrics = [
+                    Metric(name, value, end, 0, run_id=run_id, **about) for name, value in found.items()
+                ]
+                self.client.log_batch(run_id, metrics=metrics)
 
     def add(self, job: Finished) -> None:
         """Import a finished job; an interrupted import is continued."""
@@ -241,7 +302,8 @@ class Importer:
         # metrics with a curve have their last value already, as have those logged by an interrupted import
         logged = {name for name, *_ in steps_of(job, -1)} | set(self.runs[job.key].data.metrics)
         metrics = [Metric(name, value, end, 0) for name, value in found.items() if name not in logged]
-        tags = {
+        tags = {parents.NOTE: self.note(job)}
+        tags |= {
             f"environment.{name}": str(value) for name, value in job.environment.items() if value is not None
         }
         if commit := job.environment.get("commit"):
@@ -251,9 +313,10 @@ class Importer:
             tags["weights.sha256"] = weights
         marks = [RunTag(name, value) for name, value in tags.items()]
         self.client.log_batch(run_id, metrics=metrics[:METRICS_A_CALL], tags=marks)
+        self.log_model(job, run_id)
         self.log_files(job, run_id)
         self.client.set_terminated(run_id, "FINISHED", end)
-        self.client.set_tag(run_id, STATE, "imported")
+        self.client.set_tag(run_id, STATE, IMPORTED)
 
     def log_files(self, job: Finished, run_id: str) -> None:
         """Log small files and figures, without weights."""
@@ -290,85 +353,3 @@ class Importer:
                 and key not in live | set(self.known)
             ):
                 self.client.set_terminated(run.info.run_id, "KILLED")
-
-    # --- means ---------------------------------------------------------------------------------------------
-
-    def write_means(self, parent: str) -> None:
-        """Log means over folds, and the value of each fold, on a parent, for evaluations with the latest params."""
-        own = [j for j in self.jobs if j.step in ("evaluate", "baselines") and self.parent(j) == parent]
-        latest = max(own, key=lambda job: str(job.times["ended"]))
-        group = canonical(made_with(latest, self.known))
-        values: dict[str, dict[int, dict[int, float]]] = {}  # metric -> fold -> evaluation seed -> value
-        for job in (job for job in own if canonical(made_with(job, self.known)) == group):
-            for baseline, scores in job.scores.items():
-                start = f"{baseline}/" if baseline else ""
-                for name in (name for name in ("miou", "fb_iou") if scores.get(name) is not None):
-                    cells = values.setdefault(metric_name(start + name), {}).setdefault(job.args["fold"], {})
-                    cells[job.args["eval_seed"]] = scores[name]  # the latest one, if the code has changed
-        found = {}
-        for name, folds in values.items():
-            means = {fold: sum(v.values()) / len(v) for fold, v in folds.items()}
-            found[f"{name}_mean"] = sum(means.values()) / len(means)
-            if "/" not in name:
-                found |= {f"{name}_fold{fold}": value for fold, value in means.items()}
-        folds = sorted({job.args["fold"] for job in own})
-        logged = self.client.get_run(parent).data.metrics
-        end = milliseconds(latest.times["ended"])
-        metrics = [Metric(n, v, end, 0) for n, v in found.items() if logged.get(n) != v]
-        self.client.log_batch(parent, metrics=metrics, tags=[RunTag("folds", ", ".join(map(str, folds)))])
-        self.client.set_terminated(parent, "FINISHED", end)
-
-
-# --- the UI ------------------------------------------------------------------------------------------------
-
-
-# A process in the server's group, which ends the group when its standard input ends, also when `i2r ui` is killed.
-END_WITH_PARENT = "import os, signal, sys; sys.stdin.read(); os.killpg(0, signal.SIGTERM)"
-
-
-def ui(results: Path, port: int = 5000, every: float = 5.0) -> None:
-    """Import runs, serve MLflow's UI on 127.0.0.1 and follow running jobs until Ctrl-C.
-
-    Raises:
-        JobError: the port is taken, or the server ended.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise JobError(f"port {port} is in use; choose another with --port") from None
-    results.mkdir(parents=True, exist_ok=True)
-    track(results, running=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database(results)]
-    command += ["--default-artifact-root", (results.resolve() / "mlartifacts").as_uri()]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stop = threading.Event()
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # not by an exception, which an import might swallow
-        signal.signal(number, lambda *_: stop.set())
-    # MLflow's job executors would be eight idle processes
-    server = subprocess.Popen(
-        command, process_group=0, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    )
-    watch = subprocess.Popen(
-        [sys.executable, "-c", END_WITH_PARENT], stdin=subprocess.PIPE, process_group=server.pid
-    )
-    print(f"MLflow: http://127.0.0.1:{port} (starts within seconds; stop it with Ctrl-C)", file=sys.stderr)
-    try:
-        while server.poll() is None and not stop.wait(every):
-            try:
-                track(results, running=True)
-            except (ResultsError, OSError) as error:
-                print(f"MLflow: {error}; trying again in {every:g} s", file=sys.stderr)
-        if not stop.is_set():
-            raise JobError(f"MLflow's server ended with status {server.returncode}")
-    finally:
-        watch.stdin.close()
-        watch.wait()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from i2r.files import read_json
+from i2r.pipeline.steps import STEPS
 from i2r.report.results import Finished, from_manifest, read_job, read_steps
 
 
 def finished_jobs(results: Path) -> list[Finished]:
-    """All finished jobs of the store, in order of their start, without those of the step `track`."""
+    """All finished jobs of the store without those of the step `track`, in order of their start, inputs first."""
+    order = list(STEPS)
     jobs = [read_job(path.parent) for path in sorted(results.glob("store/*/*/manifest.json"))]
     jobs = [job for job in jobs if job.step != "track"]
-    return sorted(jobs, key=lambda job: (str(job.times["started"]), job.store))
+    return sorted(jobs, key=lambda job: (str(job.times["started"]), order.index(job.step), job.store))
 
 
 def running_jobs(results: Path) -> list[Finished]:
@@ -62,6 +64,11 @@ def flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}.{name}" if prefix else str(name))
     else:
         yield prefix, values
+
+
+def scored(name: str, miou: float | None) -> str:
+    """`43.6 NAME`: MLflow's list of runs shows names, but no metric unless it is asked to."""
+    return name if miou is None else f"{miou:.1f} {name}"
 
 
 def metric_name(name: str) -> str:
