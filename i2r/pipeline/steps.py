@@ -119,10 +119,10 @@ STEPS = {
             (
                 *("report.html", "table.md", "ablation.md", "priors.md", "metrics.json"),
                 *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "curves.csv"),
-                "controls.csv",
+                *("controls.csv", "claims.csv", "claims.md", "cells.csv"),
                 "figures",
             ),
-            7, folders=("figures",),
+            8, folders=("figures",),
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",)),
     )

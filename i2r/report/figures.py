@@ -245,3 +245,26 @@ def training_curves(
             ncols=min(4, len(names)), handlelength=3,
         )  # fmt: skip
         return save(figure, path)
+
+
+def line(table: pd.DataFrame, axis_title: str, title: str, path: Path) -> Path:
+    """A score over a quantity, with its interval; rows whose quantity is a word are horizontal lines.
+
+    table: columns x (a number or a word), mean, low, high.
+    """
+    words = table[table["x"].map(lambda x: isinstance(x, str))]
+    numbers = table.drop(words.index).assign(x=lambda t: t["x"].astype(float)).sort_values("x")
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5.2, 3.2))
+        ends = (numbers["mean"] - numbers["low"], numbers["high"] - numbers["mean"])
+        bars = None if numbers["low"].isna().any() else np.clip(ends, 0, None)
+        axis.errorbar(
+            numbers["x"], numbers["mean"], yerr=bars, color=BLUE, marker="o", markersize=4, capsize=2
+        )
+        for at, row in enumerate(words.itertuples()):
+            axis.axhline(row.mean, color=COLOURS[1 + at % 8], linestyle="--", linewidth=1.4, label=row.x)
+        if len(words):
+            axis.legend(loc="best")
+        axis.set(xlabel=axis_title, ylabel=title)
+        axis.grid(color="#EEEEEE")
+        return save(figure, path)

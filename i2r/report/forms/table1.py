@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from i2r.config.paper_targets import paper_files
 from i2r.metrics.statistics import FEWEST, LEVEL, Comparison, no_verdict
 from i2r.paper.comparable import published_data
 from i2r.paper.published import BACKBONES, BY_FOLD, by_fold, main_backbone, main_name, published
@@ -116,7 +117,7 @@ def paper_table(target: Target, id: str) -> str:
 def published_rows(target: Target, table: str, backbone: str) -> list[dict]:
     """The rows of a table of the paper on a backbone, on the folds of the target."""
     rows = []
-    for name in published()[table][backbone]:
+    for name in published(table)[backbone]:
         row = {"backbone": backbone, "reading": "", "method": name, "training": PUBLISHED}
         for shot in target.shots:
             *folds, mean = by_fold(table, backbone, name, shot) or [np.nan] * 5
@@ -165,7 +166,7 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
     grid.note = f"{note} {paper_note(target, notes)}"
     for name in dict.fromkeys(paper_table(target, id) for id, found in notes.items() if not found):
         grid.note += (
-            f" The paper's numbers are those of its Table {name[-1]}, page {published()['pages'][name]}."
+            f" The paper's numbers are those of its Table {name[-1]}, {paper_files()[name]['where']}."
         )
     return grid
 
