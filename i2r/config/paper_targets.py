@@ -14,14 +14,23 @@ Values = dict[str, Any]
 
 @cache
 def paper_files() -> dict[str, Values]:
-    """The content of i2r/paper/NAME.yaml by NAME; a table or figure has `title`, `where`, `data` and `target`."""
-    found = sorted(files("i2r.paper").iterdir(), key=lambda file: file.name)
+    """NAME -> the content of i2r/paper/NAME.yaml, in the order of the paper.
+
+    A table or figure has `title`, `where` (in the paper), `data` (its source, null: several or none) and `target`.
+    """
+    found = sorted(files("i2r.paper").iterdir(), key=lambda file: _place(file.name))
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return {
         file.name.removesuffix(".yaml"): yaml.load(file.read_text(encoding="utf-8"), loader)
         for file in found
         if file.name.endswith(".yaml")
     }
+
+
+def _place(name: str) -> tuple[bool, bool, bool, str]:
+    """Tables before figures before others, and those of the supplement after the others."""
+    table, figure = name.startswith("table"), name.startswith("figure")
+    return not table, not figure, "-s" in name, name
 
 
 def paper_targets() -> dict[str, Values]:

@@ -74,7 +74,7 @@ def table(targets: Sequence[Target]) -> pd.DataFrame:
     said = iter(verdicts(compared, expected, [pair.margin for pair in pairs]))
     rows = []
     for target, claim, own in claims:
-        mine = [_worded(pair, next(said)) for pair in own]
+        mine = [_worded(pair, next(said), claim.get("kind")) for pair in own]
         start = {
             "target": target.name,
             "claim": claim["says"],
@@ -111,10 +111,12 @@ def claims_of(target: Target) -> list[dict[str, Any]]:
     ]
 
 
-def _worded(pair: Pair, verdict: str) -> str:
+def _worded(pair: Pair, verdict: str, kind: str | None) -> str:
     """A verdict in the words of this page."""
     if pair.why:
         return pair.why
+    if kind == "prior":
+        verdict = verdict.replace("training seed", "evaluation seed")
     return "not supported" if verdict == "opposite" else verdict
 
 
@@ -122,15 +124,7 @@ def overall(said: Sequence[str]) -> str:
     """The verdict of a claim from those of its comparisons: it is supported if all are."""
     if len(set(said)) == 1:
         return said[0]
-    for start in (
-        "not supported",
-        "not comparable",
-        "not run",
-        "undecided",
-        "one training",
-        "two training",
-        "no ",
-    ):
+    for start in ("not supported", "not comparable", "not run", "undecided", "no ", "one ", "two "):
         if own := [text for text in said if text.startswith(start)]:
             return f"{own[0]} ({len(own)} of {len(said)})"
     return said[0]
@@ -201,6 +195,7 @@ def _printed(target: Target, given: Mapping[str, Any], shot: int) -> list[Pair]:
         return [pair]
     if differs:
         pair.why = f"not comparable: {'; '.join(differs)}"
+        return [pair]
     pair.difference = Samples(drawn.values - number, drawn.pictures)
     pair.by_seed = [score - number for score in target.by_seed(ours, shot).values()]
     return [pair]

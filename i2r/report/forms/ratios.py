@@ -20,12 +20,15 @@ DIGITS = 4  # of a percentage: DICM masks less than one cell in a column
 def show(target: Target) -> Shown:
     """The target as Table 5, and the ratios by training step as in Figure S3."""
     curves = target.results.curves
-    own = curves[curves["method"].isin(target.trained)] if "mask_ratio" in curves else curves[:0]
+    own = curves[curves["method"].isin(target.trained) & curves["shot"].isin(target.shots)]
     drawn = []
-    for dataset, part in own.dropna(subset=["mask_ratio"]).groupby("dataset") if len(own) else []:
+    own = own[own["mask_ratio"].fillna(0) > 0] if "mask_ratio" in own else own[:0]
+    for dataset, part in own.groupby("dataset"):
         part = part.assign(mask_ratio=100 * part["mask_ratio"].astype(float))
         names = {id: target.labels[id] for id in target.trained}
-        draw = partial(figures.training_curves, part, "mask_ratio", "masked cells, % (smoothed)", names)
+        draw = partial(
+            figures.training_curves, part, "mask_ratio", "masked cells, % (smoothed)", names, log=True
+        )
         caption = f"Cells of the cross-attention maps that the mask covers in training, mean of the blocks, {dataset}."
         drawn.append(Figure(f"{target.name}-{dataset}", caption, draw))
     return Shown(target.form, title_of(target), frame(target), grids(target), [], drawn)
