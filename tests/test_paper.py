@@ -190,6 +190,8 @@ def test_what_cannot_run_is_named():
     assert params.impossible["table1"]["i2r-resnet101"] == "backbone.name is small, not resnet50"
     assert params.values.targets["table1"].methods == ["i2r", "bam"]
     assert "needs a training with validations" in params.impossible["beyond"]["i2r-best"]
+    photographs = load.load(ROOT / "workflow/presets/voc-small.yaml")
+    assert photographs.impossible["table2"]["bam-resnet101"] == "backbone.weights names a file"
 
 
 def test_the_section_paper_chooses_the_runs():

@@ -54,5 +54,5 @@ def unmet(needs: Mapping[str, Any], sections: Values) -> str | None:
         for part in key.split("."):
             found = found[part]
         if found != wanted:
-            return f"{key} is {found}, not {wanted}"
+            return f"{key} names a file" if wanted is None else f"{key} is {found}, not {wanted}"
     return None

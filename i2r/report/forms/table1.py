@@ -47,8 +47,10 @@ def show(target: Target) -> Shown:
             said = verdicts(target, dataset, shot) + against_first(target, dataset, shot)
             sentences += [prefixed(target, dataset, shot, text) for text in said]
             drawn.append(bars(target, dataset, shot))
-    numbers = dict.fromkeys(paper_table(target, id).removeprefix("table") for id in target.trained)
-    title = f"mIoU by fold (form of the paper's Table {listed(list(numbers) or ['1'])})"
+    own = target.name if target.name in BY_FOLD.values() else None
+    tables = dict.fromkeys(own or paper_table(target, id) for id in target.trained)
+    numbers = [name.removeprefix("table") for name in tables] or ["1"]
+    title = f"mIoU by fold, {listed(target.datasets)} (form of the paper's Table {listed(numbers)})"
     return Shown("table", title, pd.concat(frames, ignore_index=True), grids, sentences, drawn)
 
 

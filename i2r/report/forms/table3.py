@@ -27,7 +27,7 @@ from i2r.report.forms.shown import (
     suffix,
 )
 from i2r.report.target import SPREADS, Target
-from i2r.report.text import Grid, bracket, folds_said, number, points, with_interval
+from i2r.report.text import Grid, bracket, folds_said, listed, number, points, with_interval
 
 SHOT = 1  # of the paper's Table 3
 WORDS = ["dataset", "shot", "method", "row", "pmgm", "support", "mask", "mask_test", "differs"]
@@ -50,7 +50,7 @@ def show(target: Target) -> Shown:
         draw = partial(figures.score_bars, panels, ids, target.colours, target.labels)
         drawn.append(Figure(f"{target.name}{suffix(target, dataset, shot)}", caption, draw))
     grids += ratios.grids(target)
-    title = "Effect of each component (form of the paper's Table 3)"
+    title = f"Effect of each component, {listed(target.datasets)} (form of the paper's Table 3)"
     return Shown("ablation", title, pd.concat(frames, ignore_index=True), grids, [], drawn)
 
 
