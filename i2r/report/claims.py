@@ -17,6 +17,7 @@ from i2r.paper.published import BY_FOLD
 from i2r.report.forms import ratios, table4
 from i2r.report.forms.shown import not_of_table, source_of
 from i2r.report.target import Target
+from i2r.report.text import folds_said
 
 CLAIMS = [
     "target",
@@ -190,7 +191,7 @@ def _printed(target: Target, given: Mapping[str, Any], shot: int) -> list[Pair]:
     table = target.name if target.name in paper_files() else target.form
     differs = not_of_table(target, ours, shot, table)
     if len(target.folds) < 4:
-        differs.append(f"folds {', '.join(map(str, target.folds))}, not all four")
+        differs.append(f"{folds_said(target.folds)}, not of folds 0 to 3")
     if drawn is None:
         return [pair]
     if differs:
