@@ -171,7 +171,7 @@ def _masked(target: Target, id: str, shot: int) -> Iterator[dict[str, Any]]:
         cells = [ratios.by_seed(target, id, shot, fold, block) for fold in range(len(FOLDS))]
         means = [float(np.mean(list(cell.values()))) if cell else np.nan for cell in cells]
         for column, paper in known.items():
-            run = [means[fold] for fold in target.folds]
+            run = [means[fold] for fold in target.folds if fold < len(FOLDS)]
             ours = float(np.mean(run)) if column == MEAN else means[FOLDS.index(column)]
             row = start | {"column": f"block {block}, {column}", "paper": paper, "ours": ours}
             if column != MEAN and (own := cells[FOLDS.index(column)]):
