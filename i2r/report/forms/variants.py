@@ -61,8 +61,8 @@ def reference(target: Target, ids: list[str]) -> str:
         return table3_row(components(method["params"], method["reading"])) == "full"
 
     chosen = [id for id in ids if full(id)] or ids
-    printed = pd.Series({id: printed_mean(target, id, target.shots[0]) for id in chosen})
-    return chosen[0] if printed.isna().all() else printed.idxmax()
+    means = pd.Series({id: printed_mean(target, id, target.shots[0]) for id in chosen})
+    return chosen[0] if means.isna().all() else means.idxmax()
 
 
 def printed_mean(target: Target, id: str, shot: int) -> float:
