@@ -372,32 +372,8 @@ def test_the_released_prior_has_a_deviation_over_drawn_embeddings(tmp_path):
 
 def test_ratio_of_masks_is_in_percent(home):
     text = (home / "ablation.md").read_text()
-    assert "| Method | Shot | Fold | Seed | block 0 | block 1 |" in text and "| 0 | 0.0100 | 0.0200 |" in text
-
-
-def test_published_numbers_are_as_printed():
-    paper = published.published()
-    assert paper["table1"]["resnet50"]["I2R"][1] == [71.8, 77.1, 71.5, 68.4, 72.2]
-    assert published.by_fold("table1", "resnet101", "I2R", 5)[-1] == 75.1
-    assert paper["table2"]["resnet50"]["BAM"][1] == [43.8, 51.4, 47.9, 44.5, 46.9]
-    assert published.by_fold("table2", "resnet101", "I2R", 5) == [52.8, 64.7, 63.0, 57.4, 59.5]
-    assert published.by_fold("table2", "resnet50", "HSNet", 1) is None
-    assert [len(paper["table2"][backbone]) for backbone in ("resnet50", "resnet101")] == [7, 7]
-    assert len(paper["table1"]["resnet50"]) == 9 and len(paper["table1"]["resnet101"]) == 8
-    rows = [row["miou"] for row in paper["table3"].values()]
-    assert rows == [70.30, 71.38, 71.27, 71.61, 71.78, 71.52, 72.20]
-    assert published.table4("pmgm") == 0.2809
-    # means are those of the folds, except ABCB's, which are rounded down, and two of Table 2
-    other = {("table2", "resnet101", "HPA", 1), ("table2", "resnet101", "ABCB", 1)}
-    for table in ("table1", "table2"):
-        for backbone, rows in paper[table].items():
-            for method, shots in rows.items():
-                for shot, values in shots.items():
-                    off = abs(np.mean(values[:4]) - values[4])
-                    assert (
-                        off < (0.1 if method == "ABCB" else 0.0501)
-                        or (table, backbone, method, shot) in other
-                    )
+    assert "| Method | Block | Fold 0 | Mean |" in text
+    assert "| I²R | 0 | 0.0100 | 0.0100 |" in text and "| I²R | 3 | 0.0300 | 0.0300 |" in text
 
 
 def test_components_are_those_of_the_options():

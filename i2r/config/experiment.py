@@ -24,11 +24,20 @@ NAME_SAID = (
 # folders that a target cannot have, and forms in which a target is shown.
 RESERVED = ("store", "specs", "state", "logs", "benchmarks", "mlartifacts", "mlruns", "mlflow.db")
 STAGES = ("data", "backbone", "base_learner", "cam_head", "train", "evaluate", "ablate", "report")
-OTHERS = ("all", "view", "plan", "fetch", "lists", "episodes", "controls", "baselines", "track")
+OTHERS = ("all", "paper", "view", "plan", "fetch", "lists", "episodes", "controls", "baselines", "track")
 FORMS = {
     "table1": "i2r.report.forms.table1:show",
     "table3": "i2r.report.forms.table3:show",
     "table4": "i2r.report.forms.table4:show",
+    "table5": "i2r.report.forms.ratios:show",
+    "table6": "i2r.report.forms.variants:show",
+    "table-s1": "i2r.report.forms.variants:show",
+    "table-s2": "i2r.report.forms.variants:show",
+    "figure3": "i2r.report.forms.found:show_kinds",
+    "figure4": "i2r.report.forms.variants:show",
+    "figure5": "i2r.report.forms.variants:show",
+    "figure-s1": "i2r.report.forms.found:show_failures",
+    "figure-s3": "i2r.report.forms.ratios:show",
 }
 
 
@@ -50,12 +59,32 @@ class Target(Section):
     seeds: Annotated[list[Count], Once] = Field(
         [0], min_length=1, description="training seeds of the meta learner"
     )
+    evaluation_seeds: Annotated[list[Count], Once] | None = Field(
+        None, min_length=1, description="evaluation seeds; null: evaluate.seeds of each method"
+    )
     ablation: bool = Field(
         False,
         description="put the trainings and evaluations that only this target needs into the stage ablate",
     )
     baselines: str | None = Field(
         None, description="method on whose frozen networks the baselines run; null: no baselines"
+    )
+
+
+class PaperRuns(Section):
+    """The runs of the paper's tables and figures (i2r/paper/*.yaml) that the experiment does not declare itself."""
+
+    folds: Annotated[list[Count], Once] | None = Field(
+        None, min_length=1, description="test folds; null: all of the data set"
+    )
+    shots: Annotated[list[Positive], Once] | None = Field(
+        None, min_length=1, description="only these of a table's shots; null: all of them"
+    )
+    seeds: Annotated[list[Count], Once] = Field(
+        [0], min_length=1, description="training seeds of the meta learner"
+    )
+    evaluation_seeds: Annotated[list[Count], Once] | None = Field(
+        None, min_length=1, description="evaluation seeds; null: evaluate.seeds of each method"
     )
 
 
@@ -67,6 +96,14 @@ class Report(Section):
     equivalence: Rate = Field(
         1.0,
         description="points of mIoU up to which a difference counts as none; to be decided before the run",
+    )
+    reproduced: Rate = Field(
+        1.0,
+        description="points of mIoU or FB-IoU from a published number within which a result reproduces it; to be "
+        "decided before the run",
+    )
+    reproduced_share: Rate = Field(
+        0.1, description="the same for cross-entropies and mask ratios, as a share of the published number"
     )
     margin: NotNegative = Field(10.0, description="points of mIoU that I2R should be above the best baseline")
 
@@ -131,8 +168,10 @@ class Experiment(Sections):
     targets: dict[str, Target] = Field(default_factory=dict, description="name: what a table or figure shows")
     make: Annotated[list[str], Once] = Field(
         [],
-        description="targets that snakemake, make run and dvc repro make when called without one; empty: all",
+        description="targets that snakemake, make run and dvc repro make when called without one; empty: all that the "
+        "experiment declares",
     )
+    paper: PaperRuns = Field(default_factory=PaperRuns, description="the paper's tables and figures")
     report: Report = Field(default_factory=Report, description="the report")
     runtime: Runtime = Field(default_factory=Runtime, description="how to run")
 

@@ -18,15 +18,16 @@ from pydantic_core import PydanticUndefined
 
 from i2r.config.base import WORD, ParamsError, describe
 from i2r.config.data_set import SOURCES
-from i2r.config.experiment import NETWORK_DEFAULT, Experiment, MethodParams, Target
+from i2r.config.experiment import NETWORK_DEFAULT, Experiment, MethodParams, PaperRuns, Target
 from i2r.config.networks import NETWORKS
+from i2r.config.paper_targets import paper_methods, paper_targets, unmet
 from i2r.config.readings import settle
 from i2r.config.schema import RunParams
 
 PARAMS = Path("params.yaml")
 PRESETS = Path("workflow/presets")
 EXTENDS = "extends"  # key of a params file: the file that it overrides, in its own folder or in PRESETS
-DEFAULT, COMMAND_LINE = "default", "command line"
+DEFAULT, COMMAND_LINE, PAPER = "default", "command line", "i2r/paper"
 SECTIONS = tuple(RunParams.model_fields)
 
 Values = dict[str, Any]
@@ -50,11 +51,23 @@ class Method:
 
 @dataclass(frozen=True)
 class Params:
-    """A validated experiment."""
+    """A validated experiment.
+
+    Attributes:
+        paper: the paper's tables and figures among the targets.
+        impossible: target that the paper's files added -> method that cannot run in this experiment -> why.
+    """
 
     values: Experiment
     methods: dict[str, Method]
     origin: Origin
+    paper: list[str]
+    impossible: dict[str, dict[str, str]]
+
+    @cached_property
+    def own(self) -> list[str]:
+        """Targets that the experiment declares, or makes."""
+        return [name for name in self.values.targets if name not in self.impossible or name in self.made]
 
     @cached_property
     def made(self) -> list[str]:
@@ -182,18 +195,19 @@ def _chain(place: Path) -> list[tuple[Path, Values]]:
         )
 
 
-def resolve(layers: Sequence[tuple[str, Values]], where: str = "params") -> Params:
+def resolve(layers: Sequence[tuple[str, Values]], where: str = "params", paper: bool = False) -> Params:
     """Validated params from layers of values, base first.
 
     Args:
         layers: (origin, values of any sections); they override the defaults of the schema, in this order.
         where: prefix of error messages.
+        paper: add the paper's tables and figures as targets.
 
     Raises:
         ParamsError: with each key that is unknown, missing or wrong.
     """
     try:
-        return _resolve(layers)
+        return _resolve(layers, paper)
     except ValidationError as error:
         raise ParamsError(f"{where}: {describe(error)}") from None
     except ValueError as error:
@@ -201,7 +215,7 @@ def resolve(layers: Sequence[tuple[str, Values]], where: str = "params") -> Para
 
 
 def load(path: str | Path = PARAMS, command_line: Values | None = None) -> Params:
-    """Read and validate a params file; values of the command line override it.
+    """Read and validate a params file; values of the command line override it, and the paper's targets are added.
 
     Raises:
         ParamsError: with the file and what is wrong in it.
@@ -209,7 +223,7 @@ def load(path: str | Path = PARAMS, command_line: Values | None = None) -> Param
     layers = read_layers(path)
     if command_line:
         layers.append((COMMAND_LINE, command_line))
-    return resolve(layers, str(path))
+    return resolve(layers, str(path), paper=True)
 
 
 def _spelled(network: Any) -> Any:
@@ -217,7 +231,7 @@ def _spelled(network: Any) -> Any:
     return {"name": network} if isinstance(network, str) else network
 
 
-def _resolve(layers: Sequence[tuple[str, Values]]) -> Params:
+def _resolve(layers: Sequence[tuple[str, Values]], paper: bool) -> Params:
     layers = [(source, values | {"network": _spelled(values["network"])} if "network" in values else values)
               for source, values in layers]  # fmt: skip
     given: Values = {}
@@ -231,15 +245,79 @@ def _resolve(layers: Sequence[tuple[str, Values]]) -> Params:
         origin |= dict.fromkeys(leaves(values), source)
     sections = overlay(_sections(given.get("network", {})), {n: given[n] for n in SECTIONS if n in given})
     reading = given.get("reading", "paper")
+    origin = dict.fromkeys(leaves(sections), DEFAULT) | origin
+    given = _own_targets(given)
+    impossible: dict[str, dict[str, str]] = {}
+    if paper and given.get("targets"):
+        given, impossible = _with_paper(given, sections, reading, origin)
     complete = {**{n: v for n, v in given.items() if n not in SECTIONS}, **settle(sections, reading)}
     values = Experiment(**complete)
-    origin = dict.fromkeys(leaves(sections), DEFAULT) | origin
     methods = {name: _method(name, own, sections, reading, origin) for name, own in values.methods.items()}
     targets = {
         name: target.model_copy(update={"folds": _folds(name, target, methods)})
         for name, target in values.targets.items()
     }
-    return Params(values.model_copy(update={"targets": targets}), methods, origin)
+    tables = [name for name in paper_targets() if name in targets] if paper else []
+    return Params(values.model_copy(update={"targets": targets}), methods, origin, tables, impossible)
+
+
+def _own_targets(given: Values) -> Values:
+    """Without the targets that are null: those of an extended file that this experiment does not keep."""
+    targets = given.get("targets")
+    if not isinstance(targets, dict):
+        return given
+    return given | {"targets": {name: target for name, target in targets.items() if target is not None}}
+
+
+def _with_paper(
+    given: Values, sections: Values, reading: str, origin: Origin
+) -> tuple[Values, dict[str, dict[str, str]]]:
+    """The experiment with the paper's tables and figures below its own methods and targets.
+
+    A method or target of the experiment replaces the paper's of the same name. A method of the paper that cannot run
+    here (another backbone, a combination that params refuse) is left out of the paper's targets, with the reason.
+
+    Returns:
+        The values, and target -> method -> why it cannot run.
+    """
+    own = given.get("methods", {})
+    methods, refused = dict(own), {}
+    settled = settle(sections, reading)
+    for name, method in paper_methods().items():
+        if name in own:
+            continue
+        values = {key: value for key, value in method.items() if key != "needs"}
+        why = unmet(method.get("needs", {}), settled)
+        try:
+            _method(name, MethodParams(**values), sections, reading, origin)
+        except ParamsError as error:
+            why = why or str(error).removeprefix(f"methods.{name}: ")
+        if why:
+            refused[name] = why
+        else:
+            methods[name] = values
+            origin |= dict.fromkeys(leaves(values, f"methods.{name}."), PAPER)
+    targets, impossible = dict(given["targets"]), {}
+    for name, target in paper_targets().items():
+        if name in targets:
+            continue
+        impossible[name] = {
+            method: refused[method] for method in target.get("methods", ()) if method in refused
+        }
+        possible = [method for method in target.get("methods", ()) if method not in refused]
+        if possible or "baselines" in target:
+            targets[name] = target | {"methods": possible} | _paper_runs(given.get("paper") or {}, target)
+            origin |= dict.fromkeys(leaves(targets[name], f"targets.{name}."), PAPER)
+    made = given.get("make") or list(given["targets"])
+    return given | {"methods": methods, "targets": targets, "make": made}, impossible
+
+
+def _paper_runs(runs: Values, target: Values) -> Values:
+    """The folds, shots and seeds that the section `paper` gives a target of the paper."""
+    runs = PaperRuns(**runs).model_dump(exclude_unset=True)
+    shots, has = runs.pop("shots", None), target.get("shots", [1])
+    kept = [shot for shot in has if shots is None or shot in shots]
+    return runs | {"shots": kept or has}
 
 
 def _folds(name: str, target: Target, methods: dict[str, Method]) -> list[int]:

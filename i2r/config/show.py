@@ -14,7 +14,7 @@ from rich.table import Table
 
 from i2r.config.base import WORD, ParamsError
 from i2r.config.experiment import Experiment, MethodParams, Target
-from i2r.config.load import SECTIONS, Params, leaves
+from i2r.config.load import PAPER, SECTIONS, Params, leaves
 from i2r.config.networks import NETWORKS
 from i2r.config.readings import BRACKETS, OPTIONS, READINGS, says
 from i2r.config.schema import RunParams
@@ -45,13 +45,24 @@ def print_params(params: Params, method: str | None = None, as_json: bool = Fals
         print(json.dumps(sections, indent=1, ensure_ascii=False))
         return
     table = Table("value", "", "where it comes from", box=box.SIMPLE)
+    beside = _of_the_paper(origin)
     for key in leaves(values):
+        if key.startswith(beside):
+            continue
         value: Any = values
         for part in key.split("."):
             value = value[part]
         table.add_row(key, json.dumps(value, ensure_ascii=False), origin.get(key, "default"))
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
     print(f"reading: {reading}" + (f"; method {method}" if method else ""))
+    if method is None and params.paper:
+        print(f"the paper's tables and figures, from {PAPER}: {', '.join(params.paper)}")
+
+
+def _of_the_paper(origin: dict[str, str]) -> tuple[str, ...]:
+    """Beginnings of the keys of the paper's methods and targets, which are not values of the experiment."""
+    found = {".".join(key.split(".")[:2]) for key, where in origin.items() if where == PAPER}
+    return tuple(f"{name}." for name in found)
 
 
 def _kind(annotation: Any) -> str:

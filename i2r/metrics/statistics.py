@@ -228,21 +228,22 @@ class Comparison:
     deviation: float
 
 
-def compare(difference: Samples, by_seed: Sequence[float], margin: float) -> Comparison:
+def compare(difference: Samples | None, by_seed: Sequence[float], margin: float) -> Comparison:
     """Compare two methods by the samples and the seeds of their difference.
 
     Args:
-        difference: samples over pictures, in points.
+        difference: samples over pictures, in points; None for what is not measured by picture.
         by_seed: the difference for each training seed.
         margin: up to which a difference counts as none.
     """
 
     def both(limit: float) -> tuple[float, float]:
         """p values of "at most the limit" and of "at least the limit"."""
-        below = np.max([difference.p_below(limit), seeds_p_below(by_seed, limit)])
-        opposite = Samples(-difference.values, difference.pictures)
-        above = np.max([opposite.p_below(-limit), seeds_p_below([-d for d in by_seed], -limit)])
-        return float(below), float(above)
+        below, above = [seeds_p_below(by_seed, limit)], [seeds_p_below([-d for d in by_seed], -limit)]
+        if difference is not None:
+            opposite = Samples(-difference.values, difference.pictures)
+            below, above = [*below, difference.p_below(limit)], [*above, opposite.p_below(-limit)]
+        return float(np.max(below)), float(np.max(above))
 
     mean = float(np.mean(by_seed)) if len(by_seed) else float("nan")
     if len(by_seed) < 2:
@@ -258,12 +259,14 @@ def no_verdict(seeds: int) -> str:
     return f"{('no', 'one', 'two')[seeds]} training seed{'' if seeds == 1 else 's'}: no verdict"
 
 
-def verdicts(claims: Sequence[Comparison], expected: Sequence[float], margin: float) -> list[str]:
+def verdicts(
+    claims: Sequence[Comparison], expected: Sequence[float], margin: float | Sequence[float]
+) -> list[str]:
     """What may be said of each claim of a page, with Holm's adjustment over all of them.
 
     Args:
         expected: the claimed differences, in points; their signs count, and their sizes for the seeds needed.
-        margin: up to which a difference counts as none, declared before the run.
+        margin: up to which a difference counts as none, declared before the run; one for all, or one for each.
 
     Returns:
         `supported`, `opposite`, `no difference larger than m`, `undecided (...)`, `one training seed: no verdict` or
@@ -271,14 +274,15 @@ def verdicts(claims: Sequence[Comparison], expected: Sequence[float], margin: fl
     """
     differs = holm([claim.differs if claim.seeds >= FEWEST else float("nan") for claim in claims])
     equal = holm([claim.equal if claim.seeds >= FEWEST else float("nan") for claim in claims])
+    margins = [margin] * len(claims) if isinstance(margin, int | float) else margin
     said = []
-    for claim, by, p_differs, p_equal in zip(claims, expected, differs, equal, strict=True):
+    for claim, by, least, p_differs, p_equal in zip(claims, expected, margins, differs, equal, strict=True):
         if not claim.seeds:
             said.append("not run")
         elif claim.seeds < FEWEST:
             said.append(no_verdict(claim.seeds))
         elif p_equal < 1 - LEVEL:
-            said.append(f"no difference larger than {margin:g}")
+            said.append(f"no difference larger than {least:g}")
         elif p_differs < 1 - LEVEL:
             said.append("supported" if claim.difference * by > 0 else "opposite")
         else:

@@ -8,6 +8,7 @@ Names of methods, folders, devices and workers are not part of a key.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from i2r.config.experiment import STAGES
@@ -17,6 +18,7 @@ from i2r.pipeline.spec import Spec
 from i2r.pipeline.steps import STEPS
 
 REPORT = "report"  # label of the report on all targets of `make`
+PAPER = "paper"  # label of the report on all tables and figures of the paper
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Plan:
 
     Attributes:
         labels: key -> readable names of the job; methods that share a job each give it one.
-        targets: target -> keys of all its jobs; REPORT -> keys of all jobs of the targets of `make`.
+        targets: target -> keys of all its jobs; REPORT -> keys of all jobs of the targets of `make`; PAPER -> those of
+            the paper's tables and figures.
         stages: key -> stage, for the jobs of the targets of `make`.
     """
 
@@ -67,19 +70,26 @@ def make_plan(params: Params) -> Plan:
     """
     planner = Planner(params)
     targets: dict[str, list[str]] = {}
-    for name, target in params.values.targets.items():
-        runs, baselines = planner.runs(name, target), planner.baselines(name, target)
-        planner.add_report(name, [name], runs, baselines)
-        targets[name] = list(planner.closure([planner.reports[name]]))
-    runs = [run for name in params.made for run in planner.rows[name][0]]
-    baselines = [row for name in params.made for row in planner.rows[name][1]]
-    report = planner.add_report(REPORT, params.made, runs, baselines)
+
+    def plan_targets(names: Iterable[str]) -> None:
+        for name in names:
+            target = params.values.targets[name]
+            planner.add_report(name, [name], planner.runs(name, target), planner.baselines(name, target))
+            targets[name] = list(planner.closure([planner.reports[name]]))
+
+    plan_targets(params.own)
+    report = planner.add_report(REPORT, params.made, *planner.rows_of(params.made))
     track = planner.add("track", {}, {}, {"report": report}, params.values.experiment, "")
     targets[REPORT] = list(planner.closure([track.key]))
+    own = {key: dict(labels) for key, labels in planner.labels.items()}
+    if params.paper:
+        plan_targets(name for name in params.values.targets if name not in targets)
+        report = planner.add_report(PAPER, params.paper, *planner.rows_of(params.paper))
+        targets[PAPER] = list(planner.closure([report.key]))
     return Plan(
         params,
         planner.jobs,
-        _distinct(planner.labels, planner.jobs),
+        _distinct(planner.labels | own, planner.jobs, set(own)),
         targets,
         _stages(params, planner, targets),
     )
@@ -96,15 +106,25 @@ def _stages(params: Params, planner: Planner, targets: dict[str, list[str]]) -> 
     return {key: stage for name in STAGES for key, stage in stages.items() if stage == name}
 
 
-def _distinct(labels: dict[str, dict[str, str]], jobs: dict[str, Spec]) -> dict[str, list[str]]:
-    """Labels by key, unique within a step: duplicates get the method's name and, if needed, part of the key."""
+def _distinct(
+    labels: dict[str, dict[str, str]], jobs: dict[str, Spec], first: set[str]
+) -> dict[str, list[str]]:
+    """Labels by key, unique within a step: duplicates get the method's name and, if needed, part of the key.
+
+    first: jobs whose labels do not depend on the others, which give way to them.
+    """
+
+    def used(keys: Iterable[str]) -> Counter[tuple[str, str]]:
+        return Counter((jobs[key].step, label) for key in keys for label in labels[key])
+
     for mark in (lambda key, method: f"-{method}", lambda key, _: f"-{key[:6]}"):
-        used = Counter((jobs[key].step, label) for key, own in labels.items() for label in own)
+        everywhere, among = used(labels), used(key for key in labels if key in first)
         labels = {
             key: {
-                label + (mark(key, method) if used[jobs[key].step, label] > 1 else ""): method
+                label + (mark(key, method) if often[jobs[key].step, label] > 1 else ""): method
                 for label, method in own.items()
             }
             for key, own in labels.items()
+            for often in [among if key in first else everywhere]
         }
     return {key: list(own) for key, own in labels.items()}

@@ -239,7 +239,7 @@ class Planner:
         grid = product(target.shots, target.methods, target.folds, target.seeds)
         for shot, method_name, fold, seed in grid:
             method = self.params.methods[method_name]
-            seeds = method.params.evaluate.seeds
+            seeds = target.evaluation_seeds or method.params.evaluate.seeds
             for eval_seed in seeds:
                 place = (method, fold, shot, seed, eval_seed)
                 evaluation, trained = self.evaluate(*place)
@@ -259,13 +259,18 @@ class Planner:
         if not target.methods:  # the others compare with methods, on the episodes of these
             seeds = method.params.baselines.seeds or seeds
         for fold, shot in product(target.folds, target.shots):
-            for eval_seed in seeds:
+            for eval_seed in target.evaluation_seeds or seeds:
                 job = self.baseline(method, fold, shot, eval_seed)
                 rows.append(
                     {"target": name, "method": method.name, "fold": fold, "shot": shot}
                     | {"eval_seed": eval_seed, "job": _role(job)}
                 )
         return rows
+
+    def rows_of(self, targets: Iterable[str]) -> tuple[list[dict], list[dict]]:
+        """The runs and the baselines of several targets whose reports are planned."""
+        both = [self.rows[name] for name in targets]
+        return [row for runs, _ in both for row in runs], [row for _, own in both for row in own]
 
     def add_report(self, name: str, targets: list[str], runs: list[dict], baselines: list[dict]) -> Spec:
         """The report on some targets."""
@@ -283,7 +288,8 @@ class Planner:
             "reading": values.reading,
             "report": values.report.model_dump(mode="json"),
             "targets": {
-                t: values.targets[t].model_dump(mode="json") | {"form": values.targets[t].form or t}
+                t: values.targets[t].model_dump(mode="json")
+                | {"form": values.targets[t].form or t, "impossible": self.params.impossible.get(t, {})}
                 for t in targets
             },
             "methods": {

@@ -130,10 +130,10 @@ STEPS = {
             (
                 *("report.html", "table.md", "ablation.md", "priors.md", "metrics.json"),
                 *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "curves.csv"),
-                *("controls.csv", "strata.csv"),
+                *("controls.csv", "strata.csv", "claims.csv", "claims.md", "cells.csv"),
                 "figures",
             ),
-            8, folders=("figures",),
+            9, folders=("figures",),
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",)),
     )

@@ -192,7 +192,13 @@ def validation_curves(curves: pd.DataFrame, labels: Mapping[str, str], path: Pat
 
 
 def training_curves(
-    curves: pd.DataFrame, column: str, title: str, labels: Mapping[str, str], path: Path, dots: bool = False
+    curves: pd.DataFrame,
+    column: str,
+    title: str,
+    labels: Mapping[str, str],
+    path: Path,
+    dots: bool = False,
+    log: bool = False,
 ) -> Path:
     """A column of the training logs by step, with a panel for each fold (and shot) and a line for each method (mean of
     seeds).
@@ -201,6 +207,7 @@ def training_curves(
         title: of the vertical axis.
         labels: of all methods of the report, in order.
         dots: the values are few, so each is drawn as a dot and nothing is smoothed.
+        log: draw them on a logarithmic axis, without values of 0.
     """
     methods = [m for m in labels if m in set(curves["method"])]
     colour, panels = colours(list(labels)), list(curves.groupby(["shot", "fold"]))
@@ -235,7 +242,10 @@ def training_curves(
             axis.set_title(f"{shot}-shot, fold {fold}" if several else f"Fold {fold}")
             axis.grid(color="#EEEEEE")
         room = 0.08 * (max(top) - min(low)) or 0.5  # of a single value there is no range
-        axes[0, 0].set_ylim(max(0, min(low) - 2 * room), max(top) + 2 * room)
+        if log:
+            axes[0, 0].set_yscale("log")
+        else:
+            axes[0, 0].set_ylim(max(0, min(low) - 2 * room), max(top) + 2 * room)
         figure.supxlabel("training step", fontsize=9)
         figure.supylabel(title, fontsize=9, x=0.01)
         names = [m for m in methods if m in shown]
@@ -244,4 +254,27 @@ def training_curves(
             [shown[m] for m in names], [labels[m] for m in names], loc="upper left", bbox_to_anchor=(0.01, 0.0),
             ncols=min(4, len(names)), handlelength=3,
         )  # fmt: skip
+        return save(figure, path)
+
+
+def line(table: pd.DataFrame, axis_title: str, title: str, path: Path) -> Path:
+    """A score over a quantity, with its interval; rows whose quantity is a word are horizontal lines.
+
+    table: columns x (a number or a word), mean, low, high.
+    """
+    words = table[table["x"].map(lambda x: isinstance(x, str))]
+    numbers = table.drop(words.index).assign(x=lambda t: t["x"].astype(float)).sort_values("x")
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5.2, 3.2))
+        ends = (numbers["mean"] - numbers["low"], numbers["high"] - numbers["mean"])
+        bars = None if numbers["low"].isna().any() else np.clip(ends, 0, None)
+        axis.errorbar(
+            numbers["x"], numbers["mean"], yerr=bars, color=BLUE, marker="o", markersize=4, capsize=2
+        )
+        for at, row in enumerate(words.itertuples()):
+            axis.axhline(row.mean, color=COLOURS[1 + at % 8], linestyle="--", linewidth=1.4, label=row.x)
+        if len(words):
+            axis.legend(loc="best")
+        axis.set(xlabel=axis_title, ylabel=title)
+        axis.grid(color="#EEEEEE")
         return save(figure, path)

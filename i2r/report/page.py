@@ -20,6 +20,7 @@ from i2r.report.forms.shown import Figure, Shown
 from i2r.report.results import Results
 from i2r.report.target import Target
 from i2r.report.text import Grid, number, strong
+from i2r.report.verdicts import audit_grid
 
 PHOTOGRAPH = 300_000  # bytes of a PNG above which it is embedded as JPEG, because it shows images
 SCALE = 0.6  # of a figure on the page; figures have more pixels, for high-density screens
@@ -76,6 +77,7 @@ def for_template(grid: Grid) -> dict[str, Any]:
 
 def render(
     results: Results,
+    judged: Sequence[Grid],
     shown: Sequence[tuple[Target, Shown]],
     controlled: pd.DataFrame,
     kinds: Sequence[Grid],
@@ -87,6 +89,7 @@ def render(
     """The page.
 
     Args:
+        judged: from verdicts.write.
         controlled: from controls.table.
         kinds: tables by kind of episode.
         gallery: loss curves, comparisons of episodes, and episodes of each method.
@@ -117,6 +120,8 @@ def render(
         seeds=sorted({row["seed"] for row in rows}),
         jobs=len(jobs),
         total=origin.clock(total),
+        judged=[for_template(grid) for grid in judged],
+        audit=for_template(audit_grid()),
         targets=targets,
         controls=[for_template(grid) for grid in controls.grids(controlled, labels)],
         about_kinds=strata.ABOUT,

@@ -94,7 +94,8 @@ def mosaic(
         for x, cell in enumerate(row):
             if cell is not None:
                 canvas[y * step : y * step + CELL, x * step : x * step + CELL] = cell
-    left, top = 14 + 11 * max(map(len, rows)), 14 + 22 * (1 + max(name.count("\n") for name in columns))
+    left = 14 + 11 * max(len(line) for name in rows for line in name.split("\n"))
+    top = 14 + 22 * (1 + max(name.count("\n") for name in columns))
     height, width = canvas.shape[0] + top, canvas.shape[1] + left
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)

@@ -13,13 +13,14 @@ from i2r.pipeline.plan import Plan
 
 
 def seeds_said(plan: Plan, root: Path) -> list[str]:
-    """A sentence for each claim of the plan's ablation targets and shot; results that are not there are not missed.
+    """A sentence for each claim of the ablation targets that are made; results that are not there are not missed.
 
     Args:
         root: the folder results/.
     """
     said = []
-    for name, target in plan.params.values.targets.items():
+    for name in plan.params.made:
+        target = plan.params.values.targets[name]
         if (target.form or name) != "table3":
             continue
         spec = next(job for job in plan.target(name) if job.step == "report")

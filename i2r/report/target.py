@@ -26,6 +26,8 @@ BASELINES = {
 # its standard deviation over evaluation seeds.
 SPREADS = ("mean low", "mean high", "mean seeds low", "mean seeds high", "mean evaluation deviation")
 
+PLACE = ("shot", "fold", "seed", "eval_seed")  # of a run, as in Scored.place
+
 
 def labels(results: Results) -> dict[str, str]:
     """Id -> its name in tables; duplicates get the method's name in brackets."""
@@ -47,6 +49,7 @@ class Target:
         form: the form in which it is shown.
         trained: names of its methods, in the order of the params.
         ids: its methods, then its baselines.
+        impossible: method of the paper that cannot run in this experiment -> why.
         labels, colours: of methods, the same throughout the report.
     """
 
@@ -58,23 +61,22 @@ class Target:
         self.folds: list[int] = list(values["folds"])
         self.shots: list[int] = list(values["shots"])
         self.seeds: list[int] = list(values["seeds"])
-        # of the test episodes of its baselines; another target on the same method can have others
-        self.baseline_seeds = {
-            row["eval_seed"] for row in results.params["baselines"] if row["target"] == name
-        }
+        self.impossible: dict[str, str] = values["impossible"]
         self.labels = labels(results)
         self.colours = colours(list(results.methods))
+        self._own = {
+            (bool(row.get("job")), row["method"], *(row.get(name) for name in PLACE))
+            for row in (*results.params["runs"], *results.params["baselines"])
+            if row["target"] == name
+        }
         self.items = [item for item in results.scored if self._has(item)]
         found = list(dict.fromkeys(item.baseline for item in self.items if item.baseline))
         order = [b for b in BASELINES if b in found] + [b for b in found if b not in BASELINES]
         self.ids = [*self.trained, *(f"{baseline}@{self.host}" for baseline in order)]
 
     def _has(self, item: Scored) -> bool:
-        row = item.row
-        place = row["fold"] in self.folds and row["shot"] in self.shots
-        if item.baseline:
-            return place and row["method"] == self.host and row["eval_seed"] in self.baseline_seeds
-        return place and row["method"] in self.trained and row["seed"] in self.seeds
+        """Whether a score is of this target's own runs; another target can have other seeds of the same method."""
+        return (bool(item.baseline), item.row["method"], *item.place.values()) in self._own
 
     @property
     def datasets(self) -> list[str]:
@@ -96,7 +98,7 @@ class Target:
         return [id for id in self.ids if self.dataset(id) == dataset]
 
     def items_of(self, id: str, shot: int, fold: int) -> list[Scored]:
-        """The runs of a method or baseline in a fold."""
+        """The scores of a method or baseline in a fold."""
         return [i for i in self.items if i.id == id and i.row["shot"] == shot and i.row["fold"] == fold]
 
     def over(self, dataset: str, shot: int) -> list[int]:
@@ -174,37 +176,45 @@ class Target:
             found["Mean"] = table[list(names)].rename(columns=names)
         return found
 
-    def difference(self, ours: str, theirs: str, shot: int) -> tuple[float, float, float]:
-        """Difference of two means over folds (points of mIoU) and its 95 % interval over query pictures, paired.
+    def difference(
+        self, ours: str, theirs: str, shot: int, value: str = "miou"
+    ) -> tuple[float, float, float]:
+        """Difference of two means over folds (points of mIoU or FB-IoU), paired, with its 95 % interval over pictures.
 
         NaN for different data sets; the interval is NaN unless both were scored on the same episodes.
         """
         nothing = (np.nan, np.nan, np.nan)
         if self.dataset(ours) != self.dataset(theirs):
             return nothing
-        table = self.table(self.dataset(ours), shot)
+        table = self.table(self.dataset(ours), shot, value)
         gain = table.at[ours, "mean"] - table.at[theirs, "mean"]
-        a, b = self.mean_samples(ours, shot), self.mean_samples(theirs, shot)
-        if a is None or b is None or self.episode_keys(ours, shot) != self.episode_keys(theirs, shot):
+        a, b = self.mean_samples(ours, shot, value), self.mean_samples(theirs, shot, value)
+        if a is None or b is None or not self.same_episodes(ours, theirs, shot):
             return gain, np.nan, np.nan
         return gain, *(a - b).interval()
 
-    def seed_differences(self, ours: str, theirs: str, shot: int) -> list[float]:
+    def seed_differences(self, ours: str, theirs: str, shot: int, value: str = "miou") -> list[float]:
         """Differences of two means over folds, for each training seed that both have; a baseline fits any seed."""
-        first, second = self.by_seed(ours, shot), self.by_seed(theirs, shot)
+        first, second = self.by_seed(ours, shot, value=value), self.by_seed(theirs, shot, value=value)
         if "@" in theirs:
-            second = dict.fromkeys(first, self.table(self.dataset(theirs), shot).at[theirs, "mean"])
+            second = dict.fromkeys(first, self.table(self.dataset(theirs), shot, value).at[theirs, "mean"])
         return [first[seed] - second[seed] for seed in first if seed in second]
 
-    def comparison(self, ours: str, theirs: str, shot: int, margin: float | None = None) -> Comparison:
+    def comparison(
+        self, ours: str, theirs: str, shot: int, margin: float | None = None, value: str = "miou"
+    ) -> Comparison:
         """A trained method compared with another or a baseline; without seeds if that is not possible."""
-        a, b = self.mean_samples(ours, shot), self.mean_samples(theirs, shot)
+        a, b = self.mean_samples(ours, shot, value), self.mean_samples(theirs, shot, value)
         known = a is not None and b is not None and self.dataset(ours) == self.dataset(theirs)
-        if not known or self.episode_keys(ours, shot) != self.episode_keys(theirs, shot):
+        if not known or not self.same_episodes(ours, theirs, shot):
             return Comparison(np.nan, np.nan, np.nan, np.nan, 0, np.nan)
         if margin is None:
             margin = self.results.params["report"]["equivalence"]
-        return compare(a - b, self.seed_differences(ours, theirs, shot), margin)
+        return compare(a - b, self.seed_differences(ours, theirs, shot, value), margin)
+
+    def same_episodes(self, ours: str, theirs: str, shot: int) -> bool:
+        """Whether two methods or baselines were scored on the same episodes, so that they can be compared in pairs."""
+        return self.episode_keys(ours, shot) == self.episode_keys(theirs, shot)
 
     def episode_keys(self, id: str, shot: int) -> set[str | None]:
         """Keys of the episodes that a method was scored on."""

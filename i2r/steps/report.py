@@ -13,7 +13,7 @@ from i2r.config.experiment import FORMS
 from i2r.config.registry import find
 from i2r.files import write_json, write_text
 from i2r.pipeline.jobs import Job
-from i2r.report import controls, gallery, page, strata
+from i2r.report import controls, gallery, page, strata, verdicts
 from i2r.report.data_sets import data_sets
 from i2r.report.forms.shown import Shown
 from i2r.report.results import METRICS, PER_CLASS, Results
@@ -34,9 +34,12 @@ def run(job: Job) -> dict[str, Any]:
 
     targets = [Target(name, results) for name in job.params["targets"]]
     shown = [(target, find(FORMS[target.form])(target)) for target in targets]
+    for target, made in shown:
+        made.sentences += [f"{id} is not possible here: {why}." for id, why in target.impossible.items()]
     for name in dict.fromkeys([*FILES, *(made.file for _, made in shown)]):
         write_tables(out, name, [(target, made) for target, made in shown if made.file == name])
 
+    judged = verdicts.write(out, targets)
     numbers = nested(results)
     write_json(out / "metrics.json", numbers)
 
@@ -59,7 +62,7 @@ def run(job: Job) -> dict[str, Any]:
     by_kind.to_csv(out / "strata.csv", index=False, float_format="%.4f")
     kinds = strata.grids(by_kind, targets)
     text = page.render(
-        results, shown, controlled, kinds, (curves, compared, own), sets, names, out / "figures"
+        results, judged, shown, controlled, kinds, (curves, compared, own), sets, names, out / "figures"
     )
     write_text(out / "report.html", text)
     return {

@@ -16,7 +16,7 @@ for stage in STAGES:
             asked(PLAN.of(stage)),
 
 
-for target in PLAN.params.values.targets:
+for target in (*PLAN.params.values.targets, "paper"):
 
     rule:
         name:

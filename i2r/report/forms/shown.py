@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from i2r.config.paper_targets import paper_files
 from i2r.paper.comparable import (
     CHECKPOINT,
     DATA,
@@ -16,9 +18,11 @@ from i2r.paper.comparable import (
     other_images,
     published_data,
 )
-from i2r.paper.published import main_backbone
+from i2r.paper.published import PRINTED, main_backbone
 from i2r.report.target import Target
 from i2r.report.text import DASH, Grid, bracket, counted, listed, number, points
+
+EVERY_SETTING = ("table1", "table2", "table-s2")  # tables with both backbones and both numbers of shots
 
 
 @dataclass
@@ -113,14 +117,35 @@ def source_of(target: Target, id: str) -> str:
     return target.method(id)["params"]["data"]["source"]
 
 
-def not_of_table(target: Target, id: str, shot: int) -> list[str]:
-    """`differences`, and those from PASCAL-5i, ResNet-50 and one shot, with which Tables 3 and 4 were made."""
+def not_of_table(target: Target, id: str, shot: int, table: str = "table3") -> list[str]:
+    """`differences`, and those from the data set, ResNet-50 and the one shot with which the paper made a table.
+
+    Tables 1, 2 and S2 have both backbones and 1 and 5 shots.
+    """
     found = differences(target, id)
-    if (source := source_of(target, id)) in DATA and source != "voc":
-        found.append(f"the data set is {DATA[source].name}, not {DATA['voc'].name}")
+    data = paper_files()[table]["data"]
+    if data and (source := source_of(target, id)) in DATA and source != data:
+        found.append(f"the data set is {DATA[source].name}, not {DATA[data].name}")
+    if table in EVERY_SETTING:
+        return found + ([f"{shot} shots, not 1 or 5"] if shot not in (1, 5) else [])
     if main_backbone(target.method(id)["params"]) == "resnet101":
         found.append("the backbone is resnet101, not resnet50")
     return found + ([f"{shot} shots, not 1"] if shot != 1 else [])
+
+
+def table_of(target: Target) -> str | None:
+    """The paper's table or figure with whose numbers a target is compared; None for targets without one."""
+    name = target.name if target.name in PRINTED else target.form
+    return name if name in paper_files() else None
+
+
+def title_of(target: Target) -> str:
+    """The title of a target of the paper with the name of its data, or of the table whose form it has."""
+    content = paper_files().get(target.name) or paper_files()[target.form]
+    name = target.name if target.name in paper_files() else target.form
+    kind, _, number = re.sub(r"^(table|figure)-?", r"\1 ", name).partition(" ")
+    form = f" (form of the paper's {kind.capitalize()} {number.upper()})" if number else ""
+    return f"{content['title']}, {listed(target.datasets)}{form}"
 
 
 def _other_images(target: Target, id: str) -> list[str]:

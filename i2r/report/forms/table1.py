@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from i2r.config.paper_targets import paper_files
 from i2r.metrics.statistics import FEWEST, LEVEL, Comparison, no_verdict
 from i2r.paper.comparable import published_data
 from i2r.paper.published import BACKBONES, BY_FOLD, by_fold, main_backbone, main_name, published
@@ -46,8 +47,10 @@ def show(target: Target) -> Shown:
             said = verdicts(target, dataset, shot) + against_first(target, dataset, shot)
             sentences += [prefixed(target, dataset, shot, text) for text in said]
             drawn.append(bars(target, dataset, shot))
-    numbers = dict.fromkeys(paper_table(target, id).removeprefix("table") for id in target.trained)
-    title = f"mIoU by fold (form of the paper's Table {listed(list(numbers) or ['1'])})"
+    own = target.name if target.name in BY_FOLD.values() else None
+    tables = dict.fromkeys(own or paper_table(target, id) for id in target.trained)
+    numbers = [name.removeprefix("table") for name in tables] or ["1"]
+    title = f"mIoU by fold, {listed(target.datasets)} (form of the paper's Table {listed(numbers)})"
     return Shown("table", title, pd.concat(frames, ignore_index=True), grids, sentences, drawn)
 
 
@@ -116,7 +119,7 @@ def paper_table(target: Target, id: str) -> str:
 def published_rows(target: Target, table: str, backbone: str) -> list[dict]:
     """The rows of a table of the paper on a backbone, on the folds of the target."""
     rows = []
-    for name in published()[table][backbone]:
+    for name in published(table)[backbone]:
         row = {"backbone": backbone, "reading": "", "method": name, "training": PUBLISHED}
         for shot in target.shots:
             *folds, mean = by_fold(table, backbone, name, shot) or [np.nan] * 5
@@ -165,7 +168,7 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
     grid.note = f"{note} {paper_note(target, notes)}"
     for name in dict.fromkeys(paper_table(target, id) for id, found in notes.items() if not found):
         grid.note += (
-            f" The paper's numbers are those of its Table {name[-1]}, page {published()['pages'][name]}."
+            f" The paper's numbers are those of its Table {name[-1]}, {paper_files()[name]['where']}."
         )
     return grid
 

@@ -1,4 +1,4 @@
-"""Effect of each component, in the form of the paper's Table 3, and mask ratios, in the form of its Table 5."""
+"""Effect of each component, in the form of the paper's Table 3."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from i2r.metrics.statistics import FEWEST, seed_interval, verdicts
 from i2r.paper.published import claimed, components, table3, table3_row
 from i2r.report import figures
+from i2r.report.forms import ratios
 from i2r.report.forms.shown import (
     BRACKETS,
     PICTURES,
@@ -26,7 +27,7 @@ from i2r.report.forms.shown import (
     suffix,
 )
 from i2r.report.target import SPREADS, Target
-from i2r.report.text import Grid, bracket, folds_said, number, points, with_interval
+from i2r.report.text import Grid, bracket, folds_said, listed, number, points, with_interval
 
 SHOT = 1  # of the paper's Table 3
 WORDS = ["dataset", "shot", "method", "row", "pmgm", "support", "mask", "mask_test", "differs"]
@@ -48,8 +49,8 @@ def show(target: Target) -> Shown:
         panels = {name: panel.loc[ids] for name, panel in target.panels(dataset, shot).items()}
         draw = partial(figures.score_bars, panels, ids, target.colours, target.labels)
         drawn.append(Figure(f"{target.name}{suffix(target, dataset, shot)}", caption, draw))
-    grids += ratio_grids(target)
-    title = "Effect of each component (form of the paper's Table 3)"
+    grids += ratios.grids(target)
+    title = f"Effect of each component, {listed(target.datasets)} (form of the paper's Table 3)"
     return Shown("ablation", title, pd.concat(frames, ignore_index=True), grids, [], drawn)
 
 
@@ -163,25 +164,3 @@ def claims_grid(target: Target, table: pd.DataFrame) -> Grid:
         what = f"{target.labels[ours]} − {target.labels[theirs]}"
         grid.rows.append([adding, what, f"{paper:+.2f}", gained, bracket(*seeds), verdict])
     return grid
-
-
-# --- how much is masked ----------------------------------------------------------------------------------------
-
-
-def ratio_grids(target: Target) -> list[Grid]:
-    """Share of cells that the mask would cover at test, in percent, by block, in the form of the paper's Table 5."""
-    found = [(item, ratios) for item in target.items if (ratios := item.scores.get("mask_ratio"))]
-    if not found:
-        return []
-    blocks = max(len(ratios) for _, ratios in found)
-    header = ["Method", "Shot", "Fold", "Seed", *(f"block {number}" for number in range(blocks))]
-    grid = Grid([("", name) for name in header], [], title="Mask ratio (form of the paper's Table 5)")
-    for item, ratios in found:
-        place = [str(item.row[name]) for name in ("shot", "fold", "seed")]
-        texts = [f"{100 * ratio:.4f}" for ratio in ratios] + ["-"] * (blocks - len(ratios))
-        grid.rows.append([target.labels[item.id], *place, *texts])
-    grid.note = (
-        "Percent of the cells of each cross-attention map that the method's mask would cover, measured at test with "
-        "the true query mask; the mask is not applied."
-    )
-    return [grid]

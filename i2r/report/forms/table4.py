@@ -47,7 +47,8 @@ MEASURES = {  # title, digits, whether lower is better
 
 def show(target: Target) -> Shown:
     """The target as Table 4, on the frozen networks of the method that its baselines name."""
-    title = "Quality of the priors (form of the paper's Table 4)"
+    on = f", {target.dataset(target.host)}" if target.host else ""
+    title = f"Quality of the priors{on} (form of the paper's Table 4)"
     columns = ["shot", "measure", "prior", *numbers_of(target)]
     if target.host is None:
         return Shown(
