@@ -99,7 +99,9 @@ def test_a_target_alone(toy: Toy):
 
 def test_a_job_names_only_manifests_as_its_inputs(toy: Toy):
     """With every product of each input, a plan of 1500 jobs has five times as many edges and takes twice as long."""
-    found = [line.split(":", 1)[1] for line in toy.run("snakemake", "-n").splitlines() if "    input: " in line]
+    found = [
+        line.split(":", 1)[1] for line in toy.run("snakemake", "-n").splitlines() if "    input: " in line
+    ]
     files = [file for line in found for file in line.strip().split(", ")]
     assert files and all(file.endswith("/manifest.json") for file in files)
 

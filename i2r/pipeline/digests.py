@@ -20,7 +20,7 @@ from i2r.pipeline.steps import STEPS
 PACKAGE = Path(__file__).parents[1]
 DATA = (".yaml", ".j2")  # suffixes of files next to the modules that count as code
 # Modules that plan and run jobs or show their progress, but do not influence their numbers.
-CARRIERS = ("i2r", "i2r.cli", "i2r.files", "i2r.progress", "i2r.config", "i2r.pipeline")
+CARRIERS = ("i2r", "i2r.cli", "i2r.errors", "i2r.files", "i2r.progress", "i2r.config", "i2r.pipeline")
 
 
 def modules(step: str, params: Mapping[str, Any] | None = None) -> list[str]:

@@ -119,7 +119,7 @@ STEPS = {
             (
                 *("report.html", "table.md", "ablation.md", "priors.md", "metrics.json"),
                 *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "curves.csv"),
-                "controls.csv",
+                *("controls.csv", "cost.csv"),
                 "figures",
             ),
             7, folders=("figures",),
