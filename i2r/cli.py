@@ -69,7 +69,7 @@ def plan(args: argparse.Namespace) -> None:
 
     made = stages.prepare(_params(args))
     if args.write:
-        for path in extended(args.configfile or PARAMS):
+        for path in (below for file in args.configfile or [PARAMS] for below in extended(file)):
             if path.resolve().parent != PRESETS.resolve():
                 raise ParamsError(
                     f"{path}: DVC does not track this file; params.yaml can only extend files in {PRESETS}/"
@@ -221,7 +221,14 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = top.add_subparsers(required=True, metavar="VERB")
     values = argparse.ArgumentParser(add_help=False)
-    values.add_argument("--configfile", type=Path, help="params file to use instead of params.yaml")
+    values.add_argument(
+        "--configfile",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="params files to use instead of params.yaml; each overrides those before it",
+    )
 
     verb = verbs.add_parser("run", help="run one job, as the rules of the Snakefile do")
     verb.add_argument("step", choices=STEPS)
