@@ -108,7 +108,9 @@ def test_a_job_names_only_manifests_as_its_inputs(toy: Toy):
 
 def test_several_config_files(toy: Toy):
     """Each overrides those before it, for Snakemake and for `i2r`; they replace params.yaml."""
-    (toy.folder / "seeds.yaml").write_text("targets: {table4: {methods: [i2r], seeds: [3, 4]}}\nmake: [table4]\n")
+    (toy.folder / "seeds.yaml").write_text(
+        "targets: {table4: {methods: [i2r], seeds: [3, 4]}}\nmake: [table4]\n"
+    )
     files = ["--configfile", "workflow/presets/tiny.yaml", "seeds.yaml"]
     said = toy.run("i2r", "plan", *files)
     assert "i2r-1shot-fold1-seed4-eval0" in said and "seed0" not in said

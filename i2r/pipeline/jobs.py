@@ -229,6 +229,7 @@ def _make(
             "seconds": round(time.monotonic() - clock, 3),
         },
         "cost": cost,
+        "bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),
     }
     _install(values, out, folder)
     return values

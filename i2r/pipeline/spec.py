@@ -81,6 +81,12 @@ class Spec:
         return values | {"inputs": inputs, "products": list(self.products)}
 
 
+def from_values(values: Mapping[str, Any]) -> Spec:
+    """The spec with this content; TypeError, KeyError or AttributeError if it is that of no spec."""
+    inputs = {role: Input(**given) for role, given in values["inputs"].items()}
+    return Spec(**{**values, "inputs": inputs, "products": tuple(values["products"])})
+
+
 def spec_path(step: str, key: str, results: Path) -> Path:
     return results / "specs" / step / f"{key}.json"
 
@@ -126,8 +132,7 @@ def read_spec(path: Path, step: str | None = None) -> Spec:
         raise JobError(f"{path}: no such spec; `i2r plan` writes the specs of all jobs")
     values = _read(path)
     try:
-        inputs = {role: Input(**given) for role, given in values["inputs"].items()}
-        spec = Spec(**{**values, "inputs": inputs, "products": tuple(values["products"])})
+        spec = from_values(values)
     except (TypeError, KeyError, AttributeError):
         raise JobError(f"{path}: not a readable spec; `i2r plan` writes it again") from None
     if step is not None and spec.step != step:
