@@ -88,7 +88,7 @@ class Estimates:
         self.plan, self.done, self.on_gpu, self.card = plan, done, on_gpu, card
         self.same: dict[str, list[Record]] = defaultdict(list)
         self.alike: dict[tuple, list[tuple[float, Record]]] = defaultdict(list)
-        self._signature = cache(lambda key: signature(self._known(key), self._lookup))
+        self._signature = cache(self._find_signature)
         for key, record in done.items():
             if STEPS[record.spec.step].torch and record.gpu != on_gpu:
                 continue
@@ -117,6 +117,12 @@ class Estimates:
 
     def _known(self, key: str) -> Spec:
         return self.plan.jobs[key] if key in self.plan.jobs else self.done[key].spec
+
+    def _find_signature(self, key: str) -> str:
+        return signature(
+            self._known(key),
+            lambda given: self._signature(given.key) if self._lookup(given) else given.key,
+        )
 
     def _lookup(self, given: Input) -> Spec | None:
         return self._known(given.key) if given.key in self.plan.jobs or given.key in self.done else None

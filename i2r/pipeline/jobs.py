@@ -202,7 +202,7 @@ def _make(
     )
     code = digest(spec.step, spec.params)
     started, clock = datetime.now(UTC), time.monotonic()
-    with measured(state / SPENT) as used, naming_the_disk(out):
+    with measured(state / SPENT, STEPS[spec.step].torch) as used, naming_the_disk(out):
         metrics = _function(job)(job)
         cost = used()
     if not (state / INPUTS).is_file():  # an OSError, so that Snakemake repeats the job

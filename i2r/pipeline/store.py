@@ -149,8 +149,10 @@ class Located:
 
     def fetches(self, spec: Spec) -> bool:
         """Whether a run of everything would run a job that fetches."""
+        if spec.step != "fetch":
+            return False
         unfinished = any(not self.done(user) for user in self._users(spec) if user.key in self.plan.stages)
-        return spec.step == "fetch" and (not self.done(spec) or (unfinished and self.looks(spec)))
+        return not self.done(spec) or (unfinished and self.looks(spec))
 
     def done(self, spec: Spec) -> bool:
         return spec.key in self.plan.jobs and self.problem(spec) is None

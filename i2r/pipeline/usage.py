@@ -23,7 +23,7 @@ Usage = dict[str, float | None]
 
 
 @contextmanager
-def measured(kept: Path, every: float = EVERY) -> Iterator[Callable[[], Usage]]:
+def measured(kept: Path, gpu: bool = True, every: float = EVERY) -> Iterator[Callable[[], Usage]]:
     """Measure the block; gives a function that returns what was used so far.
 
     seconds: wall time. cpu_seconds: of this process and the workers that it has waited for. gpu_seconds: wall time,
@@ -34,8 +34,9 @@ def measured(kept: Path, every: float = EVERY) -> Iterator[Callable[[], Usage]]:
     Args:
         kept: file in which the record is kept during the block, so that an interrupted attempt counts as well; what it
             has at the beginning is added.
+        gpu: whether the block can use a GPU; reading its counters can take a second.
     """
-    meter, stop = _Meter(_read(kept)), threading.Event()
+    meter, stop = _Meter(_read(kept), gpu), threading.Event()
 
     def keep() -> None:
         # a folder that was removed is not made again, and a full disk is for the job to say
@@ -67,10 +68,11 @@ def _read(kept: Path) -> Usage:
 class _Meter:
     """Counters at the beginning, and the processors' energy since."""
 
-    def __init__(self, before: Usage) -> None:
+    def __init__(self, before: Usage, gpu: bool) -> None:
         self.before, self.lock = before, threading.Lock()
         self.clock, self.cpu, self.busy = time.monotonic(), _cpu_seconds(), _busy_seconds()
-        self.cards, self.packages, self.joules = energy.cards(), energy.packages(), 0.0
+        self.cards = energy.cards() if gpu else {}
+        self.packages, self.joules = energy.packages(), 0.0
 
     def read(self) -> Usage:
         with self.lock:

@@ -44,13 +44,14 @@ def value(params: Mapping[str, Any], name: str) -> Any:
     return found
 
 
-def signature(spec: Spec, lookup: Lookup) -> str:
-    """The same for jobs that differ only in fold and seeds, those behind their inputs included."""
+def signature(spec: Spec, of: Callable[[Input], str]) -> str:
+    """The same for jobs that differ only in fold and seeds, those behind their inputs included.
+
+    Args:
+        of: the signature of an input's job.
+    """
     args = {name: at for name, at in spec.args.items() if name not in CHOICES}
-    inputs = {}
-    for role, given in spec.inputs.items():
-        made = lookup(given)
-        inputs[role] = given.key if made is None else signature(made, lookup)
+    inputs = {role: of(given) for role, given in spec.inputs.items()}
     return digest_of(canonical([spec.step, spec.version, args, spec.params, inputs]))
 
 
