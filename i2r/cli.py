@@ -8,10 +8,10 @@ import signal
 import sys
 from pathlib import Path
 
-from i2r import cli_data
+from i2r import cli_data, cli_plan
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
-from i2r.config.load import PARAMS, PRESETS, Params, extended, load
+from i2r.config.load import PARAMS, PRESETS, Params, load
 from i2r.errors import as_sentences
 from i2r.files import write_json, write_text
 from i2r.pipeline.spec import RESULTS, JobError
@@ -58,48 +58,6 @@ def preset(args: argparse.Namespace) -> None:
         )
     write_text(PARAMS, known[args.name])
     print(f"params.yaml is now preset {args.name}")
-
-
-def plan(args: argparse.Namespace) -> None:
-    """Print every job and its state; with --write write the files that DVC's stages depend on."""
-    from i2r.pipeline import stage as stages
-    from i2r.pipeline.fetched import preview
-    from i2r.pipeline.store import Located
-    from i2r.report.seeds import seeds_said
-
-    made = stages.prepare(_params(args))
-    if args.write:
-        for path in extended(args.configfile or PARAMS):
-            if path.resolve().parent != PRESETS.resolve():
-                raise ParamsError(
-                    f"{path}: DVC does not track this file; params.yaml can only extend files in {PRESETS}/"
-                )
-        stages.write_plan(made)
-        return
-    located, jobs = Located(made), made.of("all")
-    changed = {spec.key for spec in stages.by_other_code(made, jobs)}
-    counts: dict[str, int] = {}
-    for spec in jobs:
-        now = located.state(spec)
-        counts[now] = counts.get(now, 0) + 1
-        note = (
-            f": {located.problem(spec)}"
-            if now == "again"
-            else ", made by other code"
-            if spec.key in changed
-            else ""
-        )
-        labels = ", ".join(made.labels[spec.key])
-        print(f"{now:8} {made.stages[spec.key]:12} {spec.step:12} {spec.key}  {labels}{note}")
-    print(", ".join(f"{count} {now}" for now, count in counts.items()))
-    for spec in jobs:
-        if located.fetches(spec) and (said := preview(spec)[0]):
-            print(said)
-    print(*seeds_said(made, RESULTS), sep="\n")
-    if changed:
-        print(
-            f"{len(changed)} made by other code than the present; `i2r run STEP --spec ... --again` makes one again"
-        )
 
 
 def show(args: argparse.Namespace) -> None:
@@ -240,7 +198,7 @@ def record_code(_: argparse.Namespace) -> None:
     print(f"wrote {CODE_VERSIONS}")
 
 
-IN_A_CLONE = (stage, preset, plan, show, export, track, register, ui, write_docs, record_code)
+IN_A_CLONE = (stage, preset, cli_plan.plan, show, export, track, register, ui, write_docs, record_code)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -249,7 +207,14 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = top.add_subparsers(required=True, metavar="VERB")
     values = argparse.ArgumentParser(add_help=False)
-    values.add_argument("--configfile", type=Path, help="params file to use instead of params.yaml")
+    values.add_argument(
+        "--configfile",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="params files to use instead of params.yaml; each overrides those before it",
+    )
 
     verb = verbs.add_parser("run", help="run one job, as the rules of the Snakefile do")
     verb.add_argument("step", choices=STEPS)
@@ -265,11 +230,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--cores", default="all", help="cores that Snakemake may use (default: all)")
     verb.set_defaults(function=stage)
 
-    verb = verbs.add_parser(
-        "plan", help="print every job that the params need, and its state", parents=[values]
-    )
-    verb.add_argument("--write", action="store_true", help="write results/<experiment>/plan, for DVC")
-    verb.set_defaults(function=plan)
+    cli_plan.add(verbs, values)
 
     verb = verbs.add_parser("show", help="print the results and where the report is", parents=[values])
     verb.set_defaults(function=show)

@@ -52,10 +52,13 @@ def _disk_error(error: Exception, folder: Path) -> int | None:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """A temporary file in the folder of `path`, which replaces `path` when the block ends without an error.
 
     It has the suffix of `path`, which decides the format for some writers (images, npz, safetensors).
+
+    Args:
+        durable: flush it to disk first, so that after a loss of power `path` is never empty.
 
     Raises:
         OSError: naming `path`, if it cannot be written or its disk takes no more.
@@ -72,8 +75,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         with naming_the_disk(path):
             yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            flush(temporary)
         temporary.chmod(
             0o666 & ~_umask()
         )  # mkstemp's 0600 would make results unreadable to others who share the folder
@@ -88,14 +91,14 @@ def _umask() -> int:
     return mask
 
 
-def write_text(path: str | Path, text: str) -> None:
-    with replacing(path) as temporary:
+def write_text(path: str | Path, text: str, durable: bool = True) -> None:
+    with replacing(path, durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, obj: Any) -> None:
+def write_json(path: str | Path, obj: Any, durable: bool = True) -> None:
     """Write JSON with one key per line; NaN and infinity are refused, because JSON has no such values."""
-    write_text(path, json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n", durable)
 
 
 def read_json(path: str | Path) -> Any:

@@ -52,6 +52,8 @@ ENVIRONMENT = {
     "device": "cpu",
     "commit": "c0ffee0",
 }
+COST = {"seconds": 42.0, "cpu_seconds": 40.0, "gpu_seconds": 0.0, "memory_mb": 700, "gpu_memory_mb": None}
+COST |= {"cpu_joules": None, "gpu_joules": None}
 
 
 def finish(results: Path, spec: Spec, files: dict[str, bytes], **metrics) -> Path:
@@ -73,7 +75,7 @@ def finish(results: Path, spec: Spec, files: dict[str, bytes], **metrics) -> Pat
             "ended": "2026-11-22T18:00:42+00:00",
             "seconds": 42.0,
         },
-        "peak_memory_mb": 700,
+        "cost": COST,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

@@ -64,6 +64,22 @@ def test_a_preset_resolves_alike_as_params_file_and_as_configfile(path: Path, tm
     assert lines["METHODS"] == str({n: m.params.model_dump() for n, m in alone.methods.items()})
 
 
+def test_files_that_extend_the_same_one(tmp_path: Path):
+    """What the first file changes is not undone by the second one, which extends the same file."""
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("extends: shapes.yaml\ntrain: {lr: 0.5, steps: 7}\n")
+    second.write_text("extends: shapes.yaml\ntrain: {steps: 9}\n")
+    found = load.load([first, second])
+    assert (found.methods["i2r"].params.train.lr, found.methods["i2r"].params.train.steps) == (0.5, 9)
+    assert found.origin["train.steps"] == "second.yaml" and found.origin["train.batch"] == "shapes.yaml"
+    assert load.load([first, first]).values == load.load(first).values
+    back = load.load([second, load.PRESETS / "shapes.yaml"])
+    assert (
+        back.methods["i2r"].params.train.steps
+        == load.load(load.PRESETS / "shapes.yaml").methods["i2r"].params.train.steps
+    )
+
+
 def test_params_yaml_is_the_preset_shapes():
     assert (ROOT / "params.yaml").read_text() == (ROOT / "workflow/presets/shapes.yaml").read_text()
 

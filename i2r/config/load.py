@@ -214,16 +214,27 @@ def resolve(layers: Sequence[tuple[str, Values]], where: str = "params", paper: 
         raise ParamsError(f"{where}: {error}") from None
 
 
-def load(path: str | Path = PARAMS, command_line: Values | None = None) -> Params:
-    """Read and validate a params file; values of the command line override it, and the paper's targets are added.
+def load(paths: str | Path | Sequence[str | Path] = PARAMS, command_line: Values | None = None) -> Params:
+    """Read and validate params files; each overrides those before it, and values of the command line all of them. The
+    paper's targets are added.
+
+    A file that several of them extend counts once, where it is met first.
 
     Raises:
-        ParamsError: with the file and what is wrong in it.
+        ParamsError: with the files and what is wrong in them.
     """
-    layers = read_layers(path)
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    files: dict[Path, tuple[str, Values]] = {}
+    for path in paths:
+        *below, (own, values) = _chain(Path(path))
+        for place, extended_values in below:
+            files.setdefault(place.resolve(), (place.name, extended_values))
+        files.pop(own.resolve(), None)  # given after a file that extends it
+        files[own.resolve()] = own.name, values
+    layers = list(files.values())
     if command_line:
         layers.append((COMMAND_LINE, command_line))
-    return resolve(layers, str(path), paper=True)
+    return resolve(layers, ", ".join(map(str, paths)), paper=True)
 
 
 def _spelled(network: Any) -> Any:

@@ -20,7 +20,7 @@ from i2r.pipeline.steps import STEPS
 PACKAGE = Path(__file__).parents[1]
 DATA = (".yaml", ".j2")  # suffixes of files next to the modules that count as code
 # Modules that plan and run jobs or show their progress, but do not influence their numbers.
-CARRIERS = ("i2r", "i2r.cli", "i2r.files", "i2r.progress", "i2r.config", "i2r.pipeline")
+CARRIERS = ("i2r", "i2r.cli", "i2r.errors", "i2r.files", "i2r.progress", "i2r.config", "i2r.pipeline")
 
 
 def modules(step: str, params: Mapping[str, Any] | None = None) -> list[str]:
@@ -67,7 +67,11 @@ def _carries(module: str) -> bool:
 
 def digest(step: str, params: Mapping[str, Any] | None = None) -> str:
     """A hash of the code of all modules that a job of a step uses; see `modules`."""
-    used = modules(step, params)
+    return _digest_of(tuple(modules(step, params)))
+
+
+@cache
+def _digest_of(used: tuple[str, ...]) -> str:
     text = "\n".join(f"{name} {_content(name)}" for name in used)
     folders = {path_of(name).parent for name in used}
     files = sorted(path for folder in folders for kind in DATA for path in folder.glob(f"**/*{kind}"))
@@ -80,6 +84,7 @@ def record() -> dict[str, dict]:
     return {name: {"version": step.version, "digest": digest(name)} for name, step in STEPS.items()}
 
 
+@cache
 def path_of(module: str) -> Path | None:
     """The file of a module of this package; None if there is no such module."""
     base = PACKAGE.joinpath(*module.split(".")[1:])

@@ -12,7 +12,6 @@ import importlib.metadata
 import os
 import platform
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from i2r.pipeline.fetched import changed
 from i2r.pipeline.spec import JobError, Spec, read_spec, spec_path
 from i2r.pipeline.steps import STEPS
 from i2r.pipeline.store import MANIFEST, manifest, problem, products_digest, size_of
+from i2r.pipeline.usage import SPENT, measured
 
 INPUTS = "inputs.json"  # in a state folder: what its saved state was made from
 
@@ -202,8 +202,9 @@ def _make(
     )
     code = digest(spec.step, spec.params)
     started, clock = datetime.now(UTC), time.monotonic()
-    with naming_the_disk(out):
+    with measured(state / SPENT, STEPS[spec.step].torch) as used, naming_the_disk(out):
         metrics = _function(job)(job)
+        cost = used()
     if not (state / INPUTS).is_file():  # an OSError, so that Snakemake repeats the job
         raise FileNotFoundError(
             errno.ENOENT, "removed while the job ran; the same command makes it again", str(state)
@@ -227,7 +228,8 @@ def _make(
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - clock, 3),
         },
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "cost": cost,
+        "bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),
     }
     _install(values, out, folder)
     return values

@@ -49,6 +49,23 @@ class Plan:
     def target(self, name: str) -> list[Spec]:
         return [self.jobs[key] for key in self.targets[name]]
 
+    @property
+    def requests(self) -> list[str]:
+        """What can be asked for: everything, a stage or a target."""
+        return ["all", *STAGES, *self.params.values.targets]
+
+    def needed(self, request: str) -> list[Spec] | None:
+        """The jobs that one of `requests` needs, inputs first; None if it is none of them."""
+        if request in self.params.values.targets:
+            return self.target(request)
+        if request not in self.requests:
+            return None
+        wanted = {spec.key for spec in self.of(request)}
+        for key in reversed(self.jobs):
+            if key in wanted:
+                wanted |= {given.key for given in self.jobs[key].inputs.values()}
+        return [spec for key, spec in self.jobs.items() if key in wanted]
+
     def views(self, key: str) -> list[str]:
         """Readable folders of a job, relative to results/."""
         spec = self.jobs[key]

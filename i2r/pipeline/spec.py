@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,15 @@ class Spec:
 
     def values(self) -> dict[str, Any]:
         """The content of its spec file."""
-        return asdict(self) | {"products": list(self.products)}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        inputs = {role: {"step": given.step, "key": given.key} for role, given in self.inputs.items()}
+        return values | {"inputs": inputs, "products": list(self.products)}
+
+
+def from_values(values: Mapping[str, Any]) -> Spec:
+    """The spec with this content; TypeError, KeyError or AttributeError if it is that of no spec."""
+    inputs = {role: Input(**given) for role, given in values["inputs"].items()}
+    return Spec(**{**values, "inputs": inputs, "products": tuple(values["products"])})
 
 
 def spec_path(step: str, key: str, results: Path) -> Path:
@@ -101,10 +109,10 @@ def make_spec(
 
 
 def write_spec(spec: Spec, results: Path) -> None:
-    """Write the spec's file, unless it has this content already."""
+    """Write the spec's file, unless it has this content already. It is planned again if it is lost, so not flushed."""
     path, values = spec.path(results), spec.values()
     if not path.is_file() or _read(path) != values:
-        write_json(path, values)
+        write_json(path, values, durable=False)
 
 
 def _read(path: Path) -> Any:
@@ -124,8 +132,7 @@ def read_spec(path: Path, step: str | None = None) -> Spec:
         raise JobError(f"{path}: no such spec; `i2r plan` writes the specs of all jobs")
     values = _read(path)
     try:
-        inputs = {role: Input(**given) for role, given in values["inputs"].items()}
-        spec = Spec(**{**values, "inputs": inputs, "products": tuple(values["products"])})
+        spec = from_values(values)
     except (TypeError, KeyError, AttributeError):
         raise JobError(f"{path}: not a readable spec; `i2r plan` writes it again") from None
     if step is not None and spec.step != step:

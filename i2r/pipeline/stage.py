@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
 from i2r.config.load import PARAMS, Params, load
 from i2r.errors import sentence
@@ -44,17 +43,12 @@ def prepare(params: Params, results: Path = RESULTS) -> Plan:
 
 
 def read_params(configfiles: Sequence[Path] = (), config: dict[str, Any] | None = None) -> Params:
-    """Params of params.yaml, or of the given file instead, overridden by values of the command line.
+    """Params of params.yaml, or of the given files instead, overridden by values of the command line.
 
     Raises:
-        ParamsError: the params are wrong, or there are several config files.
+        ParamsError: the params are wrong.
     """
-    if len(configfiles) > 1:
-        raise ParamsError(
-            "give only one --configfile: it replaces params.yaml. A file that begins with "
-            "`extends: OTHER.yaml` overrides values of OTHER.yaml"
-        )
-    return load(configfiles[0] if configfiles else PARAMS, config)
+    return load(configfiles or PARAMS, config)
 
 
 def gpus(device: str) -> int:
@@ -64,7 +58,7 @@ def gpus(device: str) -> int:
 
 
 def run_stage(
-    stage: str, cores: str = "all", configfile: Path | None = None, results: Path = RESULTS
+    stage: str, cores: str = "all", configfiles: Sequence[Path] = (), results: Path = RESULTS
 ) -> None:
     """Run one stage of dvc.yaml, or `all`.
 
@@ -72,7 +66,7 @@ def run_stage(
         JobError: a result is missing or damaged, Snakemake was killed, or another `i2r stage` is at work.
         SystemExit: Snakemake failed and has said why.
     """
-    params = read_params([configfile] if configfile else [])
+    params = read_params(configfiles)
     with locked(results / "state" / "stage.lock", "the workflow", wait=False):
         plan = prepare(params, results)
         jobs = plan.of(stage)
@@ -82,7 +76,7 @@ def run_stage(
         if not problems(plan, jobs, results):
             print(f"i2r: nothing to do for {stage}: {len(jobs)} done", file=sys.stderr)
         else:
-            _make(plan, stage, jobs, cores, configfile, results)
+            _make(plan, stage, jobs, cores, configfiles, results)
         if others := by_other_code(plan, jobs, results):
             named = ", ".join(f"{count} of {step}" for step, count in Counter(s.step for s in others).items())
             print(
@@ -97,9 +91,9 @@ def run_stage(
 
 
 def _make(
-    plan: Plan, stage: str, jobs: list[Spec], cores: str, configfile: Path | None, results: Path
+    plan: Plan, stage: str, jobs: list[Spec], cores: str, configfiles: Sequence[Path], results: Path
 ) -> None:
-    config = ["--configfile", str(configfile)] if configfile else []
+    config = ["--configfile", *map(str, configfiles)] if configfiles else []
     for _ in range(ROUNDS):
         if has_stale_lock(results):
             print("i2r: an earlier Snakemake was killed; removing its lock", file=sys.stderr, flush=True)

@@ -130,7 +130,7 @@ STEPS = {
             (
                 *("report.html", "table.md", "ablation.md", "priors.md", "metrics.json"),
                 *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "curves.csv"),
-                *("controls.csv", "strata.csv", "claims.csv", "claims.md", "cells.csv"),
+                *("controls.csv", "strata.csv", "cost.csv", "claims.csv", "claims.md", "cells.csv"),
                 "figures",
             ),
             9, folders=("figures",),

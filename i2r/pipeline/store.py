@@ -96,6 +96,8 @@ class Located:
     def __init__(self, plan: Plan, results: Path = RESULTS) -> None:
         self.plan, self.results = plan, results
         self._problem = cache(self._find_problem)
+        self._again = cache(self._find_again)
+        self._made = cache(lambda key: manifest(self.folder(key)))
         self.folder = cache(self._find_folder)
 
     def _find_folder(self, key: str) -> Path:
@@ -112,9 +114,9 @@ class Located:
         spec = self.plan.jobs[key]
         if wrong := problem(self.folder(key), key):
             return wrong
-        recorded = manifest(self.folder(key)).get("inputs", {})
+        recorded = self._made(key).get("inputs", {})
         for role, given in spec.inputs.items():
-            made = manifest(self.folder(given.key)) if given.key in self.plan.jobs else None
+            made = self._made(given.key) if given.key in self.plan.jobs else None
             if made is not None and role in recorded and recorded[role] != products_digest(made):
                 return f"{self.folder(key)}: outdated, its {given.step} has been made again and has changed"
         return self._changed(spec)
@@ -124,7 +126,7 @@ class Located:
         if spec.step == "fetch":
             found = (self._changed(user) for user in self._users(spec) if user.step == "data")
             return next((text for text in found if text), None)
-        made = manifest(self.folder(spec.key))
+        made = self._made(spec.key)
         return made and changed(spec, made, self.results)
 
     def _users(self, spec: Spec) -> list[Spec]:
@@ -147,8 +149,10 @@ class Located:
 
     def fetches(self, spec: Spec) -> bool:
         """Whether a run of everything would run a job that fetches."""
+        if spec.step != "fetch":
+            return False
         unfinished = any(not self.done(user) for user in self._users(spec) if user.key in self.plan.stages)
-        return spec.step == "fetch" and (not self.done(spec) or (unfinished and self.looks(spec)))
+        return not self.done(spec) or (unfinished and self.looks(spec))
 
     def done(self, spec: Spec) -> bool:
         return spec.key in self.plan.jobs and self.problem(spec) is None
@@ -161,15 +165,13 @@ class Located:
             return "again"
         return "started" if (self.results / "state" / spec.key).is_dir() else "to do"
 
-    def files(self, spec: Spec) -> list[str]:
-        """Paths of a job's manifest and products, existing or not."""
-        return self.needed(Input(spec.step, spec.key))
+    def manifest(self, given: Input) -> str:
+        """Path of a job's manifest, existing or not; the job may belong to another plan.
 
-    def needed(self, given: Input) -> list[str]:
-        """Paths of an input's manifest and products, existing or not; the input may belong to another plan."""
+        Snakemake is only told of manifests: a result without one of its products gets a newer file from `again`.
+        """
         known = given.key in self.plan.jobs
-        folder = self.folder(given.key) if known else self.results / given.folder
-        return [str(folder / name) for name in (MANIFEST, *STEPS[given.step].products)]
+        return str((self.folder(given.key) if known else self.results / given.folder) / MANIFEST)
 
     def remade(self, given: Input) -> bool:
         """Whether an input exists, but will be made again."""
@@ -177,8 +179,10 @@ class Located:
 
     def again(self, spec: Spec) -> list[str]:
         """For a damaged or outdated result: a file newer than it, which makes Snakemake run the job again."""
-        if spec.key not in self.plan.jobs:
-            return []
+        return self._again(spec.key) if spec.key in self.plan.jobs else []
+
+    def _find_again(self, key: str) -> list[str]:
+        spec = self.plan.jobs[key]
         state = self.state(spec)
         if state != "again" and not (state == "done" and self.looks(spec)):
             return []

@@ -22,14 +22,7 @@ def jobs_of(results: Results, method: str) -> list[Finished]:
         row[end] for row in results.params["runs"] if row["method"] == method for end in ("train", "evaluate")
     ]
     roles += [row["job"] for row in results.params["baselines"] if row["method"] == method]
-    needed: set[str] = set()
-    todo = [results.jobs[role].key for role in roles if role in results.jobs]
-    while todo:
-        key = todo.pop()
-        if key in results.known and key not in needed:
-            needed.add(key)
-            todo += results.known[key].inputs.values()
-    return [job for job in results.jobs.values() if job.key in needed]
+    return results.behind(roles)
 
 
 def values_of(results: Results, method: str) -> list[tuple[str, list[tuple[str, str, bool]]]]:
@@ -67,21 +60,7 @@ def methods(results: Results, labels: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def seconds(job: Finished) -> str:
-    return clock(float(job.times["seconds"]))
-
-
-def cost(jobs: Iterable[Finished]) -> Grid:
-    """Time and memory of each step."""
-    jobs = list(jobs)
-    header = ["Step", "jobs", "total time", "longest", "peak memory, GB"]
-    grid = Grid([("", name) for name in header], [])
-    for step in dict.fromkeys(job.step for job in jobs):
-        own = [job for job in jobs if job.step == step]
-        times = [float(job.times["seconds"]) for job in own]
-        memory = [job.peak_memory_mb for job in own if job.peak_memory_mb]
-        peak = f"{max(memory) / 1024:.1f}" if memory else "-"
-        grid.rows.append([step, str(len(own)), clock(sum(times)), clock(max(times)), peak])
-    return grid
+    return clock(job.cost["seconds"])
 
 
 def environment(jobs: Iterable[Finished]) -> Grid:

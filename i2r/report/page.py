@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from PIL import Image
 
-from i2r.report import controls, origin, strata
+from i2r.report import controls, cost, origin, strata
 from i2r.report.data_sets import DataSet
 from i2r.report.forms.shown import Figure, Shown
 from i2r.report.results import Results
@@ -81,6 +81,7 @@ def render(
     shown: Sequence[tuple[Target, Shown]],
     controlled: pd.DataFrame,
     kinds: Sequence[Grid],
+    costs: pd.DataFrame,
     gallery: tuple[list[Figure], list[Figure], dict[str, list[Figure]]],
     sets: Sequence[DataSet],
     labels: dict[str, str],
@@ -92,6 +93,7 @@ def render(
         judged: from verdicts.write.
         controlled: from controls.table.
         kinds: tables by kind of episode.
+        costs: from cost.table.
         gallery: loss curves, comparisons of episodes, and episodes of each method.
         sets: the data sets.
         figures: folder with all figures.
@@ -110,7 +112,6 @@ def render(
         for target, made in shown
     ]
     thin = vanished_queries(results, labels)
-    total = sum(float(job.times["seconds"]) for job in jobs)
     return template().render(
         experiment=results.params["experiment"],
         readings=list(dict.fromkeys(method["reading"] for method in results.methods.values())),
@@ -119,9 +120,9 @@ def render(
         numbers=len(results.scored),
         seeds=sorted({row["seed"] for row in rows}),
         jobs=len(jobs),
-        total=origin.clock(total),
         judged=[for_template(grid) for grid in judged],
         audit=for_template(audit_grid()),
+        total=origin.clock(sum(job.cost["seconds"] for job in jobs)),
         targets=targets,
         controls=[for_template(grid) for grid in controls.grids(controlled, labels)],
         about_kinds=strata.ABOUT,
@@ -144,7 +145,7 @@ def render(
         ],
         compared=[picture(figure, figures) for figure in compared],
         episodes=[(labels[id], [picture(figure, figures) for figure in own[id]]) for id in own],
-        cost=Markup(origin.cost(jobs).html()),
+        costs=[for_template(grid) for grid in cost.grids(costs)],
         environment=Markup(origin.environment(jobs).html()),
     )
 

@@ -7,7 +7,7 @@ never 0. The runs in the report's params say which methods a number belongs to, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,7 +63,7 @@ class Finished:
     environment: dict[str, Any]
     times: dict[str, Any]
     data_root: str | None
-    peak_memory_mb: int | None
+    cost: dict[str, float | None]  # as i2r.pipeline.usage measures it
 
     @property
     def store(self) -> str:
@@ -124,8 +124,13 @@ def from_manifest(folder: Path, manifest: Mapping[str, Any]) -> Finished:
         environment=manifest["environment"],
         times=manifest["times"],
         data_root=spec["data_root"],
-        peak_memory_mb=manifest.get("peak_memory_mb"),
+        cost=manifest.get("cost") or _cost_of_old(manifest),
     )
+
+
+def _cost_of_old(manifest: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a manifest from before costs were measured says of them."""
+    return {"seconds": manifest["times"].get("seconds"), "memory_mb": manifest.get("peak_memory_mb")}
 
 
 def read_job(folder: Path) -> Finished:
@@ -213,6 +218,17 @@ class Results:
         self.known = {job.key: job for job in self.jobs.values()}
         self.methods: dict[str, dict[str, Any]] = params["methods"]
         self._samples: dict[tuple[str, str, str], Samples] = {}
+
+    def behind(self, roles: Iterable[str]) -> list[Finished]:
+        """The jobs with these roles and all that they were made from, inputs first."""
+        needed: set[str] = set()
+        todo = [self.jobs[role].key for role in roles if role in self.jobs]
+        while todo:
+            key = todo.pop()
+            if key in self.known and key not in needed:
+                needed.add(key)
+                todo += self.known[key].inputs.values()
+        return [job for job in self.jobs.values() if job.key in needed]
 
     @cached_property
     def scored(self) -> list[Scored]:

@@ -13,7 +13,7 @@ from i2r.config.experiment import FORMS
 from i2r.config.registry import find
 from i2r.files import write_json, write_text
 from i2r.pipeline.jobs import Job
-from i2r.report import controls, gallery, page, strata, verdicts
+from i2r.report import controls, cost, gallery, page, strata, verdicts
 from i2r.report.data_sets import data_sets
 from i2r.report.forms.shown import Shown
 from i2r.report.results import METRICS, PER_CLASS, Results
@@ -61,8 +61,11 @@ def run(job: Job) -> dict[str, Any]:
     by_kind = strata.table(results, targets)
     by_kind.to_csv(out / "strata.csv", index=False, float_format="%.4f")
     kinds = strata.grids(by_kind, targets)
+    costs = cost.table(results)
+    costs.to_csv(out / "cost.csv", index=False, float_format="%.6g")
+    pictures = (curves, compared, own)
     text = page.render(
-        results, judged, shown, controlled, kinds, (curves, compared, own), sets, names, out / "figures"
+        results, judged, shown, controlled, kinds, costs, pictures, sets, names, out / "figures"
     )
     write_text(out / "report.html", text)
     return {

@@ -297,8 +297,8 @@ class Importer:
         end = milliseconds(job.times["ended"])
         found = numbers(job.metrics) | (scores_of(job) if job.step in ("evaluate", "baselines") else {})
         found["job_seconds"] = float(job.times["seconds"])
-        if job.peak_memory_mb:
-            found["peak_memory_mb"] = float(job.peak_memory_mb)
+        if job.cost.get("memory_mb"):
+            found["peak_memory_mb"] = float(job.cost["memory_mb"])
         # metrics with a curve have their last value already, as have those logged by an interrupted import
         logged = {name for name, *_ in steps_of(job, -1)} | set(self.runs[job.key].data.metrics)
         metrics = [Metric(name, value, end, 0) for name, value in found.items() if name not in logged]

@@ -14,7 +14,7 @@ from i2r.config.experiment import STAGES
 from i2r.errors import sentence
 from i2r.pipeline import alone, fetched, store
 from i2r.pipeline.spec import RESULTS
-from i2r.pipeline.spec import read_spec
+from i2r.pipeline.spec import Input, read_spec
 from i2r.pipeline.stage import failures, gpus, prepare, read_params
 from i2r.pipeline.steps import STEPS
 
@@ -62,19 +62,17 @@ wildcard_constraints:
     key="[0-9a-f]{12}",
 
 
-def files(jobs):
-    """Manifests and products of jobs. What was fetched once is only asked for by those that read it."""
-    wanted = [spec for spec in jobs if spec.step != "fetch" or not LOCATED.done(spec)]
-    return [file for spec in wanted for file in LOCATED.files(spec)]
-
-
 def asked(jobs):
-    """Manifests and products of jobs, and the rule that updates the view if it is outdated."""
-    return files(jobs) + ([] if SHOWN else [VIEW])
+    """Manifests of jobs, and the rule that updates the view if it is outdated.
+
+    What was fetched once is only asked for by those that read it.
+    """
+    wanted = [spec for spec in jobs if spec.step != "fetch" or not LOCATED.done(spec)]
+    return [LOCATED.manifest(Input(spec.step, spec.key)) for spec in wanted] + ([] if SHOWN else [VIEW])
 
 
 def needs(step):
-    """Input files of a job of a step, from its spec, so that params edited during a run have no effect.
+    """Manifests of a job's inputs, from its spec, so that params edited during a run have no effect.
 
     A finished job has no input files. Other jobs only need their inputs to exist, because file times differ between
     copies of a clone, unless these will be made again: Snakemake does not look at jobs that follow one that it runs if
@@ -82,17 +80,13 @@ def needs(step):
     """
 
     def found(wildcards):
-        spec = read_spec(RESULTS / "specs" / step / f"{wildcards.key}.json")
+        spec = PLAN.jobs.get(wildcards.key) or read_spec(RESULTS / "specs" / step / f"{wildcards.key}.json")
         if LOCATED.done(spec) and not LOCATED.looks(spec):
             return []
         if step == "fetch" and workflow.is_main_process:
             announced(str(spec.path(RESULTS)))
-        given = [
-            file if LOCATED.remade(needed) else ancient(file)
-            for needed in spec.inputs.values()
-            for file in LOCATED.needed(needed)
-        ]
-        return given + LOCATED.again(spec)
+        given = [(LOCATED.manifest(needed), LOCATED.remade(needed)) for needed in spec.inputs.values()]
+        return [file if remade else ancient(file) for file, remade in given] + LOCATED.again(spec)
 
     return found
 
