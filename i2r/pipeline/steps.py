@@ -29,8 +29,9 @@ class Step:
         folders: those of its products that are folders.
         sometimes: products that only some of its jobs write, see plan.py; a rule does not name them.
         torch: whether it computes with torch; the number of threads is then part of its keys.
-        network: whether it downloads into the data folder. Such a job runs where Snakemake does, one at a time, and
-            looks at the data folder whenever it runs.
+        network: whether it downloads into the data folder. Such a job runs one at a time, and looks at the data folder
+            whenever it runs.
+        local: whether its jobs run where Snakemake does, and never on a node of a cluster, which may have no network.
         memory: MB for a job, without the cached features. minutes: time limit on a cluster.
     """
 
@@ -44,6 +45,7 @@ class Step:
     sometimes: tuple[str, ...] = ()
     torch: bool = False
     network: bool = False
+    local: bool = False
     memory: int = 4000
     minutes: int = 60
 
@@ -71,7 +73,8 @@ STEPS = {
     for step in (
         # for `fetch`, `data` and `backbone`, plan.py chooses the params: they depend on the source and the name
         Step(
-            "fetch", "data", "i2r.steps.fetch:run", ("fetched.json",), network=True, memory=2000, minutes=1440
+            "fetch", "data", "i2r.steps.fetch:run", ("fetched.json",), network=True, local=True, memory=2000,
+            minutes=1440,
         ),
         Step("data", "data", "i2r.steps.data:run", ("index.parquet", "samples.png"), 2, folders=("VOC",), minutes=120),
         Step(
@@ -124,7 +127,7 @@ STEPS = {
             ),
             7, folders=("figures",),
         ),
-        Step("track", "report", "i2r.steps.track:run", ("tracked.json",)),
+        Step("track", "report", "i2r.steps.track:run", ("tracked.json",), local=True),  # needs MLflow
     )
 }  # fmt: skip
 

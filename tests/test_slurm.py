@@ -1,0 +1,218 @@
+"""The profile for Slurm, on a real Slurm of three nodes that is started here.
+
+Three runs go on at the same time: one with the real steps, whose training loses its node and then runs out of time; the
+same undisturbed, without Slurm, for comparison; and one in which every step is instant, for everything else.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import pytest
+from chaos import products
+from conftest import Toy, make_copy, make_toy
+from slurm_cluster import Cluster, missing, running, wait_for
+
+from i2r.files import read_json
+from i2r.pipeline.steps import STEPS
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+    pytest.mark.xdist_group("slurm"),
+]
+# Without accounting, and looking for finished jobs more often than is polite on a real cluster.
+PROFILE = (
+    *("--workflow-profile", "workflow/profiles/slurm", "--cores", "1"),
+    *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"),
+)
+REAL = {
+    "train": {"steps": 60},
+    "targets": {"table3": {"methods": ["i2r-no-pmgm"], "folds": [0]}},
+    "evaluate": {"controls": 0},
+    "runtime": {"save_every": 0.5},
+}
+# One minute is not enough: Slurm asks jobs to end two minutes before their time is up.
+SHORT_OF_TIME = ("--set-resources", "train_job:runtime=1 if attempt == 1 else 30")
+# What the Python of a job on a node finds first: it cannot import MLflow, nor reach any address.
+NODES_PATH = {
+    "mlflow.py": "raise ModuleNotFoundError('no MLflow on a node', name='mlflow')\n",
+    "sitecustomize.py": (
+        "import errno, socket\n"
+        "def connect(self, address):\n"
+        "    raise OSError(errno.ENETUNREACH, 'no network on a node')\n"
+        "socket.socket.connect = connect\n"
+    ),
+}
+DELAY = 8  # seconds until the products of a job appear, more than Snakemake's own 5
+
+
+@dataclass
+class Runs:
+    """The three runs, with their folders and processes."""
+
+    cluster: Cluster
+    folders: dict[str, Toy]
+    processes: dict[str, subprocess.Popen[bytes]]
+
+    def log(self, name: str) -> str:
+        return (self.folders[name].folder / "output.log").read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, name: str) -> str:
+        """The output of a run that has ended well."""
+        code = self.processes[name].wait(240)
+        slurm = sorted((self.folders[name].folder / ".snakemake/slurm_logs").rglob("*.log"))
+        said = self.log(name)[-4000:] + "".join(path.read_text(encoding="utf-8")[-2000:] for path in slurm)
+        assert code == 0, f"{name}: {code}\n{said}"
+        return self.log(name)
+
+    def jobs_of(self, name: str, rule: str) -> list[dict[str, str]]:
+        """Slurm's jobs of a rule in a run, in the order of their submission."""
+        folder = str(self.folders[name].folder)
+        found = self.cluster.jobs().values()
+        return [job for job in found if job["WorkDir"] == folder and f"{rule}_job" in job["Comment"]]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    home = tmp_path_factory.mktemp("slurm")
+    real, alone, toy = make_copy(home / "real"), make_copy(home / "alone"), make_toy(home / "toy")
+    for copy in (real, alone):
+        copy.change(**REAL)
+    toy.change(runtime={"device": "cuda"})
+    _ask(toy, "skew", {step: 60 if number % 2 else -60 for number, step in enumerate(STEPS)})
+    _ask(toy, "late", {"cam_head": DELAY})
+    _ask(toy, "memory", {"report": STEPS["report"].memory + 300})
+    with running() as cluster:
+        for name, text in NODES_PATH.items():
+            (cluster.nodes_path / name).write_text(text, encoding="utf-8")
+        with (
+            _started(real, "snakemake", *PROFILE, *SHORT_OF_TIME, around=cluster.around) as on_slurm,
+            _started(toy, "snakemake", *PROFILE, around=cluster.around) as instant,
+            _started(alone, "snakemake", "all", "--cores", "1") as undisturbed,
+        ):
+            yield Runs(
+                cluster,
+                {"real": real, "alone": alone, "toy": toy},
+                {"real": on_slurm, "alone": undisturbed, "toy": instant},
+            )
+
+
+def _ask(toy: Toy, what: str, values: Mapping[str, float]) -> None:
+    """Ask for a disturbance of steps, see toy_step.py."""
+    (toy.folder / what).mkdir()
+    for step, value in values.items():
+        (toy.folder / what / step).write_text(str(value), encoding="utf-8")
+
+
+@contextmanager
+def _started(toy: Toy, *command: str, around: Any = dict) -> Iterator[subprocess.Popen[bytes]]:
+    with (toy.folder / "output.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=toy.folder, env=around(toy.environment()), stdout=log, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def test_a_training_that_loses_its_node_and_then_its_time_gives_the_same_numbers(runs: Runs):
+    cluster, real = runs.cluster, runs.folders["real"]
+    wait_for(lambda: _training(real), 150, lambda: runs.log("real")[-3000:])
+    key = next((real.folder / "results/specs/train").glob("*.json")).stem
+    saved = real.folder / "results/state" / key / "state.pt"
+    wait_for(saved.exists, 60)
+
+    [first] = runs.jobs_of("real", "train")
+    assert first["JobState"] == "RUNNING"
+    cluster.power_off(first["NodeList"])
+    assert _training(real) is None and saved.exists()
+    wait_for(lambda: cluster.job(first["JobId"])["Restarts"] == "1", 60, cluster.logs)
+    before = saved.stat().st_mtime_ns
+    wait_for(lambda: _training(real) and saved.stat().st_mtime_ns > before, 90, cluster.logs)
+    again = cluster.job(first["JobId"])
+    assert again["JobState"] == "RUNNING" and again["NodeList"] != first["NodeList"]
+
+    # the training stands still, so that it cannot be done before its time is up, on whatever machine
+    _training(real).suspend()
+    wait_for(lambda: f"signal 15 to JobId={first['JobId']}" in cluster.logs(), 60, cluster.logs)
+    _training(real).resume()
+    wait_for(lambda: len(runs.jobs_of("real", "train")) == 2, 60)
+    ended, retried = runs.jobs_of("real", "train")
+    assert ended["JobState"] == "FAILED" and retried["TimeLimit"] == "00:30:00"
+    runs.wait("real")
+    assert retried["JobId"] == runs.jobs_of("real", "train")[-1]["JobId"]
+
+    runs.wait("alone")
+    assert products(real.folder) == products(runs.folders["alone"].folder)
+
+
+def _training(toy: Toy) -> psutil.Process | None:
+    """The process of a run's training, if it runs."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cmdline()[1:5] == ["-m", "i2r", "run", "train"] and process.cwd() == str(toy.folder):
+                return process
+    return None
+
+
+def test_runs_are_imported_where_snakemake_is_for_nodes_have_neither_network_nor_mlflow(runs: Runs):
+    connect = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    for code, said in (("import mlflow", "no MLflow on a node"), (connect, "no network on a node")):
+        with pytest.raises(AssertionError, match=said):
+            runs.cluster.ask("srun", "--mem=200", "python", "-c", code)
+    runs.wait("real")
+    with sqlite3.connect(runs.folders["real"].folder / "results/mlflow.db") as database:
+        [(number,)] = database.execute("select count(*) from runs where status = 'FINISHED'").fetchall()
+    assert number > 0
+    assert not runs.jobs_of("real", "track") and len(runs.jobs_of("real", "report")) == 1
+
+
+def test_each_job_is_made_once_whatever_the_clock_of_the_files(runs: Runs):
+    """Products are a minute older or newer than they should be, and those of one job appear late."""
+    runs.wait("toy")
+    toy = runs.folders["toy"]
+    ran = [line.split() for line in (toy.folder / "ran.txt").read_text().splitlines()]
+    expected = Counter(path.parent.name for path in (toy.folder / "results/specs").glob("*/*.json"))
+    assert Counter(words[0] for words in ran) == expected + Counter(
+        report=1
+    )  # the one that ran out of memory
+    output = toy.run("snakemake", "-n", "--workflow-profile", "workflow/profiles/slurm")
+    assert "Nothing to be done" in output
+    assert not list((toy.folder / "results/store").glob("*/*.late"))
+    [job] = runs.jobs_of("toy", "cam_head")
+    assert job["JobState"] == "COMPLETED"
+
+
+def test_jobs_get_what_they_need(runs: Runs):
+    """A GPU each, one allocation for small jobs, more memory when it was too little, and track stays here."""
+    runs.wait("toy")
+    toy = runs.folders["toy"]
+    where = {}
+    for line in (toy.folder / "ran.txt").read_text().splitlines():
+        step, node, gpu = re.fullmatch(r"(\S+) .* on (\S+) with GPU (\S+)", line).groups()
+        where.setdefault(step, []).append((node, gpu))
+    for step, places in where.items():
+        assert all((gpu != "None") == STEPS[step].torch for _, gpu in places), (step, places)
+        assert all((node != "None") != STEPS[step].local for node, _ in places), (step, places)
+    [small] = runs.jobs_of("toy", "lists")
+    assert [small] == runs.jobs_of("toy", "data") == runs.jobs_of("toy", "episodes")
+    for job in runs.jobs_of("toy", "train"):
+        assert job["TresPerJob"] == "gres:gpu:1" and job["Requeue"] == "1"
+
+    killed, made = runs.jobs_of("toy", "report")
+    memory = [int(job["MinMemoryNode"].removesuffix("M")) for job in (killed, made)]
+    assert memory == [STEPS["report"].memory + 300, (STEPS["report"].memory + 300) * 3 // 2]
+    assert killed["JobState"] == "OUT_OF_MEMORY" and made["JobState"] == "COMPLETED"
+    assert read_json(next((toy.folder / "results/store/report").glob("*/manifest.json")))["metrics"]["answer"]
