@@ -161,7 +161,7 @@ def wait_for(what: Callable[[], object], seconds: float, why: Callable[[], str] 
 
 @contextmanager
 def running() -> Iterator[Cluster]:
-    """A Slurm with three nodes of two cores, 6 GB and two GPUs each, until the end of the context."""
+    """A Slurm with three nodes of two cores, 20 GB (so it thinks) and two GPUs each, until the end of the context."""
     folder = Path(tempfile.mkdtemp(prefix="i2r-slurm-"))
     cluster = Cluster(folder, folder / "nodes-path")
     try:
@@ -209,7 +209,7 @@ def _configure(cluster: Cluster) -> None:
             "/dev/null"
         )  # Slurm wants a device whose name ends with a number
     lines = [
-        f"NodeName={node} NodeHostname={platform.node()} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=6000 "
+        f"NodeName={node} NodeHostname={platform.node()} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=20000 "
         "Gres=gpu:2 State=UNKNOWN"
         for node, port in zip(NODES, ports[1:], strict=True)
     ]
