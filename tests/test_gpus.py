@@ -38,7 +38,7 @@ def owners(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
     yield found
     for process in found:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def start(

@@ -49,8 +49,9 @@ def _disturb(job: Job) -> None:
         code = (
             "import os, sys, time; folder = sys.argv[1]\n"
             "while not os.path.exists(folder + '/manifest.json'): time.sleep(0.002)\n"
-            "os.rename(folder, folder + '.late'); time.sleep(float(sys.argv[2]))\n"
+            "os.rename(folder, folder + '.late'); os.rename(sys.argv[2], sys.argv[2] + '.done')\n"
+            "time.sleep(float(sys.argv[3]))\n"
             "os.rename(folder + '.late', folder)"
         )
         wait = late.read_text(encoding="utf-8")
-        subprocess.Popen([sys.executable, "-c", code, folder, wait], start_new_session=True)
+        subprocess.Popen([sys.executable, "-c", code, folder, late, wait], start_new_session=True)
