@@ -52,6 +52,7 @@ NODES_PATH = {
         "socket.socket.connect = connect\n"
     ),
 }
+SNAKEMAKE = 400  # MB, as in common.smk
 DELAY = 8  # seconds until the products of a job appear, more than Snakemake's own 5
 
 
@@ -91,7 +92,7 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
     (toy.folder / "results").symlink_to(tmp_path / "scratch")
     _ask(toy, "skew", {step: 60 if number % 2 else -60 for number, step in enumerate(STEPS)})
     _ask(toy, "late", {"cam_head": DELAY})
-    _ask(toy, "memory", {"report": STEPS["report"].memory + 300})
+    _ask(toy, "memory", {"report": STEPS["report"].memory + SNAKEMAKE})
     with running() as cluster:
         for name, text in NODES_PATH.items():
             (cluster.nodes_path / name).write_text(text, encoding="utf-8")
@@ -167,6 +168,8 @@ def the_training_loses_its_node_and_then_its_time(runs: Runs) -> None:
     wait_for(lambda: len(runs.jobs_of("real", "train")) == 2, 60)
     ended, retried = runs.jobs_of("real", "train")
     assert ended["JobState"] == "FAILED"
+    [log] = (real.folder / ".snakemake/slurm_logs/rule_train_job").rglob(f"{ended['JobId']}.log")
+    assert "it continues from its last saved state" in log.read_text(encoding="utf-8")
     runs.wait("real")
     assert retried["JobId"] == runs.jobs_of("real", "train")[-1]["JobId"]
 
@@ -233,8 +236,9 @@ def jobs_get_what_they_need(runs: Runs) -> None:
         assert job["TresPerJob"] == "gres:gpu:1" and job["Requeue"] == "1"
 
     killed, made = runs.jobs_of("toy", "report")
+    first = STEPS["report"].memory + SNAKEMAKE
     memory = [int(job["MinMemoryNode"].removesuffix("M")) for job in (killed, made)]
-    assert memory == [STEPS["report"].memory + 300, (STEPS["report"].memory + 300) * 3 // 2]
+    assert memory == [first, first * 3 // 2]
     assert killed["JobState"] == "FAILED" and made["JobState"] == "COMPLETED"
     [log] = (toy.folder / ".snakemake/slurm_logs/rule_report_job").rglob(f"{killed['JobId']}.log")
     assert "exceeded memory limit" in log.read_text(encoding="utf-8")

@@ -137,7 +137,7 @@ def show():
         Path(VIEW).unlink(missing_ok=True)
 
 
-SNAKEMAKE = 300  # MB of the two Snakemakes in each job on a node, see tests/test_slurm.py
+SNAKEMAKE = 400  # MB of the two in each job on a node; measured: 180 each with the plan of shapes
 
 
 def memory(step):
