@@ -148,24 +148,26 @@ def the_training_loses_its_node_and_then_its_time(runs: Runs) -> None:
     wait_for(lambda: _training(real), 300, lambda: runs.log("real")[-3000:])
     key = Path(_training(real).cmdline()[-3]).stem
     saved = real.folder / "results/state" / key / "state.pt"
-    wait_for(saved.exists, 60)
+    wait_for(saved.exists, 120)
 
     [first] = runs.jobs_of("real", "train")
     assert first["JobState"] == "RUNNING"
     cluster.power_off(first["NodeList"])
     assert _training(real) is None and saved.exists()
-    wait_for(lambda: cluster.job(first["JobId"])["Restarts"] == "1", 60, cluster.logs)
+    wait_for(lambda: cluster.job(first["JobId"])["Restarts"] == "1", 120, cluster.logs)
     before = saved.stat().st_mtime_ns
-    wait_for(lambda: _training(real) and saved.stat().st_mtime_ns > before, 90, cluster.logs)
+    wait_for(lambda: _training(real) and saved.stat().st_mtime_ns > before, 180, cluster.logs)
     again = cluster.job(first["JobId"])
     assert again["JobState"] == "RUNNING" and again["NodeList"] != first["NodeList"]
 
     # the training stands still, so that it cannot be done before its time is up, on whatever machine
     _training(real).suspend()
-    cluster.ask("scontrol", "update", f"JobId={first['JobId']}", "TimeLimit=1")
-    wait_for(lambda: f"signal 15 to JobId={first['JobId']}" in cluster.logs(), 60, cluster.logs)
+    hours, minutes, _ = map(int, cluster.job(first["JobId"])["RunTime"].split(":"))
+    soon = 60 * hours + minutes + 2  # in one to two minutes, so Slurm asks it to end at once
+    cluster.ask("scontrol", "update", f"JobId={first['JobId']}", f"TimeLimit={soon}")
+    wait_for(lambda: f"signal 15 to JobId={first['JobId']}" in cluster.logs(), 90, cluster.logs)
     _training(real).resume()
-    wait_for(lambda: len(runs.jobs_of("real", "train")) == 2, 60)
+    wait_for(lambda: len(runs.jobs_of("real", "train")) == 2, 120)
     ended, retried = runs.jobs_of("real", "train")
     assert ended["JobState"] == "FAILED"
     [log] = (real.folder / ".snakemake/slurm_logs/rule_train_job").rglob(f"{ended['JobId']}.log")

@@ -68,13 +68,14 @@ LEARNED = ("weights.safetensors", "scores.json", "metrics.jsonl")
 BEST, LAST = "best.safetensors", "last.safetensors"
 SCORED = ("scores.json", "episodes.csv", "pictures.npz")
 
-# MEASURED: peak memory in MB (`peak_memory_mb` of manifests, on CPUs) of shapes at 97 px and of voc-animals at 321 px and
-# batch 4, the latter's trainings with up to 4096 MB of cached features; `memory` is that with a margin.
+# MEASURED, on CPUs: peak memory in MB (`peak_memory_mb` of manifests, results/benchmarks/) of shapes at 97 px; of
+# voc-animals at 321 px and batch 4, its trainings with up to 4096 MB of cached features; and of one training step at
+# 473 px and batch 8, ResNet-50, without. `memory` is that with a margin. Host memory beside a GPU was not measured.
 #   data 195, 193 (COCO's annotations: not measured); lists 391, 390; episodes 203; backbone 749, 683;
-#   base_learner 663, 2949; cam_head 495, 800; train 1010, 6579; evaluate 668; controls 551; report 527; track 276
-# Seconds of the longest job there, on one loaded core: backbone 387, base_learner 823, cam_head 334, train 714, others
-# below 110. No run of the paper's size was measured, so `minutes` are far above: trainings and evaluations that
-# need longer go on from their saved state in the next attempt.
+#   base_learner 663, 2949; cam_head 495, 800; train 1010, 6579, 3372; evaluate 668; controls 551; report 527; track 276
+# Seconds of the longest job there, on one core of two loaded ones: backbone 387, base_learner 823, cam_head 334,
+# train 714, all others below 110. No run of the paper's size was measured, so `minutes` are far above: trainings and
+# evaluations that need longer go on from their saved state in the next attempt.
 STEPS = {
     step.name: step
     for step in (
@@ -107,7 +108,7 @@ STEPS = {
         ),
         Step(
             "train", "train", "i2r.steps.train:run", ("weights.safetensors", "metrics.jsonl"), 4,
-            NETWORK | {"network": ALL, "train": ALL}, sometimes=(BEST,), torch=True, minutes=2880,
+            NETWORK | {"network": ALL, "train": ALL}, sometimes=(BEST,), torch=True, memory=5000, minutes=2880,
         ),
         Step(
             "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 4,
