@@ -47,7 +47,7 @@ JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill,NoShared
 KillWait=5
-MinJobAge=300
+MinJobAge=7200
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,sched_min_interval=0
 MpiDefault=none
 GresTypes=gpu
@@ -92,15 +92,15 @@ class Cluster:
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}\n{self.logs()}"
         return done.stdout
 
-    def job(self, number: str) -> dict[str, str]:
-        """What Slurm knows of a job."""
-        words = self.ask("scontrol", "-o", "show", "job", number).split()
-        return dict(word.split("=", 1) for word in words if "=" in word)
-
     def jobs(self) -> dict[str, dict[str, str]]:
-        """Number -> what Slurm knows, for all jobs of the last minutes."""
-        numbers = self.ask("squeue", "--states=all", "--noheader", "--format=%i").split()
-        return {number: self.job(number) for number in sorted(numbers, key=int)}
+        """Number -> what Slurm knows, for all jobs in the order of their submission."""
+        lines = self.ask("scontrol", "--oneliner", "show", "job").splitlines()
+        rows = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
+        found = {row["JobId"]: row for row in rows if "JobId" in row}
+        return dict(sorted(found.items(), key=lambda item: int(item[0])))
+
+    def job(self, number: str) -> dict[str, str]:
+        return self.jobs()[number]
 
     def start(self, node: str) -> None:
         self._start("slurmd", "-D", "-N", node)
@@ -156,7 +156,7 @@ def wait_for(what: Callable[[], object], seconds: float, why: Callable[[], str] 
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, f"not in {seconds} s; {why()}"
-        time.sleep(0.3)
+        time.sleep(0.5)
 
 
 @contextmanager

@@ -165,7 +165,9 @@ def the_training_loses_its_node_and_then_its_time(runs: Runs) -> None:
     hours, minutes, _ = map(int, cluster.job(first["JobId"])["RunTime"].split(":"))
     soon = 60 * hours + minutes + 2  # in one to two minutes, so Slurm asks it to end at once
     cluster.ask("scontrol", "update", f"JobId={first['JobId']}", f"TimeLimit={soon}")
-    wait_for(lambda: f"signal 15 to JobId={first['JobId']}" in cluster.logs(), 90, cluster.logs)
+    controller = cluster.folder / "slurmctld.log"
+    asked = f"signal 15 to JobId={first['JobId']}"
+    wait_for(lambda: asked in controller.read_text(errors="replace"), 90, cluster.logs)
     _training(real).resume()
     wait_for(lambda: len(runs.jobs_of("real", "train")) == 2, 120)
     ended, retried = runs.jobs_of("real", "train")
