@@ -69,7 +69,7 @@ class Runs:
 
     def wait(self, name: str) -> str:
         """The output of a run that has ended well."""
-        code = self.processes[name].wait(300)
+        code = self.processes[name].wait(900)
         slurm = sorted((self.folders[name].folder / ".snakemake/slurm_logs").rglob("*.log"))
         said = self.log(name)[-4000:] + "".join(path.read_text(encoding="utf-8")[-2000:] for path in slurm)
         assert code == 0, f"{name}: {code}\n{said}"
