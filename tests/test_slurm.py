@@ -211,9 +211,10 @@ def each_job_is_made_once(runs: Runs) -> None:
     toy = runs.folders["toy"]
     ran = Counter(line.split()[0] for line in (toy.folder / "ran.txt").read_text().splitlines())
     made = Counter(path.parts[-3] for path in (toy.folder / "results/store").glob("*/*/manifest.json"))
-    # again: the job that ran out of memory, and those that were on the node that was lost
+    # again: the job that ran out of memory, and perhaps those that were on the node that was lost
     lost = Counter({step: sum(int(job["Restarts"]) for job in runs.jobs_of("toy", step)) for step in made})
-    assert ran == made + lost + Counter(report=1)
+    made += Counter(report=1)
+    assert made <= ran <= made + lost
     output = toy.run("snakemake", "-n", "--workflow-profile", "workflow/profiles/slurm")
     assert "Nothing to be done" in output
     assert (toy.folder / "late/cam_head.done").exists() and not list(
