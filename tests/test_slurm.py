@@ -145,7 +145,7 @@ def test_the_profile_on_a_real_slurm(runs: Runs):
 def the_training_loses_its_node_and_then_its_time(runs: Runs) -> None:
     """It gives the numbers of the undisturbed run."""
     cluster, real = runs.cluster, runs.folders["real"]
-    wait_for(lambda: _training(real), 300, lambda: runs.log("real")[-3000:])
+    wait_for(lambda: _training(real), 900, lambda: runs.log("real")[-3000:])
     key = Path(_training(real).cmdline()[-3]).stem
     saved = real.folder / "results/state" / key / "state.pt"
     wait_for(saved.exists, 120)
