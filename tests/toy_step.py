@@ -1,6 +1,9 @@
 """Replaces every step's module in a copy of the project: writes each product at once, and records that it ran."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,9 +25,33 @@ def run(job: Job) -> dict:
         if Path("outcome").exists():  # for a step that is not deterministic
             made["outcome"] = Path("outcome").read_text(encoding="utf-8")
         product.write_text("" if name == "metrics.jsonl" else json.dumps(made))
-    wait = Path("slow") / job.step
+    where = f"on {os.environ.get('SLURMD_NODENAME')} with GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}"
     with Path("ran.txt").open("a", encoding="utf-8") as file:
-        file.write(f"{job.step} {job.label}\n")
-    while wait.exists():
+        file.write(f"{job.step} {job.label} {where}\n")
+    while (Path("slow") / job.step).exists():
         time.sleep(0.1)
+    _disturb(job)
     return {"answer": 42}
+
+
+def _disturb(job: Job) -> None:
+    """What a test has asked for: other times of files, memory that is used, products that appear late."""
+    if (skew := Path("skew") / job.step).exists():  # seconds by which the clock is wrong
+        when = time.time() + float(skew.read_text(encoding="utf-8"))
+        for product in job.out.iterdir():
+            os.utime(product, (when, when))
+    if (memory := Path("memory") / job.step).exists():  # MB
+        used = bytearray(b"x") * (int(memory.read_text(encoding="utf-8")) * 2**20)
+        time.sleep(4)
+        del used
+    if (late := Path("late") / job.step).exists():  # seconds
+        folder = Path("results/store") / job.step / job.key
+        code = (
+            "import os, sys, time; folder = sys.argv[1]\n"
+            "while not os.path.exists(folder + '/manifest.json'): time.sleep(0.002)\n"
+            "os.rename(folder, folder + '.late'); os.rename(sys.argv[2], sys.argv[2] + '.done')\n"
+            "time.sleep(float(sys.argv[3]))\n"
+            "os.rename(folder + '.late', folder)"
+        )
+        wait = late.read_text(encoding="utf-8")
+        subprocess.Popen([sys.executable, "-c", code, folder, late, wait], start_new_session=True)

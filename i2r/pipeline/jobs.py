@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from i2r.config.experiment import Runtime
 from i2r.errors import InputError
 from i2r.files import flush, naming_the_disk, read_json, sha256, write_json, write_text
+from i2r.pipeline import gpus
 from i2r.pipeline.digests import digest
 from i2r.pipeline.fetched import changed
 from i2r.pipeline.spec import JobError, Spec, read_spec, spec_path
@@ -202,7 +203,8 @@ def _make(
     )
     code = digest(spec.step, spec.params)
     started, clock = datetime.now(UTC), time.monotonic()
-    with measured(state / SPENT, STEPS[spec.step].torch) as used, naming_the_disk(out):
+    device = job.runtime.device if STEPS[spec.step].torch else "cpu"
+    with gpus.taken(device), measured(state / SPENT, STEPS[spec.step].torch) as used, naming_the_disk(out):
         metrics = _function(job)(job)
         cost = used()
     if not (state / INPUTS).is_file():  # an OSError, so that Snakemake repeats the job

@@ -51,12 +51,6 @@ def read_params(configfiles: Sequence[Path] = (), config: dict[str, Any] | None 
     return load(configfiles or PARAMS, config)
 
 
-def gpus(device: str) -> int:
-    """Number of GPUs that a job with this runtime.device uses, found without importing torch."""
-    present = any(Path("/dev").glob("nvidia[0-9]*"))
-    return int(device.startswith("cuda") or (device == "auto" and present))
-
-
 def run_stage(
     stage: str, cores: str = "all", configfiles: Sequence[Path] = (), results: Path = RESULTS
 ) -> None:

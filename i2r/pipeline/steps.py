@@ -29,9 +29,10 @@ class Step:
         folders: those of its products that are folders.
         sometimes: products that only some of its jobs write, see plan.py; a rule does not name them.
         torch: whether it computes with torch; the number of threads is then part of its keys.
-        network: whether it downloads into the data folder. Such a job runs where Snakemake does, one at a time, and
-            looks at the data folder whenever it runs.
-        memory: MB for a job, without the cached features. minutes: time limit on a cluster.
+        network: whether it downloads into the data folder. Such a job runs one at a time, and looks at the data folder
+            whenever it runs.
+        local: whether its jobs run where Snakemake does, and never on a node of a cluster, which may have no network.
+        memory: MB for a job, without the cached features. minutes: time limit on a cluster. See MEASURED below.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Step:
     sometimes: tuple[str, ...] = ()
     torch: bool = False
     network: bool = False
+    local: bool = False
     memory: int = 4000
     minutes: int = 60
 
@@ -73,12 +75,21 @@ LEARNED = ("weights.safetensors", "scores.json", "metrics.jsonl")
 BEST, LAST = "best.safetensors", "last.safetensors"
 SCORED = ("scores.json", "episodes.csv", "pictures.npz")
 
+# MEASURED, on CPUs: peak memory in MB (`peak_memory_mb` of manifests, results/benchmarks/) of shapes at 97 px; of
+# voc-animals at 321 px and batch 4, its trainings with up to 4096 MB of cached features; and of one training step at
+# 473 px and batch 8, ResNet-50, without. `memory` is that with a margin. Host memory beside a GPU was not measured.
+#   data 195, 193 (COCO's annotations: not measured); lists 391, 390; episodes 203; backbone 749, 683;
+#   base_learner 663, 2949; cam_head 495, 800; train 1010, 6579, 3372; evaluate 668; controls 551; report 527; track 276
+# Seconds of the longest job there, on one core of two loaded ones: backbone 387, base_learner 823, cam_head 334,
+# train 714, all others below 110. No run of the paper's size was measured, so `minutes` are far above: trainings and
+# evaluations that need longer go on from their saved state in the next attempt.
 STEPS = {
     step.name: step
     for step in (
         # for `fetch`, `data` and `backbone`, plan.py chooses the params: they depend on the source and the name
         Step(
-            "fetch", "data", "i2r.steps.fetch:run", ("fetched.json",), network=True, memory=2000, minutes=1440
+            "fetch", "data", "i2r.steps.fetch:run", ("fetched.json",), network=True, local=True, memory=2000,
+            minutes=1440,
         ),
         Step(
             "data", "data", "i2r.steps.data:run", ("index.parquet", "samples.png"), 2,
@@ -86,15 +97,15 @@ STEPS = {
         ),
         Step(
             "lists", "data", "i2r.steps.lists:run", ("lists.json",), 2,
-            {"data": ("novel", "min_area", "draw", "folds", "size")}, memory=2000,
+            {"data": ("novel", "min_area", "draw", "folds", "size")}, memory=800,
         ),
         Step(
             "episodes", "data", "i2r.steps.episodes:run", ("episodes.json",), 2,
-            {"data": ("min_class_images",), "evaluate": ("episodes", "protocol")}, memory=2000,
+            {"data": ("min_class_images",), "evaluate": ("episodes", "protocol")}, memory=800,
         ),
         Step(
             "backbone", "backbone", "i2r.steps.backbone:run", ("weights.safetensors", "metrics.jsonl"), 3,
-            torch=True, minutes=240,
+            torch=True, memory=1500, minutes=240,
         ),
         Step(
             "base_learner", "base_learner", "i2r.steps.base_learner:run", LEARNED, 3,
@@ -103,11 +114,11 @@ STEPS = {
         ),
         Step(
             "cam_head", "cam_head", "i2r.steps.cam_head:run", LEARNED, 3,
-            NETWORK | {"cam_head": ALL}, torch=True, minutes=720,
+            NETWORK | {"cam_head": ALL}, torch=True, memory=1500, minutes=720,
         ),
         Step(
             "train", "train", "i2r.steps.train:run", ("weights.safetensors", "metrics.jsonl"), 4,
-            EPISODES | {"network": ALL, "train": ALL}, sometimes=(BEST,), torch=True, minutes=2880,
+            EPISODES | {"network": ALL, "train": ALL}, sometimes=(BEST,), torch=True, memory=5000, minutes=2880,
         ),
         Step(
             "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 4,
@@ -133,9 +144,9 @@ STEPS = {
                 *("controls.csv", "strata.csv", "cost.csv", "claims.csv", "claims.md", "cells.csv"),
                 "figures",
             ),
-            9, folders=("figures",),
+            9, folders=("figures",), memory=1500,
         ),
-        Step("track", "report", "i2r.steps.track:run", ("tracked.json",)),
+        Step("track", "report", "i2r.steps.track:run", ("tracked.json",), local=True, memory=800),  # needs MLflow
     )
 }  # fmt: skip
 

@@ -12,10 +12,10 @@ from snakemake.settings.enums import Quietness
 
 from i2r.config.experiment import STAGES
 from i2r.errors import sentence
-from i2r.pipeline import alone, fetched, store
+from i2r.pipeline import alone, fetched, gpus, store
 from i2r.pipeline.spec import RESULTS
 from i2r.pipeline.spec import Input, read_spec
-from i2r.pipeline.stage import failures, gpus, prepare, read_params
+from i2r.pipeline.stage import failures, prepare, read_params
 from i2r.pipeline.steps import STEPS
 
 
@@ -56,6 +56,10 @@ if Quietness.RULES in (workflow.output_settings.quiet or ()):
     for handler in logger.handlers:
         if isinstance(handler, ColorizingTextHandler):
             handler.addFilter(lambda record: getattr(record, "exception", "") != "RuleException")
+
+# A job waits for a GPU of its own (i2r/pipeline/gpus.py), so no more than these run at once, unless someone says so.
+if "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", max(1, len(gpus.present())))
 
 
 wildcard_constraints:
@@ -127,7 +131,15 @@ def show():
         Path(VIEW).unlink(missing_ok=True)
 
 
+SNAKEMAKE = 400  # MB of the two in each job on a node; measured: 180 each with the plan of shapes
+
+
 def memory(step):
-    """Memory of a job in MB, which grows with each attempt."""
+    """Memory of a job in MB, half as much again with each attempt."""
     kept = int(1024 * RUNTIME.cache_gb) if step.torch else 0
-    return lambda wildcards, attempt: (step.memory + kept) * attempt
+    return lambda wildcards, attempt: (step.memory + kept + SNAKEMAKE) * (1 + attempt) // 2
+
+
+def cores(step):
+    """CPU cores of a job on a cluster: its threads, or the processes that load its images and itself."""
+    return max(THREADS, RUNTIME.workers + 1) if step.torch else 1

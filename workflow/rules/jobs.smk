@@ -16,19 +16,21 @@ for depth, step in enumerate(STEPS.values()):
             f"results/benchmarks/{step.name}/{{key}}.tsv"
         # what much depends on first, so that the long jobs are not the last ones
         priority: len(STEPS) - depth
-        retries: 1
-        localrule: step.network
+        localrule: step.local
         conda:
             "../../envs/i2r.yaml"
         threads: 1 if step.network else THREADS
         resources:
             network=int(step.network),
-            gpu=gpus(RUNTIME.device) if step.torch else 0,
+            gpu=gpus.needed(RUNTIME.device) if step.torch else 0,
+            cpus_per_task=cores(step),
             mem_mb=memory(step),
             runtime=step.minutes,
             attempt=lambda wildcards, attempt: attempt,
         params:
             spec=f"results/specs/{step.name}/{{key}}.json",
             step=step.name,
+        # At its time limit Slurm sends SIGTERM to all of these: the job saves its state, and the others wait for it.
         shell:
-            "python -m i2r run {params.step} --spec {params.spec:q} --attempt {resources.attempt} 2>&1 | tee -i {log:q} >&2"
+            "trap : TERM; python -m i2r run {params.step} --spec {params.spec:q} --attempt {resources.attempt} 2>&1 "
+            "| (trap '' INT TERM; exec tee {log:q}) >&2"

@@ -1,0 +1,95 @@
+"""One GPU for each job on a machine with several.
+
+A job that computes on a GPU takes the lock of one that is free, and sees only that one. The operating system releases
+the lock when the process ends, however it ends. Locks are per machine, so they count for all clones and users of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+LOCKS = Path("/tmp")  # the same for all users, unlike TMPDIR
+POLL = 1.0  # seconds between looks for a free GPU
+
+
+def present() -> list[str]:
+    """Names of the GPUs of this machine, as in CUDA_VISIBLE_DEVICES, which selects some; torch is not imported."""
+    if VISIBLE in os.environ:
+        named = [name.strip() for name in os.environ[VISIBLE].split(",")]
+        return [name for name in named if name and name != "-1"]
+    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def needed(device: str) -> int:
+    """Number of GPUs that a job with this runtime.device uses."""
+    return int(device.startswith("cuda") or (device == "auto" and bool(present())))
+
+
+@contextmanager
+def taken(device: str) -> Iterator[str | None]:
+    """Hold one of this machine's GPUs, after waiting for it if need be; the process sees no other.
+
+    `cuda:N` takes the GPU with this number and leaves the others visible, so that the number remains right.
+
+    Args:
+        device: runtime.device; nothing is taken if it needs no GPU.
+
+    Yields:
+        The name of the GPU; None if nothing was taken. If the device is not there, torch says so later.
+    """
+    names = present() if needed(device) else []
+    number = device.partition(":")[2]
+    wanted = names[int(number) : int(number) + 1] if number else names
+    if not wanted:
+        yield None
+        return
+    name, lock = _wait(wanted)
+    before = os.environ.get(VISIBLE)
+    try:
+        if not number:
+            os.environ[VISIBLE] = name
+        yield name
+    finally:
+        if before is None:
+            os.environ.pop(VISIBLE, None)
+        else:
+            os.environ[VISIBLE] = before
+        lock.close()
+
+
+def _wait(names: list[str]) -> tuple[str, IO[bytes]]:
+    """The first of these GPUs that becomes free, and its lock."""
+    waits = False
+    while True:
+        for name in names:
+            file = _open(name)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return name, file
+            except BlockingIOError:
+                file.close()
+        if not waits:
+            print(f"waiting for a free GPU ({', '.join(names)})", file=sys.stderr, flush=True)
+            waits = True
+        time.sleep(POLL)
+
+
+def _open(name: str) -> IO[bytes]:
+    """The file whose lock is that of a GPU, also if another user has made it.
+
+    A job of Slurm counts its GPUs from 0, so the same name is another GPU in another job.
+    """
+    job = os.environ.get("SLURM_JOB_ID", "")
+    path = LOCKS / f"i2r-gpu-{job}-{name.replace('/', '-')}.lock"
+    with suppress(FileExistsError, PermissionError):  # the latter if another user has made it
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o644))
+        path.chmod(0o644)  # whatever the umask
+    return path.open("rb")
