@@ -127,7 +127,7 @@ def _by_seed(target: Target, id: str, shot: int, place: int | str, seed: str, va
     if place == MEAN:
         return target.by_seed(id, shot, seed, value)
     found: dict[int, list[float]] = {}
-    for item in target.of_fold(id, shot, place):
+    for item in target.items_of(id, shot, place):
         if item.row.get(seed) is not None and item.scores.get(value) is not None:
             found.setdefault(item.row[seed], []).append(item.scores[value])
     return {number: float(np.mean(scores)) for number, scores in found.items()}

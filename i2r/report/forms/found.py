@@ -168,7 +168,7 @@ def common(target: Target, dataset: str, shot: int) -> list[Found]:
     for fold in target.folds:
         kept: dict[str, dict[tuple, dict[str, Any]]] = {}
         for id in (id for id in target.of(dataset) if "@" not in id):
-            items = [i for i in target.of_fold(id, shot, fold) if (i.job.folder / "pictures.npz").is_file()]
+            items = [i for i in target.items_of(id, shot, fold) if (i.job.folder / "pictures.npz").is_file()]
             read = pictures.read_pictures(items[0].job.folder / "pictures.npz") if items else []
             kept[id] = {pictures.episode_id(episode): episode for episode in read}
         first = next(iter(kept.values()), {})

@@ -45,7 +45,7 @@ def printed_ratios(target: Target, id: str) -> list[dict[str, float]]:
 def by_seed(target: Target, id: str, shot: int, fold: int, block: int) -> dict[int, float]:
     """Masked cells in percent for each training seed, means over evaluation seeds; {} without a mask or a run."""
     found: dict[int, list[float]] = {}
-    for item in target.of_fold(id, shot, fold):
+    for item in target.items_of(id, shot, fold):
         ratios = item.scores.get("mask_ratio") or []
         if block < len(ratios):
             found.setdefault(item.row["seed"], []).append(100 * ratios[block])
