@@ -140,7 +140,7 @@ def _priors(target: Target) -> Iterator[dict[str, Any]]:
         start = _start(target, "table4", host, shot, "nats a pixel")
         for prior, values in published("table4").items():
             own = all_[(all_["on"] == host) & (all_["shot"] == shot) & (all_["prior"] == prior)]
-            own = own[own["fold"].isin(target.folds)]
+            own = own[own["fold"].isin(target.folds) & own["eval_seed"].isin(target.baseline_seeds)]
             folds = own.groupby("fold")["bce"].mean()
             for column, paper in zip((*FOLDS, MEAN), values["mean"], strict=True):
                 row = start | {"method": f"prior {prior}", "column": column, "paper": paper, "ours": np.nan}

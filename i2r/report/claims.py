@@ -208,6 +208,7 @@ def _prior(target: Target, given: Mapping[str, Any], shot: int) -> list[Pair]:
     share = target.results.params["report"]["reproduced_share"]
     for fold in target.folds:
         own = priors[(priors["on"] == target.host) & (priors["shot"] == shot) & (priors["fold"] == fold)]
+        own = own[own["eval_seed"].isin(target.baseline_seeds)]
         cells = own.groupby(["prior", "eval_seed"])["bce"].mean().unstack("prior")
         pair = Pair(f"{given['ours']}, fold {fold}", given["than"])
         found.append(pair)

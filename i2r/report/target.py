@@ -62,6 +62,10 @@ class Target:
         self.shots: list[int] = list(values["shots"])
         self.seeds: list[int] = list(values["seeds"])
         self.impossible: dict[str, str] = values["impossible"]
+        # of the test episodes of its baselines; another target on the same method can have others
+        self.baseline_seeds = {
+            row["eval_seed"] for row in results.params["baselines"] if row["target"] == name
+        }
         self.labels = labels(results)
         self.colours = colours(list(results.methods))
         self._own = {
