@@ -10,7 +10,7 @@ from pathlib import Path
 
 from i2r.config.base import ParamsError
 from i2r.config.load import PARAMS, PRESETS, extended, load
-from i2r.pipeline import estimate
+from i2r.pipeline import estimate, gpus
 from i2r.pipeline.estimate import Estimate, Estimates
 from i2r.pipeline.plan import Plan
 from i2r.pipeline.spec import RESULTS, JobError, Spec
@@ -42,9 +42,9 @@ def plan(args: argparse.Namespace) -> None:
         raise JobError(f"{args.target}: no such target or stage; known are {known}")
     changed = {spec.key for spec in stages.by_other_code(made, jobs)}
     states = {spec.key: located.state(spec) for spec in jobs}
-    gpus = _gpus(args.gpus, made)
+    count = _gpus(args.gpus, made)
     done = estimate.records(RESULTS)
-    estimates = Estimates(made, done, gpus > 0, args.card)
+    estimates = Estimates(made, done, count > 0, args.card)
     expected = {spec.key: estimates.of(spec) for spec in jobs if states[spec.key] != "done"}
     for spec in jobs:
         state = states[spec.key]
@@ -60,7 +60,7 @@ def plan(args: argparse.Namespace) -> None:
         if located.fetches(spec) and (said := preview(spec)[0]):
             print(said)
     todo = [spec for spec in jobs if spec.key in expected]
-    print(*totals(made, jobs, todo, expected, args.cores or os.cpu_count() or 1, gpus), sep="\n")
+    print(*totals(made, jobs, todo, expected, args.cores or os.cpu_count() or 1, count), sep="\n")
     print(*seeds_said(made, RESULTS), sep="\n")
     if changed:
         print(
@@ -81,11 +81,9 @@ def _write(made: Plan, configfiles: Sequence[Path]) -> None:
 
 def _gpus(asked: int | None, made: Plan) -> int:
     """Number of GPUs that jobs can use at a time."""
-    from i2r.pipeline.stage import gpus
-
     device = made.params.values.runtime.device
-    if asked is None and gpus(device):
-        return max(1, len(list(Path("/dev").glob("nvidia[0-9]*")))) if device in ("auto", "cuda") else 1
+    if asked is None and gpus.needed(device):
+        return max(1, len(gpus.present())) if device in ("auto", "cuda") else 1
     return asked or 0
 
 
@@ -95,7 +93,7 @@ def totals(
     todo: Sequence[Spec],
     expected: dict[str, Estimate],
     cores: int,
-    gpus: int,
+    count: int,
 ) -> list[str]:
     """Lines about what is to run: runs, time by step, GPU hours, memory, disk and wall time.
 
@@ -113,7 +111,7 @@ def totals(
         by_step[spec.step].append(spec)
     for step, own in [*by_step.items(), ("in all", todo)]:
         lines.append(f"  {len(own):5} {step:12} {_sum([expected[spec.key] for spec in own])}")
-    if gpus:
+    if count:
         on_gpu = [expected[spec.key] for spec in todo if STEPS[spec.step].torch]
         lines.append(f"GPU time: {_sum(on_gpu)}")
     peak = max((found.memory_mb for found in expected.values() if found.memory_mb), default=None)
@@ -121,20 +119,20 @@ def totals(
     size, lacking = estimate.total(found.bytes for found in expected.values())
     lines.append(f"disk: {_with_unknown(bytes_text(size) if lacking < len(todo) else '', lacking)}")
     seconds = {key: found.seconds or 0.0 for key, found in expected.items()}
-    place = f"{gpus} GPU{'s' if gpus > 1 else ''} and {cores} cores" if gpus else f"{cores} cores"
-    wall = estimate.wall_time(todo, seconds, cores, gpus)
+    place = f"{count} GPU{'s' if count > 1 else ''} and {cores} cores" if count else f"{cores} cores"
+    wall = estimate.wall_time(todo, seconds, cores, count)
     lines.append(f"wall time on {place}: {_sum(list(expected.values()), wall)}")
     counts = Counter(found.source for found in expected.values())
     lines += [
         f"  {counts[source]} of these times: {said}" for source, said in SOURCES.items() if counts[source]
     ]
     if counts[""]:
-        lines.append(f"  {counts['']} of these times: unknown, no such job has finished here{_advice(gpus)}")
+        lines.append(f"  {counts['']} of these times: unknown, no such job has finished here{_advice(count)}")
     return lines
 
 
-def _advice(gpus: int) -> str:
-    return f"; --card {'|'.join(estimate.cards())} calculates a bound for trainings" if gpus else ""
+def _advice(count: int) -> str:
+    return f"; --card {'|'.join(estimate.cards())} calculates a bound for trainings" if count else ""
 
 
 def _time(found: Estimate) -> str:
