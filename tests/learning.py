@@ -23,7 +23,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "data": {
         "min_area": 60,
         "min_class_images": 2,
-        "shapes": {"train_images": 80, "val_images": 40, "seed": 0},
+        "shapes": {"train_images": 80, "val_images": 40, "seed": 0, "lookalikes": 0.0},
     },
     "backbone": {"pretrain": {"steps": 6, "batch": 8, "crop": 32, "margin": 4, "held_out": 40}},
     "base_learner": {"steps": 3, "batch": 4},
