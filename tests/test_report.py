@@ -336,9 +336,9 @@ def test_priors_alone_can_have_more_evaluation_seeds_than_methods(tmp_path):
     """Table 4 has a deviation over them in every fold; tables with methods stay on the methods' episodes."""
     targets = {
         "table1": {"methods": ["i2r"], "folds": [0, 1], "baselines": "i2r"},
-        "table4": {"folds": [0, 1], "baselines": "i2r"},
+        "table4": {"folds": [0, 1], "baselines": "i2r", "evaluation_seeds": [0, 1, 2]},
     }
-    plan = fake_jobs.make(tmp_path, targets=targets, baselines={"seeds": [0, 1, 2]})
+    plan = fake_jobs.make(tmp_path, targets=targets)
     count = Counter(spec.step for spec in plan.jobs.values())
     assert count["baselines"] == 6 and count["evaluate"] == count["train"] == 2
     spec = fake_jobs.report_of(plan)

@@ -243,12 +243,6 @@ class Baselines(Section):
     threshold_episodes: Positive = Field(
         500, description="number of episodes of training classes on which the thresholds are chosen"
     )
-    seeds: Annotated[list[Count], Once] | None = Field(
-        None,
-        min_length=1,
-        description="seeds of the test episodes in targets without methods, such as table4; null: evaluate.seeds, "
-        "which targets with methods use in any case",
-    )
     embeddings: Positive = Field(
         5,
         description="random embeddings that are drawn where network.embedding adds one to the prototypes; each gives "

@@ -255,11 +255,8 @@ class Planner:
         if target.baselines is None:
             return []
         method, rows = self.params.methods[target.baselines], []
-        seeds = method.params.evaluate.seeds
-        if not target.methods:  # the others compare with methods, on the episodes of these
-            seeds = method.params.baselines.seeds or seeds
         for fold, shot in product(target.folds, target.shots):
-            for eval_seed in target.evaluation_seeds or seeds:
+            for eval_seed in target.evaluation_seeds or method.params.evaluate.seeds:
                 job = self.baseline(method, fold, shot, eval_seed)
                 rows.append(
                     {"target": name, "method": method.name, "fold": fold, "shot": shot}

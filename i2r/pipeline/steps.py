@@ -132,8 +132,7 @@ STEPS = {
         ),
         Step(
             "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 4,
-            EPISODES | {"network": CAM, "evaluate": ("scoring", "pictures"),
-             "baselines": ("threshold_episodes", "embeddings")},
+            EPISODES | {"network": CAM, "evaluate": ("scoring", "pictures"), "baselines": ALL},
             torch=True, minutes=720,
         ),
         Step(
