@@ -15,6 +15,7 @@ def run(job: Job) -> dict:
     if job.step == "data":
         (job.out / "VOC").mkdir()
         (job.out / "VOC" / "image.jpg").write_text("an image")
+        (job.out / "objects.csv").write_text("")  # of generated images only, so not among the step's products
     for name in STEPS[job.step].products:
         product = job.out / name
         if name == "figures":
