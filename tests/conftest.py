@@ -55,7 +55,7 @@ class Toy:
             env=self.environment(),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1200,
         )
         output = done.stdout + done.stderr
         assert done.returncode == code, f"{' '.join(command)} ended with {done.returncode}:\n{output[-6000:]}"

@@ -284,7 +284,7 @@ def test_the_view_is_mended_from_the_store_and_keeps_what_is_not_ours(copied: To
     copied.run("snakemake")
     assert not copied.ran()
     assert (folder / "weights.safetensors").read_text() != "cut"
-    copied.change(targets={"table1": {"folds": [1]}})
+    copied.change(targets={"table1": {"folds": [1]}}, paper={"folds": [1]})
     copied.run("snakemake", "train")
     assert [path.name for path in folder.iterdir()] == ["notes.txt"], "of a fold that is not in the plan"
 
