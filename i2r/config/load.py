@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from pydantic_core import PydanticUndefined
 
 from i2r.config.base import WORD, ParamsError, describe
 from i2r.config.data_set import SOURCES
-from i2r.config.experiment import NETWORK_DEFAULT, Experiment, MethodParams, PaperRuns, Target
+from i2r.config.experiment import NETWORK_DEFAULT, Experiment, MethodParams, Target
 from i2r.config.networks import NETWORKS
-from i2r.config.paper_targets import paper_methods, paper_targets, unmet
+from i2r.config.paper_targets import paper_targets, with_paper
 from i2r.config.readings import settle
 from i2r.config.schema import RunParams
 
@@ -162,13 +162,22 @@ def read(path: str | Path) -> Values:
     return values
 
 
-def read_layers(path: str | Path) -> list[tuple[str, Values]]:
-    """A params file and the files that it extends, base first: (name of the file, values).
+def read_layers(*paths: str | Path) -> list[tuple[str, Values]]:
+    """Params files, each after the files that it extends: (name of the file, values), base first.
+
+    A file that several of them extend counts once, where it is met first.
 
     Raises:
         ParamsError: as `read`, or files that extend one another in a circle.
     """
-    return [(place.name, values) for place, values in _chain(Path(path))]
+    layers: dict[Path, tuple[str, Values]] = {}
+    for path in paths:
+        *below, (own, values) = _chain(Path(path))
+        for place, extended_values in below:
+            layers.setdefault(place.resolve(), (place.name, extended_values))
+        layers.pop(own.resolve(), None)  # given after a file that extends it
+        layers[own.resolve()] = own.name, values
+    return list(layers.values())
 
 
 def extended(path: str | Path) -> list[Path]:
@@ -218,20 +227,11 @@ def load(paths: str | Path | Sequence[str | Path] = PARAMS, command_line: Values
     """Read and validate params files; each overrides those before it, and values of the command line all of them. The
     paper's targets are added.
 
-    A file that several of them extend counts once, where it is met first.
-
     Raises:
         ParamsError: with the files and what is wrong in them.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
-    files: dict[Path, tuple[str, Values]] = {}
-    for path in paths:
-        *below, (own, values) = _chain(Path(path))
-        for place, extended_values in below:
-            files.setdefault(place.resolve(), (place.name, extended_values))
-        files.pop(own.resolve(), None)  # given after a file that extends it
-        files[own.resolve()] = own.name, values
-    layers = list(files.values())
+    layers = read_layers(*paths)
     if command_line:
         layers.append((COMMAND_LINE, command_line))
     return resolve(layers, ", ".join(map(str, paths)), paper=True)
@@ -260,7 +260,9 @@ def _resolve(layers: Sequence[tuple[str, Values]], paper: bool) -> Params:
     given = _own_targets(given)
     impossible: dict[str, dict[str, str]] = {}
     if paper and given.get("targets"):
-        given, impossible = _with_paper(given, sections, reading, origin)
+        refused = partial(_refused, sections=sections, reading=reading, origin=origin)
+        given, added, impossible = with_paper(given, settle(sections, reading), refused)
+        origin |= dict.fromkeys(leaves(added), PAPER)
     complete = {**{n: v for n, v in given.items() if n not in SECTIONS}, **settle(sections, reading)}
     values = Experiment(**complete)
     methods = {name: _method(name, own, sections, reading, origin) for name, own in values.methods.items()}
@@ -278,57 +280,6 @@ def _own_targets(given: Values) -> Values:
     if not isinstance(targets, dict):
         return given
     return given | {"targets": {name: target for name, target in targets.items() if target is not None}}
-
-
-def _with_paper(
-    given: Values, sections: Values, reading: str, origin: Origin
-) -> tuple[Values, dict[str, dict[str, str]]]:
-    """The experiment with the paper's tables and figures below its own methods and targets.
-
-    A method or target of the experiment replaces the paper's of the same name. A method of the paper that cannot run
-    here (another backbone, a combination that params refuse) is left out of the paper's targets, with the reason.
-
-    Returns:
-        The values, and target -> method -> why it cannot run.
-    """
-    own = given.get("methods", {})
-    methods, refused = dict(own), {}
-    settled = settle(sections, reading)
-    for name, method in paper_methods().items():
-        if name in own:
-            continue
-        values = {key: value for key, value in method.items() if key != "needs"}
-        why = unmet(method.get("needs", {}), settled)
-        try:
-            _method(name, MethodParams(**values), sections, reading, origin)
-        except ParamsError as error:
-            why = why or str(error).removeprefix(f"methods.{name}: ")
-        if why:
-            refused[name] = why
-        else:
-            methods[name] = values
-            origin |= dict.fromkeys(leaves(values, f"methods.{name}."), PAPER)
-    targets, impossible = dict(given["targets"]), {}
-    for name, target in paper_targets().items():
-        if name in targets:
-            continue
-        impossible[name] = {
-            method: refused[method] for method in target.get("methods", ()) if method in refused
-        }
-        possible = [method for method in target.get("methods", ()) if method not in refused]
-        if possible or "baselines" in target:
-            targets[name] = target | {"methods": possible} | _paper_runs(given.get("paper") or {}, target)
-            origin |= dict.fromkeys(leaves(targets[name], f"targets.{name}."), PAPER)
-    made = given.get("make") or list(given["targets"])
-    return given | {"methods": methods, "targets": targets, "make": made}, impossible
-
-
-def _paper_runs(runs: Values, target: Values) -> Values:
-    """The folds, shots and seeds that the section `paper` gives a target of the paper."""
-    runs = PaperRuns(**runs).model_dump(exclude_unset=True)
-    shots, has = runs.pop("shots", None), target.get("shots", [1])
-    kept = [shot for shot in has if shots is None or shot in shots]
-    return runs | {"shots": kept or has}
 
 
 def _folds(name: str, target: Target, methods: dict[str, Method]) -> list[int]:
@@ -410,6 +361,15 @@ def _method(name: str, own: MethodParams, sections: Values, reading: str, origin
         if _at(merged, key) == WORD
     }
     return Method(name, own.label or name, reading, params, own_origin)
+
+
+def _refused(name: str, own: Values, sections: Values, reading: str, origin: Origin) -> str:
+    """Why a method cannot run with these sections; empty if it can."""
+    try:
+        _method(name, MethodParams(**own), sections, reading, origin)
+    except ParamsError as error:
+        return str(error).removeprefix(f"methods.{name}: ")
+    return ""
 
 
 def _at(values: Values, key: str) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import yaml
+
+from i2r.config.experiment import PaperRuns
 
 Values = dict[str, Any]
 
@@ -56,3 +58,52 @@ def unmet(needs: Mapping[str, Any], sections: Values) -> str | None:
         if found != wanted:
             return f"{key} names a file" if wanted is None else f"{key} is {found}, not {wanted}"
     return None
+
+
+def with_paper(
+    given: Values, settled: Values, refused: Callable[[str, Values], str]
+) -> tuple[Values, Values, dict[str, dict[str, str]]]:
+    """An experiment with the paper's tables and figures below its own methods and targets.
+
+    A method or target of the experiment replaces the paper's of the same name. A method of the paper that cannot run
+    here (another backbone, a combination that params refuse) is left out of the paper's targets, with the reason.
+
+    Args:
+        given: the experiment's values.
+        settled: its sections, without values written as `reading`.
+        refused: name and values of a method -> why params refuse it; empty if they do not.
+
+    Returns:
+        The values; those that were added; and target -> method -> why it cannot run.
+    """
+    own = given.get("methods", {})
+    methods, why = {}, {}
+    for name, method in paper_methods().items():
+        if name not in own:
+            values = {key: value for key, value in method.items() if key != "needs"}
+            why[name] = unmet(method.get("needs", {}), settled) or refused(name, values)
+            if not why[name]:
+                methods[name] = values
+    targets, impossible = {}, {}
+    for name, target in paper_targets().items():
+        if name in given["targets"]:
+            continue
+        wanted = target.get("methods", ())
+        impossible[name] = {method: why[method] for method in wanted if why.get(method)}
+        possible = [method for method in wanted if not why.get(method)]
+        if possible or "baselines" in target:
+            targets[name] = target | {"methods": possible} | _runs(given.get("paper") or {}, target)
+    whole = {
+        "methods": own | methods,
+        "targets": given["targets"] | targets,
+        "make": given.get("make") or list(given["targets"]),
+    }
+    return given | whole, {"methods": methods, "targets": targets}, impossible
+
+
+def _runs(runs: Values, target: Values) -> Values:
+    """The folds, shots and seeds that the section `paper` gives a target of the paper."""
+    runs = PaperRuns(**runs).model_dump(exclude_unset=True)
+    shots, has = runs.pop("shots", None), target.get("shots", [1])
+    kept = [shot for shot in has if shots is None or shot in shots]
+    return runs | {"shots": kept or has}
