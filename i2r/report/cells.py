@@ -14,7 +14,7 @@ from i2r.paper.published import FOLDS, MEAN, printed, published
 from i2r.report.forms import ratios, table4, variants
 from i2r.report.forms.shown import departed, not_of_table
 from i2r.report.forms.table1 import paper_table
-from i2r.report.target import Target
+from i2r.report.target import OVER_PICTURES, OVER_SEEDS, Target
 from i2r.report.text import folds_said
 
 CELLS = [
@@ -26,11 +26,11 @@ CELLS = [
     "column",
     "unit",
     "ours",
-    "pictures low",
-    "pictures high",
+    *OVER_PICTURES,
+    *OVER_SEEDS,
 ]
-CELLS += ["seeds low", "seeds high", "seeds", "evaluation deviation", "paper", "difference", "verdict", "why"]
-NUMBERS = [*CELLS[7:12], "evaluation deviation", "paper", "difference"]
+CELLS += ["seeds", "evaluation deviation", "paper", "difference", "verdict", "why"]
+NUMBERS = ["ours", *OVER_PICTURES, *OVER_SEEDS, "evaluation deviation", "paper", "difference"]
 IN_POINTS = ("mIoU, %", "FB-IoU, %")  # units whose margin is in points; of the others it is a share
 
 
@@ -119,8 +119,8 @@ def _spreads(target: Target, id: str, shot: int, place: int | str, value: str) -
     by = {seed: _by_seed(target, id, shot, place, seed, value) for seed in ("seed", "eval_seed")}
     trained, evaluated = list(by["seed"].values()), list(by["eval_seed"].values())
     spread = float(np.std(evaluated, ddof=1)) if len(evaluated) > 1 else np.nan
-    numbers = (*ends, *seed_interval(trained), len(trained), spread)
-    return dict(zip(CELLS[8:14], numbers, strict=True))
+    names = (*OVER_PICTURES, *OVER_SEEDS, "seeds", "evaluation deviation")
+    return dict(zip(names, (*ends, *seed_interval(trained), len(trained), spread), strict=True))
 
 
 def _by_seed(target: Target, id: str, shot: int, place: int | str, seed: str, value: str) -> dict[int, float]:
@@ -155,7 +155,7 @@ def _priors(target: Target) -> Iterator[dict[str, Any]]:
                     yield row
                     continue
                 ends = (np.nan, np.nan) if drawn is None else drawn.interval()
-                row |= dict(zip(CELLS[8:10], ends, strict=True))
+                row |= dict(zip(OVER_PICTURES, ends, strict=True))
                 part = own if fold is None else own[own["fold"] == fold]
                 seeds = part.groupby("eval_seed")["bce"].mean()
                 row["evaluation deviation"] = seeds.std(ddof=1) if len(seeds) > 1 else np.nan
@@ -175,7 +175,6 @@ def _masked(target: Target, id: str, shot: int) -> Iterator[dict[str, Any]]:
             ours = float(np.mean(run)) if column == MEAN else means[FOLDS.index(column)]
             row = start | {"column": f"block {block}, {column}", "paper": paper, "ours": ours}
             if column != MEAN and (own := cells[FOLDS.index(column)]):
-                row |= dict(zip(CELLS[10:12], seed_interval(list(own.values())), strict=True)) | {
-                    "seeds": len(own)
-                }
+                row |= dict(zip(OVER_SEEDS, seed_interval(list(own.values())), strict=True))
+                row["seeds"] = len(own)
             yield row | _some_folds(target, row)

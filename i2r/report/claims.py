@@ -16,7 +16,7 @@ from i2r.paper.audit import value
 from i2r.paper.published import BY_FOLD
 from i2r.report.forms import ratios, table4
 from i2r.report.forms.shown import not_of_table, source_of
-from i2r.report.target import Target
+from i2r.report.target import OVER_PICTURES, OVER_SEEDS, Target
 from i2r.report.text import folds_said
 
 CLAIMS = [
@@ -28,10 +28,10 @@ CLAIMS = [
     "than",
     "unit",
     "difference",
-    "pictures low",
-    "pictures high",
+    *OVER_PICTURES,
+    *OVER_SEEDS,
 ]
-CLAIMS += ["seeds low", "seeds high", "seeds", "paper", "verdict", "verdict of the claim", "why"]
+CLAIMS += ["seeds", "paper", "verdict", "verdict of the claim", "why"]
 UNITS = {
     None: "points of mIoU",
     "printed": "points of mIoU",
@@ -86,10 +86,8 @@ def table(targets: Sequence[Target]) -> pd.DataFrame:
             drawn = (np.nan, np.nan) if pair.difference is None else pair.difference.interval()
             ends = (*drawn, *seed_interval(list(pair.by_seed)))
             row = start | {"ours": pair.ours, "than": pair.than, "difference": pair.comparison.difference}
-            row |= dict(zip(CLAIMS[8:12], ends, strict=True)) | {
-                "seeds": len(pair.by_seed),
-                "paper": pair.paper,
-            }
+            row |= dict(zip((*OVER_PICTURES, *OVER_SEEDS), ends, strict=True))
+            row |= {"seeds": len(pair.by_seed), "paper": pair.paper}
             rows.append(row | {"verdict": verdict, "verdict of the claim": overall(mine), "why": pair.why})
     return pd.DataFrame(rows, columns=CLAIMS)
 

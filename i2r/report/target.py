@@ -22,6 +22,8 @@ BASELINES = {
     "prototype": "prototype matching",
 }
 
+# Ends of the intervals of a number: over pictures, and over training seeds.
+OVER_PICTURES, OVER_SEEDS = ("pictures low", "pictures high"), ("seeds low", "seeds high")
 # Columns of Target.table: the ends of the 95 % intervals of the mean over query pictures and over training seeds, and
 # its standard deviation over evaluation seeds.
 SPREADS = ("mean low", "mean high", "mean seeds low", "mean seeds high", "mean evaluation deviation")

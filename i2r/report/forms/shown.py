@@ -19,8 +19,8 @@ from i2r.paper.comparable import (
     published_data,
 )
 from i2r.paper.published import PRINTED, main_backbone
-from i2r.report.target import Target
-from i2r.report.text import DASH, Grid, bracket, counted, listed, number, points
+from i2r.report.target import SPREADS, Target
+from i2r.report.text import DASH, Grid, bracket, counted, listed, number, points, with_interval
 
 EVERY_SETTING = ("table1", "table2", "table-s2")  # tables with both backbones and both numbers of shots
 
@@ -100,6 +100,50 @@ def add_spreads(grid: Grid, group: str, spreads: pd.DataFrame) -> None:
         grid.header.append((group, title))
         for at, row in enumerate(grid.rows):
             row.append(texts[at] if at < len(texts) else DASH)
+
+
+ENDS = ("difference", "difference low", "difference high")  # columns of a difference and its interval
+
+
+def compared_grid(
+    target: Target,
+    dataset: str,
+    shot: int,
+    table: pd.DataFrame,
+    notes: Mapping[str, list[str]],
+    reference: str,
+    words: Mapping[str, Callable[[dict], str]],
+    measure: str = "mIoU",
+) -> Grid:
+    """Methods by fold with their mean, its difference from one of them, and the paper's mean if it is comparable.
+
+    Args:
+        table: one row for each method: method, fold-F ..., mean, target.SPREADS, ENDS, paper.
+        notes: id -> `not_of_table`.
+        reference: the method with which the others are compared.
+        words: header of a column before the numbers -> its text for a row of the table.
+    """
+    several = len(target.folds) > 1
+    names = [*words, *(f"Fold {fold}" for fold in target.folds if several)]
+    names += [f"{'Mean' if several else f'Fold {target.folds[0]}'} {PICTURES}", f"Difference {PICTURES}"]
+    grid = Grid([("", name) for name in names], [], len(words), title=setting(target, dataset, shot))
+    for row in table.to_dict("records"):
+        texts = [text(row) for text in words.values()]
+        texts += [number(row[f"fold-{fold}"]) for fold in target.folds if several]
+        texts.append(with_interval(row["mean"], row["mean low"], row["mean high"]))
+        texts.append("reference" if row["method"] == reference else points(*(row[name] for name in ENDS)))
+        grid.rows.append(texts)
+    grid.mark(len(names) - 2, table["mean"])
+    add_spreads(grid, "", table[list(SPREADS)])
+    if table["paper"].notna().any():
+        grid.header.append(("", "paper, mean"))
+        for row, value in zip(grid.rows, table["paper"], strict=True):
+            row.append(number(value, 2))
+    rests = rests_on(target, list(table["method"]), shot)
+    grid.note = f"{measure} in percent. Differences are to the reference, and paired. {BRACKETS} "
+    grid.note += f"Our numbers: {rests}. " if rests else ""
+    grid.note += paper_note(target, notes)
+    return grid
 
 
 # --- comparison with the paper ---------------------------------------------------------------------------------

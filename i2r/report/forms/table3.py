@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 
@@ -13,21 +14,19 @@ from i2r.paper.published import claimed, components, table3, table3_row
 from i2r.report import figures
 from i2r.report.forms import ratios
 from i2r.report.forms.shown import (
-    BRACKETS,
     PICTURES,
     SEEDS,
     Figure,
     Shown,
-    add_spreads,
+    compared_grid,
     departed,
     not_of_table,
-    paper_note,
     rests_on,
     setting,
     suffix,
 )
 from i2r.report.target import SPREADS, Target
-from i2r.report.text import Grid, bracket, folds_said, listed, number, points, with_interval
+from i2r.report.text import Grid, bracket, folds_said, listed, points
 
 SHOT = 1  # of the paper's Table 3
 WORDS = ["dataset", "shot", "method", "row", "pmgm", "support", "mask", "mask_test", "differs"]
@@ -40,7 +39,8 @@ def show(target: Target) -> Shown:
         notes = {id: not_of_table(target, id, shot) for id in methods(target, dataset)}
         table = ablation_frame(target, dataset, shot, notes)
         frames.append(table)
-        grids.append(ablation_grid(target, dataset, shot, table, notes))
+        first = reference(target, dataset)
+        grids.append(compared_grid(target, dataset, shot, table, notes, first, component_words(target)))
         if shot == SHOT and (directions := claims_grid(target, table)).rows:
             grids.append(directions)
         where = setting(target, dataset, shot)
@@ -99,39 +99,15 @@ def ablation_frame(target: Target, dataset: str, shot: int, notes: dict[str, lis
     return table.astype({name: float for name in table.columns if name not in WORDS})
 
 
-def ablation_grid(
-    target: Target, dataset: str, shot: int, table: pd.DataFrame, notes: dict[str, list[str]]
-) -> Grid:
-    """Table 3 for display."""
-    where = setting(target, dataset, shot)
-    names = ["Method", "Prior", "Support branch", "Mask, training", "Mask, test"]
-    words = len(names)
-    names += [f"Fold {fold}" for fold in target.folds] if len(target.folds) > 1 else []
-    names += [
-        f"{'Mean' if len(target.folds) > 1 else f'Fold {target.folds[0]}'} {PICTURES}",
-        f"Difference {PICTURES}",
-    ]
-    papers = table["paper"].notna().any()
-    grid = Grid([("", name) for name in names], [], words, title=where)
-    for row in table.to_dict("records"):
-        texts = [target.labels[row["method"]], row["pmgm"], "✓" if row["support"] else ""]
-        texts += ["" if row[name] in ("", "none") else row[name] for name in ("mask", "mask_test")]
-        texts += [number(row[f"fold-{f}"]) for f in target.folds] if len(target.folds) > 1 else []
-        texts.append(with_interval(*(row[name] for name in ("mean", "mean low", "mean high"))))
-        gained = (row[name] for name in ("difference", "difference low", "difference high"))
-        texts.append("reference" if row["method"] == reference(target, dataset) else points(*gained))
-        grid.rows.append(texts)
-    grid.mark(len(names) - 2, table["mean"])
-    add_spreads(grid, "", table[list(SPREADS)])
-    if papers:
-        grid.header.append(("", "paper, mean"))
-        for row, value in zip(grid.rows, table["paper"], strict=True):
-            row.append(number(value, 2))
-    rests = rests_on(target, list(table["method"]), shot)
-    grid.note = f"mIoU in percent. Differences are to the reference, and paired. {BRACKETS} "
-    grid.note += f"Our numbers: {rests}. " if rests else ""
-    grid.note += paper_note(target, notes)
-    return grid
+def component_words(target: Target) -> dict[str, Callable[[dict], str]]:
+    """The columns of Table 3 before its numbers: header -> text for a row of `ablation_frame`."""
+    return {
+        "Method": lambda row: target.labels[row["method"]],
+        "Prior": lambda row: row["pmgm"],
+        "Support branch": lambda row: "✓" if row["support"] else "",
+        "Mask, training": lambda row: "" if row["mask"] in ("", "none") else row["mask"],
+        "Mask, test": lambda row: "" if row["mask_test"] in ("", "none") else row["mask_test"],
+    }
 
 
 # --- the paper's claims ----------------------------------------------------------------------------------------

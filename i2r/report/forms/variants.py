@@ -11,26 +11,22 @@ import pandas as pd
 from i2r.paper.published import MEAN, components, printed, table3_row, threshold
 from i2r.report import figures
 from i2r.report.forms.shown import (
-    BRACKETS,
-    PICTURES,
+    ENDS,
     Figure,
     Shown,
-    add_spreads,
+    compared_grid,
     departed,
     not_of_table,
-    paper_note,
-    rests_on,
     setting,
     suffix,
     table_of,
     title_of,
 )
 from i2r.report.target import SPREADS, Target
-from i2r.report.text import Grid, number, points, with_interval
+from i2r.report.text import Grid, number
 
 MEASURES = {"table-s2": ("fb_iou", "FB-IoU")}  # form: column of scores.json, name; the others show mIoU
 WORDS = ["dataset", "shot", "method", "differs"]
-ENDS = ("difference", "difference low", "difference high")
 
 
 def show(target: Target) -> Shown:
@@ -41,7 +37,9 @@ def show(target: Target) -> Shown:
         notes = {id: not_of_table(target, id, shot, table_of(target)) for id in ids}
         table = variants_frame(target, dataset, shot, notes)
         frames.append(table)
-        grids.append(variants_grid(target, dataset, shot, table, notes))
+        words = {"Method": lambda row: target.labels[row["method"]]}
+        first, (_, name) = reference(target, ids), measure(target)
+        grids.append(compared_grid(target, dataset, shot, table, notes, first, words, name))
         if target.form == "table-s1":
             grids.append(decoder_grid(target, table))
         drawn += figure_of(target, dataset, shot, table)
@@ -94,35 +92,6 @@ def variants_frame(target: Target, dataset: str, shot: int, notes: dict[str, lis
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.astype({name: float for name in table.columns if name not in WORDS})
-
-
-def variants_grid(
-    target: Target, dataset: str, shot: int, table: pd.DataFrame, notes: dict[str, list[str]]
-) -> Grid:
-    """The table for display."""
-    several, first = len(target.folds) > 1, reference(target, list(notes))
-    names = ["Method", *(f"Fold {fold}" for fold in target.folds if several)]
-    names += [f"{'Mean' if several else f'Fold {target.folds[0]}'} {PICTURES}", f"Difference {PICTURES}"]
-    grid = Grid([("", name) for name in names], [], title=setting(target, dataset, shot))
-    for row in table.to_dict("records"):
-        texts = [
-            target.labels[row["method"]],
-            *(number(row[f"fold-{fold}"]) for fold in target.folds if several),
-        ]
-        texts.append(with_interval(row[MEAN], row["mean low"], row["mean high"]))
-        texts.append("reference" if row["method"] == first else points(*(row[name] for name in ENDS)))
-        grid.rows.append(texts)
-    grid.mark(len(names) - 2, table[MEAN])
-    add_spreads(grid, "", table[list(SPREADS)])
-    if table["paper"].notna().any():
-        grid.header.append(("", "paper, mean"))
-        for row, value in zip(grid.rows, table["paper"], strict=True):
-            row.append(number(value, 2))
-    rests = rests_on(target, list(table["method"]), shot)
-    grid.note = f"{measure(target)[1]} in percent. Differences are to the reference, and paired. {BRACKETS} "
-    grid.note += f"Our numbers: {rests}. " if rests else ""
-    grid.note += paper_note(target, notes)
-    return grid
 
 
 def decoder_grid(target: Target, table: pd.DataFrame) -> Grid:
