@@ -13,8 +13,7 @@ from snakemake.settings.enums import Quietness
 from i2r.config.experiment import STAGES
 from i2r.errors import sentence
 from i2r.pipeline import alone, fetched, gpus, store
-from i2r.pipeline.spec import RESULTS
-from i2r.pipeline.spec import Input, read_spec
+from i2r.pipeline.spec import RESULTS, Input, read_spec
 from i2r.pipeline.stage import failures, prepare, read_params
 from i2r.pipeline.steps import STEPS
 
