@@ -106,5 +106,12 @@ def claims():
     yield f"loses {lost:.0f} % [{low:.0f}, {high:.0f}] of its mIoU"
     yield f"finds that class with {control('present', 'shown')}"
     yield f"with the query as its own support {control('itself', 'miou')}"
+    strata = pd.read_csv(RECORDED / "strata.csv").query("target == 'table1' and id == 'i2r' and minus.isna()")
+    alike, others = (
+        strata.set_index(["kind", "stratum"]).loc[("look-alike", name)] for name in ("yes", "no")
+    )
+    scores = [f"{row['value']:.1f} [{row['low']:.1f}, {row['high']:.1f}]" for row in (alike, others)]
+    yield f"In {alike['episodes']:.0f} of the {alike['episodes'] + others['episodes']:.0f} queries"
+    yield f"I2R has {scores[0]} there, and {scores[1]} elsewhere"
     for name in ("pmgm", "bam", "constant"):
         yield f"{priors.at[(name, 'bce'), 'mean']:.2f} ({priors.at[(name, 'bce_calibrated'), 'mean']:.3f})"
