@@ -284,10 +284,10 @@ def test_imagenet_weights_name_photographs(name, stride_at, files, least):
     named, inside = [], []
     for voc, ids in CLASSES.items():
         for image, mask in photographs(root, voc, 10):
-            _, x3, x4, _ = net.images(image[None])
-            named.append(net.backbone.logits(x4).argmax().item() in ids)
-            best = net.support(x3, (mask == voc).long()[None])[1][:, list(ids)].argmax(1) + ids[0]
-            cam = normalise(net.cams(x3, best, "xgradcam", "layer3"), mask.shape)[0]
+            features = net.images(image[None])
+            named.append(net.backbone.logits(features.x4).argmax().item() in ids)
+            best = net.support(features.x3, (mask == voc).long()[None])[1][:, list(ids)].argmax(1) + ids[0]
+            cam = normalise(net.cams(features.x3, best, "xgradcam", "layer3"), mask.shape)[0]
             inside.append((cam[mask == voc].mean() > cam[mask == 0].mean()).item())
     assert np.mean(named) >= least
     assert np.mean(inside) >= 0.8
