@@ -225,7 +225,8 @@ OPTIONS = {
         "ignore": {"ignore": "background"},
     },
 }
-ROWS = [(name, option) for name, table in OPTIONS.items() for option in table]
+# A text says why an option changes nothing here.
+ROWS = [(n, option) for n, table in OPTIONS.items() for option in table if not isinstance(table[option], str)]
 
 
 def fingerprint(name, **changes):
@@ -249,8 +250,6 @@ def test_every_option_is_in_the_table(name):
 @pytest.mark.parametrize(("name", "option"), ROWS)
 def test_an_option_changes_something(name, option):
     row = OPTIONS[name][option]
-    if isinstance(row, str):
-        pytest.skip(row)
     before, after = row if isinstance(row, tuple) else ({}, row)
     first, second = cached_fingerprint(name, *before.items()), cached_fingerprint(name, *after.items())
     assert any(key not in second or not torch.equal(value, second[key]) for key, value in first.items())
