@@ -1,8 +1,8 @@
 """The preset voc-small-gpu as far as a time limit allows, with the times of a training step's parts.
 
-First the parts of a step, then two trainings alone (fp32 and bf16, for their times and memory), then the targets of the
-preset in turn, several jobs at a time: each target that is complete is a result. After each item, what is known is
-written to --out: timings.json, timings.md, runs.csv, and results.tar.gz with the scores, for a report elsewhere.
+First the parts of a step, from which the number of steps of a training follows, then the targets of the preset in turn,
+several jobs at a time: each target that is complete is a result. After each item, what is known is written to --out:
+timings.json, timings.md, runs.csv, and archives of the scores, pictures and reports.
 
     python benchmarks/gpu_voc.py --minutes 10 --out gpu-voc
 
@@ -23,9 +23,8 @@ import tarfile
 import time
 from pathlib import Path
 
-import step
-import torch
 import yaml
+from gpu_step import Way, machine, measured
 
 from i2r.config.load import load
 from i2r.pipeline.plan import Plan, make_plan
@@ -33,18 +32,27 @@ from i2r.pipeline.spec import RESULTS
 from i2r.report.results import ResultsError, read_job, read_steps
 
 PRESET = "voc-small-gpu"
-TARGETS = ("seed0", "seed1", "seed2", "five", "bf16")
-PARTS = ("load_s", "encode_s", "decode_s", "backward_s", "seconds")
-ALONE = tuple(f"results/{PRESET}/train/{name}-1shot-fold0-seed0" for name in ("i2r", "i2r-bf16"))
-SHARE = 0.25  # of the time, in which the 16 trainings of a seed fit if the GPU does one step at a time
-ENDING = 30  # seconds before the end at which the item at work is stopped
+TARGETS = (
+    "seed0",
+    "seed1 seed2 wrong priors",
+    "ordered",
+    "five",
+    "table1 table3",
+)  # in turn; the last has reports
+NETWORK = {"width": 64, "blocks": 2, "cross": 2, "dropout": 0.0, "reduce_dropout": 0.0, "ensemble": False}
+PARTS = ("load_s", "replay_s", "seconds")
+TRAININGS = 48  # of three seeds
+SHARE = 0.62  # of the time, for these
+LIMITS = (400, 2500)  # steps of a training
+ENDING = 25  # seconds before the end at which the item at work is stopped
+PICTURES = ("i2r-1shot", "bam-1shot")  # whose pictures are kept, of seed 0
 TRIAL = {
     "data": {"size": 65, "min_area": 839},
     "base_learner": {"steps": 1, "batch": 2},
     "train": {"batch": 2},
     "evaluate": {"episodes": 2},
     "report": {"bootstrap": 10},
-    "targets": {name: {"folds": [0]} for name in TARGETS},
+    "targets": {name: {"folds": [0]} for names in TARGETS for name in names.split()},
     "runtime": {"workers": 0, "cache_gb": 1},
 }
 
@@ -55,65 +63,61 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("gpu-voc"), help="folder for what is known so far")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--steps", type=int, help="of a training; default: chosen from the time of a step")
-    parser.add_argument("--jobs", type=int, default=8, help="at a time on the GPU")
+    parser.add_argument("--jobs", type=int, default=12, help="at a time on the GPU")
     parser.add_argument("--trial", action="store_true", help="one step of everything")
     options = parser.parse_args()
     end = time.monotonic() + 60 * options.minutes - ENDING
     options.out.mkdir(parents=True, exist_ok=True)
-    found = {"device": device_name(options.device), "parts": step_parts(options), "items": {}}
-    steps = 1 if options.trial else options.steps or affordable(found["parts"], options.minutes)
-    found["steps"] = steps
+    about = argparse.Namespace(size=321, batch=8, rounds=5, backbone="resnet50", device=options.device)
+    if options.trial:
+        about.size, about.batch, about.rounds = 65, 2, 1
+    parts = measured(Way("I2R, backbone in bf16, graph", about, **NETWORK), about)
+    steps = options.steps or (
+        1 if options.trial else affordable(parts["kernels"]["seconds"], options.minutes)
+    )
+    found = {"machine": machine(about), "parts": parts, "steps": steps, "items": {}}
     params = write_params(options, steps)
     plan = make_plan(load(params))
-    for words, jobs in ((ALONE, 1), *(((target,), options.jobs) for target in TARGETS)):
+    for words in TARGETS:
         began = time.monotonic()
         if began >= end:
             break
-        done = snakemake(words, params, jobs, end - began)
-        found["items"][" ".join(words)] = {"done": done, "seconds": round(time.monotonic() - began, 1)}
+        done = snakemake(words, params, options.jobs, end - began)
+        found["items"][words] = {"done": done, "seconds": round(time.monotonic() - began, 1)}
         save(options.out, found, plan)
     print((options.out / "timings.md").read_text(encoding="utf-8"))
 
 
-def device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
-
-
-def step_parts(options: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a step's parts without loading, see step.py."""
-    size, batch, rounds = (65, 1, 1) if options.trial else (321, 4, 5)
-    about = argparse.Namespace(size=size, batch=batch, rounds=rounds, device=options.device)
-    parts = {name: statistics.median(seconds) for name, seconds in step.measure(about).items()}
-    if options.device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    return parts
-
-
-def affordable(parts: dict[str, float], minutes: float) -> int:
-    """Steps of a training, in hundreds."""
-    steps = SHARE * 60 * minutes / (16 * parts["I2R, training step"])
-    return min(3000, max(100, int(steps // 100 * 100)))
+def affordable(seconds: float, minutes: float) -> int:
+    """Steps of a training, in hundreds, if the GPU does one after the other, each of which takes these seconds."""
+    steps = SHARE * 60 * minutes / (TRAININGS * seconds)
+    return min(LIMITS[1], max(LIMITS[0], int(steps // 100 * 100)))
 
 
 def write_params(options: argparse.Namespace, steps: int) -> Path:
     """The params file: the preset with the number of steps and the device."""
     values = json.loads(json.dumps(TRIAL if options.trial else {}))
     values.setdefault("train", {})["steps"] = steps
-    values.setdefault("runtime", {})["device"] = options.device
+    values.setdefault("runtime", {}).update(device=options.device, jobs_per_gpu=options.jobs)
     path = options.out / "params.yaml"
     path.write_text(yaml.safe_dump({"extends": f"{PRESET}.yaml", **values}), encoding="utf-8")
     return path
 
 
-def snakemake(words: tuple[str, ...], params: Path, jobs: int, seconds: float) -> bool:
-    """Make what the words name, up to `jobs` jobs of the GPU at a time; whether it was complete in time."""
-    command = [sys.executable, "-m", "snakemake", *words, "--configfile", str(params)]
-    command += ["--cores", str(max(jobs, os.cpu_count() or 1)), "--resources", f"gpu={jobs}", "network=1"]
+def snakemake(words: str, params: Path, jobs: int, seconds: float) -> bool:
+    """Make what the words name, up to `jobs` jobs of the GPU at a time; whether it was complete in time.
+
+    Reports are left for the end, because the GPU waits for them.
+    """
+    command = [sys.executable, "-m", "snakemake", *words.split(), "--configfile", str(params)]
+    command += ["--cores", str(2 * jobs), "--scheduler", "greedy"]
+    if words != TARGETS[-1]:
+        command += ["--omit-from", "report_job"]
     process = subprocess.Popen(command, start_new_session=True)
     try:
         return process.wait(timeout=seconds) == 0
     except subprocess.TimeoutExpired:
-        print(f"{' '.join(words)}: stopped, because the time is over", file=sys.stderr)
+        print(f"{words}: stopped, because the time is over", file=sys.stderr)
     for number, wait in ((signal.SIGINT, 15), (signal.SIGKILL, None)):
         try:
             os.killpg(process.pid, number)
@@ -127,55 +131,58 @@ def snakemake(words: tuple[str, ...], params: Path, jobs: int, seconds: float) -
 
 def save(out: Path, found: dict, plan: Plan) -> None:
     """Write what is known so far."""
-    rows, kept = [], []
+    rows, scores, pictures = [], [], []
     for key, spec in plan.jobs.items():
         try:
             job = read_job(RESULTS / spec.folder)
         except ResultsError:  # not finished
             continue
-        if spec.step in ("train", "evaluate"):
-            kept += [
-                (job.folder, name) for name in ("manifest.json", *job.products) if ".safetensors" not in name
-            ]
-            row = {
-                "step": spec.step,
-                "name": plan.labels[key][0],
-                **job.args,
-                "job_seconds": job.times["seconds"],
-            }
+        name = plan.labels[key][0]
+        kept = [
+            file
+            for file in ("manifest.json", *job.products)
+            if not file.endswith((".safetensors", ".parquet"))
+        ]
+        scores += [job.folder / file for file in kept if file != "pictures.npz"]
+        if "pictures.npz" in kept and name.startswith(PICTURES) and "-seed0-" in name:
+            pictures.append(job.folder / "pictures.npz")
+        row = {"step": spec.step, "name": name, **job.args, "job_seconds": job.times["seconds"]}
+        if spec.step == "train":
             steps = read_steps(job.folder / "metrics.jsonl")
-            later = steps[len(steps) // 10 :]  # the first steps are slower
-            row |= {name: statistics.median(line[name] for line in later) for name in PARTS if later}
-            rows.append(
-                row | {name: job.metrics.get(name) for name in ("loss", "gpu_memory_gb", "miou", "fb_iou")}
-            )
+            for part in PARTS:
+                values = [line[part] for line in steps[len(steps) // 10 :] if part in line]
+                row |= {part: statistics.median(values)} if values else {}
+        rows.append(row | {n: job.metrics.get(n) for n in ("loss", "gpu_memory_gb", "miou", "fb_iou")})
     found["trainings"] = sum(row["step"] == "train" for row in rows)
-    found["evaluations"] = len(rows) - found["trainings"]
-    found["alone"] = [row for row in rows if any(word.endswith(row["name"]) for word in ALONE)]
+    found["evaluations"] = sum(row["step"] == "evaluate" for row in rows)
     (out / "timings.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     (out / "timings.md").write_text(markdown(found), encoding="utf-8")
     with (out / "runs.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
         writer.writeheader()
         writer.writerows(rows)
-    with tarfile.open(out / "results.tar.gz", "w:gz") as archive:
-        for folder, name in kept:
-            archive.add(folder / name)
+    reports = [path for path in Path(f"results/{PRESET}/report").rglob("*") if path.is_file()]
+    for name, files in (("scores", scores), ("pictures", pictures), ("reports", reports)):
+        with tarfile.open(out / f"{name}.tar.gz", "w:gz") as archive:
+            for file in files:
+                archive.add(file)
 
 
 def markdown(found: dict) -> str:
     """The timings as tables."""
-    lines = [f"{found['device']}, {found['steps']} steps a training: {found['trainings']} trainings and "]
+    lines = [
+        f"{found['machine']['card']}, {found['steps']} steps a training: {found['trainings']} trainings and "
+    ]
     lines[0] += f"{found['evaluations']} evaluations are done."
     lines += ["", "| item | complete | seconds |", "| --- | --- | --: |"]
     lines += [f"| {n} | {'yes' if i['done'] else 'no'} | {i['seconds']} |" for n, i in found["items"].items()]
     lines += ["", "| part of a step | ms |", "| --- | --: |"]
-    lines += [f"| {name} | {1000 * seconds:.1f} |" for name, seconds in found["parts"].items()]
-    names = [*PARTS, "gpu_memory_gb"]
-    lines += ["", f"| training alone | {' | '.join(names)} |", f"| --- |{' --: |' * len(names)}"]
-    for row in found["alone"]:
-        numbers = (row.get(name) for name in names)
-        lines.append(f"| {row['name']} | {' | '.join('-' if n is None else f'{n:.4f}' for n in numbers)} |")
+    parts = {
+        name: value
+        for name, value in found["parts"].items()
+        if isinstance(value, float) and name.endswith("s")
+    }
+    lines += [f"| {name} | {1000 * seconds:.1f} |" for name, seconds in parts.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -19,6 +19,11 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         ("index.py", ["--images", "300"], r"Parquet, written +\d+\.\d+ s"),
         ("attention_masks.py", ["--side", "5", "--rounds", "1"], r"dicm +\d+\.\d+ ms"),
         (
+            "gpu_step.py",
+            ["--device", "cpu", "--size", "65", "--batch", "2", "--rounds", "1", "--only", "BAM, fp32"],
+            r"\"encode_s\": \d",
+        ),
+        (
             "loading.py",
             ["--size", "33", "--rounds", "1", "--images", "9"],
             r"i2r / plain, float32: +\d+\.\d+",
@@ -28,6 +33,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def test_benchmarks_run(script: str, options: list[str], row: str, tmp_path: Path):
     if script == "loading.py":
         options = [*options, "--root", str(write_voc(tmp_path / "voc"))]
+    if script == "gpu_step.py":
+        options = [*options, "--out", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, BENCHMARKS / script, *options],
         capture_output=True,
@@ -50,8 +57,8 @@ import gpu_voc
 from i2r.config.load import load
 
 values = load(Path("../workflow/presets/voc-small-gpu.yaml")).values
-assert values.experiment == gpu_voc.PRESET and set(gpu_voc.TARGETS) <= set(values.targets)
-assert {word.split("/")[3].partition("-1shot")[0] for word in gpu_voc.ALONE} <= set(values.methods)
-assert gpu_voc.affordable({"I2R, training step": 0.02}, 10) == 400
-assert gpu_voc.affordable({"I2R, training step": 2.0}, 10) == 100
+assert values.experiment == gpu_voc.PRESET
+assert {name for names in gpu_voc.TARGETS for name in names.split()} <= set(values.targets)
+assert gpu_voc.affordable(0.009, 8) == 600
+assert gpu_voc.affordable(1.0, 10) == gpu_voc.LIMITS[0]
 """

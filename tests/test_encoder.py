@@ -62,6 +62,15 @@ def test_a_class_that_shots_share_costs_the_query_one_map(net, data):
     assert sizes == [8, different + 8]  # masked supports; then queries by class, and unmasked supports
 
 
+def test_a_graph_that_cannot_read_the_classes_gives_the_same(net, data, monkeypatch):
+    usual = encode_episode(net, **data, options=options())
+    monkeypatch.setattr("i2r.nets.encoder.recording", lambda device: True)
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: pytest.fail("a value was read"))
+    copied = encode_episode(net, **data, options=options())
+    for name in ("x4_q", "cam_q", "cam_s", "class_id"):
+        close(getattr(copied, name), getattr(usual, name))
+
+
 def test_majority_takes_the_most_frequent_class_then_the_stronger():
     logits = torch.zeros(2, 4, 5)
     for b, row in enumerate([[1, 3, 3, 0], [1, 4, 4, 1]]):

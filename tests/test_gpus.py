@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from i2r.pipeline import gpus
 gpus.LOCKS, gpus.POLL = Path(sys.argv[1]), 0.05
-with gpus.taken(sys.argv[2]) as name:
+with gpus.taken(sys.argv[2], int(sys.argv[3])) as name:
     print(name, gpus.present(), flush=True)
     sys.stdin.read()
 """
@@ -42,12 +42,17 @@ def owners(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def start(
-    owners: list[subprocess.Popen[str]], locks: Path, device: str = "cuda", visible: str = "0,1", **more: str
+    owners: list[subprocess.Popen[str]],
+    locks: Path,
+    device: str = "cuda",
+    visible: str = "0,1",
+    jobs: int = 1,
+    **more: str,
 ) -> subprocess.Popen[str]:
-    """A process that holds a GPU until its input ends."""
+    """A process that holds a GPU, or its share of one, until its input ends."""
     owners.append(
         subprocess.Popen(
-            [sys.executable, "-c", OWNER, str(locks), device],
+            [sys.executable, "-c", OWNER, str(locks), device, str(jobs)],
             env=os.environ | {gpus.VISIBLE: visible} | more,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -65,6 +70,14 @@ def test_each_process_has_a_gpu_of_its_own_and_the_next_waits(locks: Path, owner
     assert third.stderr.readline() == "waiting for a free GPU (0, 1)\n"
     second.stdin.close()
     assert third.stdout.readline()[0] in "01" and second.wait(10) == 0
+
+
+def test_jobs_share_gpus_evenly_and_the_next_waits(locks: Path, owners: list):
+    first = [start(owners, locks, jobs=2) for _ in range(2)]
+    assert sorted(one.stdout.readline() for one in first) == ["0 ['0']\n", "1 ['1']\n"]
+    second = [start(owners, locks, jobs=2) for _ in range(2)]
+    assert sorted(one.stdout.readline() for one in second) == ["0 ['0']\n", "1 ['1']\n"]
+    assert "waiting for a free GPU" in start(owners, locks, jobs=2).stderr.readline()
 
 
 def test_the_gpu_of_a_killed_process_is_free(locks: Path, owners: list):

@@ -75,6 +75,18 @@ def test_every_option_trains_and_evaluates(changes, shots):
     assert len(meta(inputs).mask_ratio) == cross
 
 
+@pytest.mark.parametrize("name", ["i2r", "bam"])
+def test_without_losses_predictions_and_mask_ratios_are_the_same(name):
+    inputs = random_inputs(2, 1)
+    meta = build_meta_learner(options(name, width=16, ensemble=False), LAYOUT, 1).eval()
+    output = meta(inputs)
+    inputs.losses = False
+    without = meta(inputs)
+    assert output.losses and not without.losses and without.support_logits is None
+    assert torch.equal(output.final_logits, without.final_logits)
+    assert output.mask_ratio == without.mask_ratio and (name == "bam" or output.mask_ratio)
+
+
 def test_ratio_at_test_is_that_of_the_training_mask():
     inputs = random_inputs(2, 2)
     meta = meta_for(2, **CALM)

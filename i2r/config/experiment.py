@@ -112,6 +112,11 @@ class Runtime(Section):
     """How to run; no value here changes a number."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    jobs_per_gpu: Positive = Field(1, description="jobs that share a GPU")
+    cuda_graphs: bool = Field(
+        False,
+        description="record a training step once and replay it, on a GPU and with new views in each step",
+    )
     workers: Count = Field(0, description="processes that load images")
     save_every: Rate = Field(60, description="seconds between saved states")
     cache_gb: NotNegative = Field(4, description="memory for cached features, GB")

@@ -135,8 +135,12 @@ class CachedEncoder:
         return self.memory.get(("cam", view, class_id), make)
 
     @torch.no_grad()
-    def inputs(self, draws: Sequence[Draw]) -> EpisodeInputs:
-        """Inputs of B = len(draws) episodes, with the queries' masks."""
+    def inputs(self, draws: Sequence[Draw], losses: bool = False) -> EpisodeInputs:
+        """Inputs of B = len(draws) episodes, with the queries' masks.
+
+        Args:
+            losses: whether networks compute their losses for them.
+        """
         began = time.perf_counter()
         self.read.advance()
         self.loading_s += time.perf_counter() - began
@@ -155,7 +159,7 @@ class CachedEncoder:
             for draw, shots in zip(draws, supports, strict=True)
         ]
         base = [draw.base_class for draw in draws]
-        return EpisodeInputs(
+        inputs = EpisodeInputs(
             x2_q=torch.cat([q.x2 for q in queries]),
             x3_q=torch.cat([q.x3 for q in queries]),
             x4_q=torch.cat([q.x4 for q in queries]),
@@ -172,6 +176,8 @@ class CachedEncoder:
             pyramid_q=pyramid_q,
             pyramid_s=pyramid_s,
         )
+        inputs.losses = losses
+        return inputs
 
     def _cams(self, draws: Sequence[Draw], logits: list[list[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """Class of each shot (B, K), and the CAMs of the queries and the supports, (B, K, hc, wc)."""

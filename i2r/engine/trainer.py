@@ -54,8 +54,21 @@ def seed_of(*parts: object, seed: int = 0) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+Moment = float | torch.cuda.Event
+Value = Tensor | float | tuple[Moment, Moment]  # of a step; two moments are a time
+
+
+def moment(device: torch.device) -> Moment:
+    """Beginning or end of a part of a step. On a GPU: when it has done the work that it was given so far."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
 def synchronise(device: torch.device) -> float:
-    """Wait for the device and return the time in seconds, to measure the parts of a step."""
+    """Wait for the device and return the time in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -188,7 +201,7 @@ def fit(
     job: Job,
     model: nn.Module,
     schedule: Schedule,
-    losses: Callable[[int], Mapping[str, Tensor | float]],
+    losses: Callable[[int], Mapping[str, Value]],
     *,
     label: str,
     groups: Groups | None = None,
@@ -200,9 +213,9 @@ def fit(
     Args:
         job: metrics.jsonl is written to its `out`, the saved state to its `state`.
         model: holds everything that changes in training, including running statistics of norms.
-        losses: step number from 0 -> values of the step, which are logged; `loss` is differentiated, names
-            ending in `_s` are seconds. It must depend only on the step number (and on torch's generator, which is
-            seeded in each step), so that a resumed training equals an uninterrupted one.
+        losses: step number from 0 -> values of the step, which are logged; `loss` is differentiated, unless that has
+            been done; names ending in `_s` are seconds. It must depend only on the step number (and on torch's
+            generator, which is seeded in each step), so that a resumed training equals an uninterrupted one.
         groups: of parameters with their learning rates; None: all parameters with factor 1.
         seed: from the step's params, in addition to the job's own seed.
         validation: scores the model during the training, and can end it early; its mIoU is logged as
@@ -272,20 +285,40 @@ def _step(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     schedule: Schedule,
-    losses: Callable[[int], Mapping[str, Tensor | float]],
+    losses: Callable[[int], Mapping[str, Value]],
     step: int,
 ) -> dict[str, float]:
-    """Run one step and return its values, with the seconds of the step and of its backward pass."""
+    """Run one step and return its values, with the seconds of the step and of its backward pass.
+
+    The device is waited for once, at the end, so that a GPU always has work.
+    """
     device = next(model.parameters()).device
-    began = synchronise(device)
+    began = time.perf_counter()
     rate = learning_rate(schedule, step)
     for group in optimiser.param_groups:
         group["lr"] = rate * group["factor"]
-    values = dict(losses(step))
-    middle = synchronise(device)
     optimiser.zero_grad(set_to_none=True)
-    values["loss"].backward()
+    values = dict(losses(step))
+    middle = moment(device)
+    if values["loss"].requires_grad:
+        values["loss"].backward()
     optimiser.step()
+    values["backward_s"] = middle, moment(device)
     ended = synchronise(device)
-    values |= {"backward_s": ended - middle, "seconds": ended - began}
-    return {name: float(torch.as_tensor(value).detach()) for name, value in values.items()}
+    return _numbers(values) | {"seconds": ended - began}
+
+
+def _numbers(values: Mapping[str, Value]) -> dict[str, float]:
+    """The values of a step as numbers; tensors are copied from the device together."""
+    tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
+    copied = torch.stack([value.double() for value in tensors.values()]).tolist()
+    numbers = dict(zip(tensors, copied, strict=True))
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            began, ended = value
+            numbers[name] = (
+                began.elapsed_time(ended) / 1000 if isinstance(began, torch.cuda.Event) else ended - began
+            )
+        elif name not in numbers:
+            numbers[name] = float(value)
+    return {name: numbers[name] for name in values}

@@ -93,7 +93,7 @@ class BAM(nn.Module):
             psi=psi,
             merged_query=merged,
         )
-        if inputs.mask_q is not None:
+        if inputs.supervised:
             target = query_target(inputs.mask_q, options.ignore)
             main = two_class_loss(final, target)
             aux1 = two_class_loss(meta, target) if self.ensemble is not None else main

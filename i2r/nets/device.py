@@ -1,10 +1,15 @@
-"""The device that a network runs on."""
+"""The device that a network runs on, and what it does."""
 
 from __future__ import annotations
 
 import torch
 
 from i2r.errors import InputError
+
+
+def recording(device: torch.device) -> bool:
+    """Whether the work given to this device is being recorded as a CUDA graph, so that no value of it can be read."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def open_device(name: str, where: str) -> torch.device:

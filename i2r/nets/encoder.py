@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from i2r.config.networks import CamOptions, NetworkOptions
 from i2r.nets.backbone.base import Backbone, Layout
+from i2r.nets.device import recording
 from i2r.nets.fuse import fuse, lower_precision, stamp
 from i2r.nets.pmgm.cam import cam_maps, cam_maps_and_layer4
 from i2r.nets.pspnet import PSPNet
@@ -61,6 +62,13 @@ class EpisodeInputs:
     # outputs of every block of layers 2 to 4 on UNMASKED images
     pyramid_q: tuple[Tensor, ...] | None = None  # (B, c, h, w) each
     pyramid_s: tuple[Tensor, ...] | None = None  # (B, K, c, h, w) each
+
+    losses = True  # whether losses and what only they need are computed, if the query's mask is known; not a tensor
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the network computes its losses."""
+        return self.losses and self.mask_q is not None
 
 
 class Encoder(nn.Module):
@@ -243,9 +251,21 @@ def _episode_cams(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x4 of the query (B, ...) and the CAMs of query and supports (B, K, hc, wc), from one gradient.
 
-    A query whose shots have different classes is in the batch once for each class.
+    A query whose shots have different classes is in the batch once for each class. To find these, the classes are
+    read, for which a GPU has to finish its work; so in a CUDA graph, and with one shot, it is there once for each shot.
     """
     batch, shots = class_id.shape
+    if shots == 1 or recording(class_id.device):
+        maps, x4 = cam_maps_and_layer4(
+            options.cam,
+            options.cam_layer,
+            encoder.fused().backbone,
+            torch.cat([x3_q.repeat_interleave(shots, 0), x3_s]),
+            class_id.flatten().repeat(2),
+            options.cam_backend,
+        )
+        cam_q, cam_s = maps.view(2, batch, shots, *maps.shape[1:])
+        return x4[: batch * shots : shots], cam_q, cam_s
     pairs = [(row, cls) for row, classes in enumerate(class_id.tolist()) for cls in classes]
     unique = list(dict.fromkeys(pairs))
     rows, classes = torch.tensor(unique, device=x3_q.device).T

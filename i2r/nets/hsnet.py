@@ -76,7 +76,7 @@ class HSNet(nn.Module):
         each = torch.stack([self.shot(inputs, k) for k in range(shots)], 1)  # (B, K, 2, h, w)
         logits = each.mean(1)
         output = Output(final_logits=bilinear(full(logits), size), meta_logits=logits)
-        if inputs.mask_q is not None:
+        if inputs.supervised:
             target = query_target(inputs.mask_q, self.options.ignore)
             output.losses = {"main": two_class_loss(logits, target)}
         if shots > 1 and not self.training:

@@ -70,14 +70,14 @@ class I2R(nn.Module):
                 learner's logits that the options need.
         """
         options = self.options
-        supervise = inputs.mask_q is not None
+        supervise = inputs.supervised
         regions = cam_regions(inputs, options) if self.pmgm else None
         weights, psi = weigh_shots(inputs, self.kshot_rw, needs_distance=self.ensemble is not None)
         needs_support = options.cross > 0 or (supervise and options.support_branch)
         merged = self.merge(inputs, regions, weights, needs_support)
         mask = options.mask if self.training else self.test_mask
         labels = None
-        if supervise or mask != "none":
+        if inputs.mask_q is not None or mask != "none":
             labels = attention_labels(inputs, merged.query.shape[-2:], options.ignore)
         decoded = self.decoder(
             merged.query, merged.support, labels, mask, options.mask, side_outputs=supervise

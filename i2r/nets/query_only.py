@@ -34,7 +34,7 @@ class QueryOnly(nn.Module):
             x = x + block(x)
         logits = self.classify(x)  # (B, 2, h, w)
         output = Output(final_logits=bilinear(full(logits), inputs.masks_s.shape[-2:]), meta_logits=logits)
-        if inputs.mask_q is not None:
+        if inputs.supervised:
             target = query_target(inputs.mask_q, self.options.ignore)
             output.losses = {"main": two_class_loss(logits, target)}
         return output

@@ -11,7 +11,8 @@ def bilinear(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     maps = maps if maps.is_floating_point() else maps.float()
     if maps.shape[-2:] == tuple(size):
         return maps
-    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    # On a GPU the kernel for one channel goes through the images one by one, and that for channels last does not.
+    flat = maps if maps.is_cuda and maps.dim() == 4 else maps.reshape(-1, 1, *maps.shape[-2:])
     return F.interpolate(flat, size, mode="bilinear", align_corners=True).view(*maps.shape[:-2], *size)
 
 

@@ -1,7 +1,8 @@
-"""One GPU for each job on a machine with several.
+"""A GPU for each job on a machine with several, or a share of one.
 
-A job that computes on a GPU takes the lock of one that is free, and sees only that one. The operating system releases
-the lock when the process ends, however it ends. Locks are per machine, so they count for all clones and users of it.
+A job that computes on a GPU takes the lock of one that is free, and sees only that one. With runtime.jobs_per_gpu a GPU
+has that many locks. The operating system releases the lock when the process ends, however it ends. Locks are per
+machine, so they count for all clones and users of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import IO
 
@@ -34,13 +36,14 @@ def needed(device: str) -> int:
 
 
 @contextmanager
-def taken(device: str) -> Iterator[str | None]:
+def taken(device: str, jobs: int = 1) -> Iterator[str | None]:
     """Hold one of this machine's GPUs, after waiting for it if need be; the process sees no other.
 
     `cuda:N` takes the GPU with this number and leaves the others visible, so that the number remains right.
 
     Args:
         device: runtime.device; nothing is taken if it needs no GPU.
+        jobs: number of jobs that can hold a GPU together.
 
     Yields:
         The name of the GPU; None if nothing was taken. If the device is not there, torch says so later.
@@ -51,7 +54,7 @@ def taken(device: str) -> Iterator[str | None]:
     if not wanted:
         yield None
         return
-    name, lock = _wait(wanted)
+    name, lock = _wait(wanted, jobs)
     before = os.environ.get(VISIBLE)
     try:
         if not number:
@@ -65,12 +68,12 @@ def taken(device: str) -> Iterator[str | None]:
         lock.close()
 
 
-def _wait(names: list[str]) -> tuple[str, IO[bytes]]:
-    """The first of these GPUs that becomes free, and its lock."""
+def _wait(names: list[str], jobs: int) -> tuple[str, IO[bytes]]:
+    """The first of these GPUs that has a place, and its lock; GPUs with the fewest jobs come first."""
     waits = False
     while True:
-        for name in names:
-            file = _open(name)
+        for place, name in product(range(jobs), names):
+            file = _open(name, place)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return name, file
@@ -82,13 +85,14 @@ def _wait(names: list[str]) -> tuple[str, IO[bytes]]:
         time.sleep(POLL)
 
 
-def _open(name: str) -> IO[bytes]:
-    """The file whose lock is that of a GPU, also if another user has made it.
+def _open(name: str, place: int) -> IO[bytes]:
+    """The file whose lock is that of a place on a GPU, also if another user has made it.
 
     A job of Slurm counts its GPUs from 0, so the same name is another GPU in another job.
     """
     job = os.environ.get("SLURM_JOB_ID", "")
-    path = LOCKS / f"i2r-gpu-{job}-{name.replace('/', '-')}.lock"
+    behind = f"-{place}" if place else ""
+    path = LOCKS / f"i2r-gpu-{job}-{name.replace('/', '-')}{behind}.lock"
     with suppress(FileExistsError, PermissionError):  # the latter if another user has made it
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o644))
         path.chmod(0o644)  # whatever the umask

@@ -204,7 +204,11 @@ def _make(
     code = digest(spec.step, spec.params)
     started, clock = datetime.now(UTC), time.monotonic()
     device = job.runtime.device if STEPS[spec.step].torch else "cpu"
-    with gpus.taken(device), measured(state / SPENT, STEPS[spec.step].torch) as used, naming_the_disk(out):
+    with (
+        gpus.taken(device, job.runtime.jobs_per_gpu),
+        measured(state / SPENT, STEPS[spec.step].torch) as used,
+        naming_the_disk(out),
+    ):
         metrics = _function(job)(job)
         cost = used()
     if not (state / INPUTS).is_file():  # an OSError, so that Snakemake repeats the job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -20,10 +21,11 @@ from i2r.data.paste import picture
 from i2r.data.transforms import binary, normalised, train_pixels
 from i2r.engine.attention_probe import AttentionProbe, support_iou
 from i2r.engine.feature_cache import CachedEncoder, Draw
+from i2r.engine.graphs import Recorded
 from i2r.engine.held_out import held_out_draws, miou
 from i2r.engine.images import View, evaluation_reader, load_steps, training_reader
 from i2r.engine.inputs import job_dataset, job_encoder, job_lists, start_file, whole_network
-from i2r.engine.trainer import fit, seed_of, set_up, synchronise
+from i2r.engine.trainer import Value, fit, moment, seed_of, set_up, synchronise
 from i2r.engine.validation import Validation, kept_files
 from i2r.nets.encoder import Encoder, EpisodeInputs, encode_episode
 from i2r.nets.io.network_file import Network, describe, load_meta_learner, read_about, save_network
@@ -36,11 +38,11 @@ PROBES = 50  # steps of a training in which the attention is measured
 
 
 class Batch(NamedTuple):
-    """Inputs of a step's episodes, and the seconds spent on loading and encoding them."""
+    """Inputs of a step's episodes, and the times of loading and encoding them."""
 
     inputs: EpisodeInputs
-    load_s: float
-    encode_s: float
+    load_s: Value
+    encode_s: Value
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -60,25 +62,41 @@ def run(job: Job) -> dict[str, Any]:
     if start := start_file(job):
         load_meta_learner(meta_learner, start, shots_may_differ=True)
     meta_learner.to(device).train()
-    batches = kept_batches if train.augment.views else fresh_batches
-    next_batch = batches(job, encoder, options, train, device)
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
 
-    def losses(step: int) -> Mapping[str, Tensor | float]:
-        inputs, load_s, encode_s = next_batch(step)
-        began = synchronise(device)
-        probe = AttentionProbe(meta_learner) if step % max(1, train.steps // PROBES) == 0 else nullcontext()
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), probe:
+    def forward(inputs: EpisodeInputs) -> tuple[Output, dict[str, Tensor]]:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             output: Output = meta_learner(inputs)
         values = {"loss": output.loss, **output.losses}
-        if isinstance(probe, AttentionProbe):
-            values |= probed(probe, output, inputs)
         seen = (inputs.masks_s == 1).flatten(2).any(2)  # (B, K)
         values["vanished_supports"] = (~seen).sum()
         if output.mask_ratio:
             values["mask_ratio"] = torch.stack(output.mask_ratio).mean()
-        decode_s = synchronise(device) - began
-        return values | {"load_s": load_s, "encode_s": encode_s, "decode_s": decode_s}
+        return output, values
+
+    if train.augment.views:
+        next_batch = kept_batches(job, encoder, options, train, device)
+    else:
+        load = fresh_tensors(job, train, device)
+        encode = encoded(job, encoder, options, device)
+        next_batch = fresh_batches(load, encode, device)
+    recorded = None
+    if job.runtime.cuda_graphs and device.type == "cuda" and not train.augment.views:
+        recorded = Recorded(lambda *parts: forward(encode(*parts))[1], meta_learner.parameters(), job.label)
+
+    def losses(step: int) -> Mapping[str, Value]:
+        probing = step % max(1, train.steps // PROBES) == 0
+        if recorded and not probing:
+            tensors, load_s = load(step)
+            began = moment(device)
+            return recorded(*tensors) | {"load_s": load_s, "replay_s": (began, moment(device))}
+        inputs, load_s, encode_s = next_batch(step)
+        began = moment(device)
+        with AttentionProbe(meta_learner) if probing else nullcontext() as probe:
+            output, values = forward(inputs)
+        if probe:
+            values |= probed(probe, output, inputs)
+        return values | {"load_s": load_s, "encode_s": encode_s, "decode_s": (began, moment(device))}
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -181,30 +199,61 @@ def kept_batches(
             cached.expect(map(draws, range(step, train.steps)))
             begun = True
         began, loaded = synchronise(device), cached.loading_s
-        inputs = cached.inputs(draws(step))
+        inputs = cached.inputs(draws(step), losses=True)
         load_s = cached.loading_s - loaded
         return Batch(inputs, load_s, synchronise(device) - began - load_s)
 
     return batch
 
 
-def fresh_batches(
-    job: Job, encoder: Encoder, options: NetworkOptions, train: Train, device: torch.device
-) -> Callable[[int], Batch]:
-    """Step -> batch of new views, encoded together. Steps must be requested in order, without gaps."""
-    lists = job_lists(job)
-    read = partial(fresh_episode, job_dataset(job), lists, job.args, job.params["data"]["size"], train)
+def fresh_tensors(
+    job: Job, train: Train, device: torch.device
+) -> Callable[[int], tuple[list[Tensor], float]]:
+    """Step -> tensors of a batch of new views, on the device, and the seconds of waiting for them.
+
+    The tensors: queries (B, 3, S, S) and supports (B, K, 3, S, S), normalised; masks of the supports (B, K, S, S) and
+    of the queries (B, S, S); base classes (B,). Steps must be requested in order, without gaps.
+    """
+    read = partial(
+        fresh_episode, job_dataset(job), job_lists(job), job.args, job.params["data"]["size"], train
+    )
     of_step = load_steps(read, train.steps, train.batch, job.runtime.workers, device)
-    train_classes = torch.tensor(lists["train_classes"], device=device)
+
+    def tensors(step: int) -> tuple[list[Tensor], float]:
+        began = time.perf_counter()
+        query, supports, *others = of_step(step)
+        load_s = time.perf_counter() - began
+        return [normalised(query), normalised(supports), *others], load_s
+
+    return tensors
+
+
+def encoded(
+    job: Job, encoder: Encoder, options: NetworkOptions, device: torch.device
+) -> Callable[..., EpisodeInputs]:
+    """The tensors of a batch, see fresh_tensors -> inputs of the meta learner."""
+    train_classes = torch.tensor(job_lists(job)["train_classes"], device=device)
+
+    def encode(
+        query: Tensor, supports: Tensor, masks: Tensor, mask_q: Tensor, base_class: Tensor
+    ) -> EpisodeInputs:
+        classes = train_classes[base_class]
+        return encode_episode(encoder, query, supports, masks, options, mask_q, base_class, classes=classes)
+
+    return encode
+
+
+def fresh_batches(
+    load: Callable[[int], tuple[list[Tensor], float]],
+    encode: Callable[..., EpisodeInputs],
+    device: torch.device,
+) -> Callable[[int], Batch]:
+    """Step -> batch of new views, encoded together."""
 
     def batch(step: int) -> Batch:
-        began = synchronise(device)
-        query, supports, masks, mask_q, base_class = of_step(step)
-        loaded = synchronise(device)
-        classes = train_classes[base_class]
-        images = normalised(query), normalised(supports)
-        inputs = encode_episode(encoder, *images, masks, options, mask_q, base_class, classes=classes)
-        return Batch(inputs, loaded - began, synchronise(device) - loaded)
+        tensors, load_s = load(step)
+        began = moment(device)
+        return Batch(encode(*tensors), load_s, (began, moment(device)))
 
     return batch
 

@@ -56,9 +56,9 @@ if Quietness.RULES in (workflow.output_settings.quiet or ()):
         if isinstance(handler, ColorizingTextHandler):
             handler.addFilter(lambda record: getattr(record, "exception", "") != "RuleException")
 
-# A job waits for a GPU of its own (i2r/pipeline/gpus.py), so no more than these run at once, unless someone says so.
+# A job waits for its place on a GPU (i2r/pipeline/gpus.py), so no more than these run at once, unless someone says so.
 if "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", max(1, len(gpus.present())))
+    workflow.register_resource("gpu", RUNTIME.jobs_per_gpu * max(1, len(gpus.present())))
 
 
 wildcard_constraints:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from i2r.config import schema
 from i2r.config.registry import find
 from i2r.errors import InputError
+from i2r.nets.precision import full
 
 
 class Layout(NamedTuple):
@@ -157,7 +158,8 @@ class Backbone(nn.Module):
                 x = part(x)
                 if self.is_block(part):
                     outputs.append(x)
-        return x
+        outputs[:] = map(full, outputs)  # within a layer they can be bfloat16
+        return full(x)
 
 
 def before_relu(block: nn.Module, x: Tensor) -> Tensor:

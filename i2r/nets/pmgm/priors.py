@@ -136,7 +136,7 @@ def regional_prototypes(
     v = region_means(x4_s, object_regions(inputs, regions.plus_support, x4_s.shape[-2:]))
     if embedding is None:
         return v
-    v = v + embedding[[0, 2]]
+    v = v + embedding[::2]
     return v / v.norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
