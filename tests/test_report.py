@@ -446,7 +446,7 @@ def test_differences_are_paired(results):
     assert low < gain < high and high - low < alone[1] - alone[0]
 
 
-def test_three_training_seeds_have_an_interval_of_their_own_and_verdicts(tmp_path):
+def test_three_training_seeds_have_an_interval_of_their_own(tmp_path):
     targets = {
         "table3": {"methods": ["i2r", "no-pmgm"], "folds": [0, 1], "seeds": [0, 1, 2], "ablation": True}
     }
@@ -462,7 +462,6 @@ def test_three_training_seeds_have_an_interval_of_their_own_and_verdicts(tmp_pat
     assert table.at["i2r", "mean evaluation deviation"] == pytest.approx(spread, abs=1e-3)
     text = (folder / "ablation.md").read_text()
     assert "[95 %, training seeds]" in text and "sd over evaluation seeds" in text
-    assert "no verdict" not in text and any(word in text for word in ("supported", "opposite", "undecided"))
     assert "the bar of +10: not passed" in page_of(folder)
     plan = fake_jobs.make(tmp_path / "again", targets=targets, evaluate=evaluate)
     said = seeds_said(plan, tmp_path / "again")

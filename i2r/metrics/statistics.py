@@ -282,7 +282,7 @@ def verdicts(
         elif claim.seeds < FEWEST:
             said.append(no_verdict(claim.seeds))
         elif p_equal < 1 - LEVEL:
-            said.append(f"no difference larger than {least:g}")
+            said.append(f"no difference larger than {least:.2g}")
         elif p_differs < 1 - LEVEL:
             said.append("supported" if claim.difference * by > 0 else "opposite")
         else:
