@@ -122,6 +122,11 @@ def test_energy_of_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         found = used()
     assert found["gpu_joules"] == 2.5 and found["gpu_memory_mb"] == 1024
     assert found["gpu_seconds"] == pytest.approx(found["seconds"], abs=0.01)
+    with measured(tmp_path / "shared.json", jobs=4) as used:
+        now[1] += 2000
+        found = used()
+    assert found["gpu_joules"] == 0.5
+    assert found["gpu_seconds"] == pytest.approx(found["seconds"] / 4, abs=0.01)
 
 
 # --- the report ----------------------------------------------------------------------------------------------

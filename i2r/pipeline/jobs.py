@@ -204,9 +204,10 @@ def _make(
     code = digest(spec.step, spec.params)
     started, clock = datetime.now(UTC), time.monotonic()
     device = job.runtime.device if STEPS[spec.step].torch else "cpu"
+    share = job.runtime.jobs_per_gpu
     with (
-        gpus.taken(device, job.runtime.jobs_per_gpu),
-        measured(state / SPENT, STEPS[spec.step].torch) as used,
+        gpus.taken(device, share),
+        measured(state / SPENT, STEPS[spec.step].torch, share) as used,
         naming_the_disk(out),
     ):
         metrics = _function(job)(job)

@@ -23,20 +23,24 @@ Usage = dict[str, float | None]
 
 
 @contextmanager
-def measured(kept: Path, gpu: bool = True, every: float = EVERY) -> Iterator[Callable[[], Usage]]:
+def measured(
+    kept: Path, gpu: bool = True, jobs: int = 1, every: float = EVERY
+) -> Iterator[Callable[[], Usage]]:
     """Measure the block; gives a function that returns what was used so far.
 
     seconds: wall time. cpu_seconds: of this process and the workers that it has waited for. gpu_seconds: wall time,
     times the number of GPUs used. memory_mb, gpu_memory_mb: peaks, of this process alone. cpu_joules: of the machine's
     processors, by the share of their busy time that was this job's. gpu_joules: of the cards used, with whatever else
-    ran on them. None: not measured.
+    ran on them. None: not measured. If jobs share a GPU, each is counted with an equal part of gpu_seconds and
+    gpu_joules.
 
     Args:
         kept: file in which the record is kept during the block, so that an interrupted attempt counts as well; what it
             has at the beginning is added.
         gpu: whether the block can use a GPU; reading its counters can take a second.
+        jobs: number of jobs that share a GPU.
     """
-    meter, stop = _Meter(_read(kept), gpu), threading.Event()
+    meter, stop = _Meter(_read(kept), gpu, jobs), threading.Event()
 
     def keep() -> None:
         # a folder that was removed is not made again, and a full disk is for the job to say
@@ -68,8 +72,8 @@ def _read(kept: Path) -> Usage:
 class _Meter:
     """Counters at the beginning, and the processors' energy since."""
 
-    def __init__(self, before: Usage, gpu: bool) -> None:
-        self.before, self.lock = before, threading.Lock()
+    def __init__(self, before: Usage, gpu: bool, jobs: int) -> None:
+        self.before, self.jobs, self.lock = before, jobs, threading.Lock()
         self.clock, self.cpu, self.busy = time.monotonic(), _cpu_seconds(), _busy_seconds()
         self.cards = energy.cards() if gpu else {}
         self.packages, self.joules = energy.packages(), 0.0
@@ -94,11 +98,11 @@ class _Meter:
         return {
             "seconds": round(seconds, 3),
             "cpu_seconds": round(cpu, 3),
-            "gpu_seconds": round(seconds * len(used), 3),
+            "gpu_seconds": round(seconds * len(used) / self.jobs, 3),
             "memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "gpu_memory_mb": round(sum(used.values()) / 2**20) if used else None,
             "cpu_joules": round(self.joules * share, 1) if self.packages and share is not None else None,
-            "gpu_joules": round(sum(cards[uuid] - self.cards[uuid] for uuid in used) / 1000, 1)
+            "gpu_joules": round(sum(cards[uuid] - self.cards[uuid] for uuid in used) / 1000 / self.jobs, 1)
             if known
             else None,
         }
