@@ -20,6 +20,7 @@ from i2r.progress import bytes_text, clock
 SOURCES = {
     "measured": "measured, on the same job of another fold or seed",
     "scaled": "scaled, from a job with the same network and size",
+    "reference": "measured elsewhere on such a card (i2r/pipeline/reference.csv)",
     "calculated": "calculated, at the peak rate of the card, so it is at least that",
 }
 STATES = ("done", "started", "again", "to do")

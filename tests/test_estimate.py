@@ -99,6 +99,19 @@ def test_trainings_that_nobody_has_run_are_calculated_for_a_card_or_unknown():
     assert twice.seconds == pytest.approx(2 * found.seconds)
 
 
+def test_what_was_measured_on_a_card_counts_more_than_its_peak():
+    values = {"steps": "200 epochs", "precision": "bf16"}
+    plans = [planned("pascal", train=values, runtime={"cuda_graphs": graphs}) for graphs in (False, True)]
+    found = [
+        Estimates(plan, {}, on_gpu=True, card="h100").of(plan.named()["pascal/train/i2r-1shot-fold0-seed0"])
+        for plan in plans
+    ]
+    assert [one.source for one in found] == ["reference", "reference"]
+    assert found[1].seconds == pytest.approx(200 * 4208 * 0.00433) and found[0].seconds > 3 * found[1].seconds
+    five = plans[1].named()["pascal/train/i2r-5shot-fold0-seed0"]
+    assert Estimates(plans[1], {}, on_gpu=True, card="h100").of(five).source == "calculated"
+
+
 def test_counted_multiply_adds_are_those_of_the_networks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import multiply_adds

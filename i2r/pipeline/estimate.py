@@ -1,8 +1,9 @@
 """What the jobs of a plan will cost, before they start: from what finished jobs recorded, or else by calculation.
 
 Sources of a time, best first: `measured`, the median of jobs that differ only in fold and seeds; `scaled`, from jobs
-with the same network and size, by the images or episodes; `calculated`, the multiply-adds of multiply_adds.csv at the
-peak rate of a card of cards.csv, which is a lower bound. Where none of them is known, the time is unknown.
+with the same network and size, by the images or episodes; `reference`, the time of an episode on a card, measured
+elsewhere (reference.csv); `calculated`, the multiply-adds of multiply_adds.csv at the peak rate of a card of cards.csv,
+which is a lower bound. Where none of them is known, the time is unknown.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SCALED = (
 )
 MULTIPLY_ADDS = Path(__file__).with_name("multiply_adds.csv")
 CARDS = Path(__file__).with_name("cards.csv")
+REFERENCE = Path(__file__).with_name("reference.csv")
 RATES = {"fp32": "fp32_tflops", "bf16": "bf16_tflops"}
 
 
@@ -112,6 +114,8 @@ class Estimates:
             return Estimate(median(record.seconds for record in same), "measured", memory, size)
         if near:
             return Estimate(median(scale * record.seconds for scale, record in near), "scaled", memory, size)
+        if (seconds := self._on_card(spec, work)) is not None:
+            return Estimate(seconds, "reference", None, None)
         seconds = self._calculated(spec, work)
         return Estimate(seconds, "calculated" if seconds is not None else "", None, None)
 
@@ -135,17 +139,40 @@ class Estimates:
             return self.done[lists.key].train_images
         return published_images(lists, self._lookup)
 
+    def _on_card(self, spec: Spec, work: float | None) -> float | None:
+        """Seconds by what was measured on such a card elsewhere."""
+        if not (self.card and self.on_gpu and work) or value(spec.params, "train.augment.views"):
+            return None
+        precisions = (
+            str(value(spec.params, f"{part}.precision") or "fp32") for part in ("backbone", "train")
+        )
+        how = (*precisions, str(spec.runtime.get("cuda_graphs", False)))
+        seconds = references().get((self.card, *_place(spec), *how))
+        return None if seconds is None else work * seconds
+
     def _calculated(self, spec: Spec, work: float | None) -> float | None:
         """Seconds at the card's peak rate; training views that are kept are not encoded again, so they do not count."""
-        place = (
-            spec.step,
-            *(str(value(spec.params, name)) for name in ("network.name", "backbone.name", "data.size")),
-        )
-        adds = multiply_adds().get((*place, str(spec.args.get("shot", ""))))
+        adds = multiply_adds().get(_place(spec))
         if not (self.card and self.on_gpu and work and adds) or value(spec.params, "train.augment.views"):
             return None
         rate = cards()[self.card][RATES[value(spec.params, "train.precision") or "bf16"]]
         return work * 2e9 * adds / (1e12 * rate)
+
+
+def _place(spec: Spec) -> tuple[str, ...]:
+    """Step, network, backbone, size and shot of a job, as in the tables of times."""
+    names = ("network.name", "backbone.name", "data.size")
+    values = (str(value(spec.params, name)) for name in names)
+    return (spec.step, *values, str(spec.args.get("shot", "")))
+
+
+@cache
+def references() -> dict[tuple[str, ...], float]:
+    """(card, step, network, backbone, size, shot, precisions, graphs) -> measured seconds of an episode."""
+    with REFERENCE.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        last = next(rows).index("seconds")
+        return {tuple(row[:last]): float(row[last]) for row in rows}
 
 
 @cache
