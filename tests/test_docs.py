@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
 from snakemake.cli import parse_args
 
@@ -68,57 +69,99 @@ def test_every_page_is_in_the_contents_of_the_site():
     assert sorted(listed) == sorted(path.name for path in ROOT.glob("docs/*.md"))
 
 
-RECORDED = ROOT / "docs/recorded/shapes"  # tables of the report of `make run`
-ROWS = {
-    "I2R": "i2r",
-    "I2R, ordered prior (ours)": "i2r-ordered",
-    "BAM": "bam",
-    "best baseline without training (ordered prior at a threshold)": "prior-ordered@i2r",
-    "prototype matching, no training": "prototype@i2r",
-    "everything foreground": "foreground@i2r",
+RECORDED = ROOT / "docs/recorded"  # files of finished reports and benchmarks
+LABELS = {
+    "i2r": "I2R",
+    "i2r-ordered": "I2R, ordered prior (ours)",
+    "i2r-no-pmgm": "I2R without PMGM",
+    "i2r-no-dicm": "I2R without DICM",
+    "bam": "BAM",
+    "prior-ordered@i2r": "best baseline without training (ordered prior at a threshold)",
+    "prior-bam@i2r": "prior of BAM at a threshold",
+    "prototype@i2r": "prototype matching, no training",
+    "foreground@i2r": "everything foreground",
 }
 
 
-def test_numbers_of_the_readme_are_those_of_recorded_files():
-    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
-    table = pd.read_csv(RECORDED / "table.csv").set_index("id")
-    for label, id in ROWS.items():
-        row = table.loc[id]
-        folds = " | ".join(f"{row[f'1-shot fold-{fold}']:.1f}" for fold in range(4))
-        mean, low, high = (row[f"1-shot mean{end}"] for end in ("", " low", " high"))
-        assert f"| {label} | {folds} | {mean:.1f} [{low:.1f}, {high:.1f}] |" in text
+def page(name: str) -> str:
+    return re.sub(r"\s+", " ", (ROOT / name).read_text(encoding="utf-8"))
+
+
+def bracket(row, name: str, sign: str = "", digits: int = 1) -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", " low", " high"))
+    return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+@pytest.mark.parametrize(("name", "most"), [("README.md", 5), ("docs/results.md", 7)])
+def test_scores_in_the_docs_are_those_of_three_seeds(name: str, most: int):
+    table = pd.read_csv(RECORDED / "shapes-paper/table.csv").set_index("id")
     baselines = table[table["training"] == "none"]["1-shot mean"]
     assert baselines.idxmax() == "prior-ordered@i2r"
-    for claim in claims():
-        assert claim in text
+    found = 0
+    for id, row in table.iterrows():
+        folds = " | ".join(f"{row[f'1-shot fold-{fold}']:.1f}" for fold in range(4))
+        ends = [row[f"1-shot mean seeds {end}"] for end in ("low", "high")]
+        seeds = "-" if pd.isna(ends[0]) else f"[{ends[0]:.1f}, {ends[1]:.1f}]"
+        found += f"| {LABELS.get(id)} | {folds} | {bracket(row, '1-shot mean')} | {seeds} |" in page(name)
+    assert found == most
 
 
-def claims():
-    """What the README says below the table."""
-    ablation = pd.read_csv(RECORDED / "ablation.csv").set_index("method")
-    controls = pd.read_csv(RECORDED / "controls.csv").set_index(["id", "kind", "measure"])
-    priors = pd.read_csv(RECORDED / "priors.csv").set_index(["prior", "measure"])
+def test_claims_in_the_docs_are_those_of_three_seeds():
+    claims = pd.read_csv(RECORDED / "shapes-paper/claims.csv").dropna(subset=["difference"])
+    told = claims[claims["unit"] == "points of mIoU"]
+    assert len(told) == 6 and set(told["verdict"].str.split(" ").str[0]) == {"undecided"}
+    for _, row in told.iterrows():
+        claim = row["claim"].replace("I²R", "I2R").removesuffix(" (ResNet-50, 1-shot)")
+        ends = f"[{row['seeds low']:.1f}, {row['seeds high']:.1f}]"
+        pictures = f"{row['difference']:+.1f} [{row['pictures low']:+.1f}, {row['pictures high']:+.1f}]"
+        assert f"| {claim} | {row['paper']:+.2f} | {pictures} | {ends} |" in page("docs/results.md")
+        if row["ours"] == "i2r":
+            assert re.search(f"{re.escape(pictures)}( over pictures)?, {re.escape(ends)}", page("README.md"))
+    assert "PMGM's prior and BAM's do not differ by more than a tenth" in page("docs/results.md")
+    bce = claims[claims["claim"].str.contains("lower cross-entropy than BAM's")]
+    assert bce["verdict"].str.startswith("no difference").all()
 
-    def difference(method):
-        value, low, high = ablation.loc[method, ["difference", "difference low", "difference high"]]
-        return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
-    def control(kind, measure):
-        return f"{controls.at[('i2r', kind, measure), 'value']:.1f}"
-
-    yield f"without PMGM {difference('i2r-no-pmgm')}"
-    yield f"without DICM {difference('i2r-no-dicm')}"
-    yield f"the decoder alone {difference('i2r-decoder')}"
+def test_controls_and_kinds_in_the_docs_are_recorded():
+    text = page("docs/results.md")
+    controls = pd.read_csv(RECORDED / "shapes-paper/controls.csv").set_index(["id", "kind", "measure"])
     lost, low, high = controls.loc[("i2r", "present", "lost"), ["value", "low", "high"]]
-    yield f"loses {lost:.0f} % [{low:.0f}, {high:.0f}] of its mIoU"
-    yield f"finds that class with {control('present', 'shown')}"
-    yield f"with the query as its own support {control('itself', 'miou')}"
-    strata = pd.read_csv(RECORDED / "strata.csv").query("target == 'table1' and id == 'i2r' and minus.isna()")
-    alike, others = (
-        strata.set_index(["kind", "stratum"]).loc[("look-alike", name)] for name in ("yes", "no")
-    )
-    scores = [f"{row['value']:.1f} [{row['low']:.1f}, {row['high']:.1f}]" for row in (alike, others)]
-    yield f"In {alike['episodes']:.0f} of the {alike['episodes'] + others['episodes']:.0f} queries"
-    yield f"I2R has {scores[0]} there, and {scores[1]} elsewhere"
-    for name in ("pmgm", "bam", "constant"):
-        yield f"{priors.at[(name, 'bce'), 'mean']:.2f} ({priors.at[(name, 'bce_calibrated'), 'mean']:.3f})"
+    assert f"loses {lost:.0f} % [{low:.0f}, {high:.0f}] of its mIoU" in text
+    assert f"loses {lost:.0f} % [{low:.0f}, {high:.0f}] of its mIoU" in page("README.md")
+    assert f"finds that class with {controls.at[('i2r', 'present', 'shown'), 'value']:.1f}" in text
+    assert f"as its own support it has {controls.at[('i2r', 'itself', 'miou'), 'value']:.1f}" in text
+    for folder, target, kinds in (
+        ("shapes-paper", "table1", {"look-alike": ("yes", "no"), "cover": ("yes", "no")}),
+        ("voc-small-gpu", "parts", {"size": ("large", "small")}),
+    ):
+        strata = pd.read_csv(RECORDED / folder / "strata.csv").query(f"target == '{target}' and id == 'i2r'")
+        minus = "bam" if folder == "voc-small-gpu" else None
+        strata = strata[strata["minus"] == minus] if minus else strata[strata["minus"].isna()]
+        for _, row in strata.set_index("kind").loc[list(kinds)].iterrows():
+            sign = "+" if minus else ""
+            ends = ", ".join(f"{row[end]:{sign}.1f}" for end in ("low", "high"))
+            if row["stratum"] != "change":
+                assert f"{row['value']:{sign}.1f} [{ends}]" in text
+
+
+def test_photographs_in_the_docs_are_recorded():
+    table = pd.read_csv(RECORDED / "voc-small-gpu/ablation.csv")
+    labels = LABELS | {"bam": "BAM on I2R's backbone"}
+    for _, row in table.iterrows():
+        folds = " | ".join(f"{row[f'fold-{fold}']:.1f}" for fold in range(4))
+        gained = "" if pd.isna(row["difference"]) else bracket(row, "difference", "+")
+        line = f"| {labels[row['method']]} | {folds} | {bracket(row, 'mean')} | {gained} |"
+        assert re.sub(r"\s+", " ", line) in page("docs/results.md")
+        if row["method"] in ("i2r", "bam"):
+            assert bracket(row, "mean") in page("README.md")
+    ious = pd.read_csv(RECORDED / "voc-small-gpu/per_class.csv").query("method == 'i2r'")
+    assert set(ious.nsmallest(4, "iou")["name"]) == {"diningtable", "chair", "pottedplant", "bicycle"}
+
+
+def test_times_on_a_gpu_in_the_docs_are_recorded():
+    text = page("docs/speed.md")
+    for name in ("first", "second"):
+        for _, row in pd.read_csv(RECORDED / f"gpu/{name}.csv").iterrows():
+            numbers = [1000 * row["seconds"], 1000 * row["kernels_seconds"], row["memory_gb"], row["hours"]]
+            told = " | ".join(f"{number:.1f}" for number in numbers)
+            assert f"| {told} |" in text or (row["way"].startswith("BAM, bf16") and name == "first")
