@@ -123,6 +123,15 @@ def steps(plan: Plan, target: str) -> Counter[str]:
     return Counter(plan.jobs[key].step for key in plan.targets[target])
 
 
+def test_all_targets_of_the_paper_can_be_asked_for_together():
+    plan = planned("tiny")
+    found = {spec.key for spec in plan.needed("paper")}
+    assert "paper" in plan.requests and found == set(plan.targets["paper"])
+    assert {spec.key for spec in plan.needed("table5")} - found == {
+        plan.needed("table5")[-1].key
+    }  # its report
+
+
 @pytest.fixture(scope="module", params=["pascal", "coco"])
 def published_plan(request) -> Plan:
     return planned(request.param)

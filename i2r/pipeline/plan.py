@@ -51,12 +51,12 @@ class Plan:
 
     @property
     def requests(self) -> list[str]:
-        """What can be asked for: everything, a stage or a target."""
-        return ["all", *STAGES, *self.params.values.targets]
+        """What can be asked for: everything, a stage, a target, or all targets of the paper."""
+        return ["all", *STAGES, *self.params.values.targets, *({PAPER} & set(self.targets))]
 
     def needed(self, request: str) -> list[Spec] | None:
         """The jobs that one of `requests` needs, inputs first; None if it is none of them."""
-        if request in self.params.values.targets:
+        if request in self.params.values.targets or (request == PAPER and PAPER in self.targets):
             return self.target(request)
         if request not in self.requests:
             return None
