@@ -144,6 +144,19 @@ def test_controls_and_kinds_in_the_docs_are_recorded():
                 assert f"{row['value']:{sign}.1f} [{ends}]" in text
 
 
+def test_seeds_and_priors_in_the_docs_are_recorded():
+    text = page("docs/results.md")
+    metrics = pd.read_csv(RECORDED / "shapes-paper/metrics.csv").dropna(subset=["seed"])
+    means = metrics.groupby(["method", "seed"])["miou"].mean().unstack()
+    assert "I2R has {:.1f}, {:.1f} and {:.1f} with".format(*means.loc["i2r"]) in text
+    fold = metrics.query("method == 'i2r' and fold == 3").groupby("seed")["miou"].mean()
+    assert "and {:.1f}, {:.1f} and {:.1f} in fold 3".format(*fold) in text
+    assert (means.idxmin(axis=1) == 0).all(), "the first seed is the worst for every network"
+    priors = pd.read_csv(RECORDED / "shapes-paper/priors.csv").set_index(["measure", "prior"])
+    behind, high, low = -priors.loc[("ap", "pmgm"), ["difference", "difference low", "difference high"]]
+    assert f"is {behind:.1f} points [{low:.1f}, {high:.1f}] below BAM's" in text
+
+
 def test_photographs_in_the_docs_are_recorded():
     table = pd.read_csv(RECORDED / "voc-small-gpu/ablation.csv")
     labels = LABELS | {"bam": "BAM on I2R's backbone"}
