@@ -171,6 +171,24 @@ def test_photographs_in_the_docs_are_recorded():
     assert set(ious.nsmallest(4, "iou")["name"]) == {"diningtable", "chair", "pottedplant", "bicycle"}
 
 
+def test_controls_of_photographs_in_the_docs_are_recorded():
+    text = page("docs/results.md")
+    controls = pd.read_csv(RECORDED / "voc-small/controls.csv").set_index(["id", "kind", "measure"])
+    for kind, measure in (
+        ("right", "miou"),
+        ("itself", "miou"),
+        ("shuffled", "miou"),
+        ("present", "lost"),
+        ("absent", "marked"),
+    ):
+        rows = [controls.loc[id, kind, measure] for id in ("i2r", "bam")]
+        told = (f"{row['value']:.1f} [{row['low']:.1f}, {row['high']:.1f}]" for row in rows)
+        assert f"| {' | '.join(told)} |" in text
+    objects = controls.loc["oracle", "objects", "miou"]
+    assert f"would give {objects['value']:.1f} [{objects['low']:.1f}, {objects['high']:.1f}]" in text
+    assert controls.loc["i2r", "present", "lost"]["episodes"] == 50
+
+
 def test_times_on_a_gpu_in_the_docs_are_recorded():
     text = page("docs/speed.md")
     for name in ("first", "second"):
