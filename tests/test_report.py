@@ -48,7 +48,7 @@ def results(home):
 
 def page_of(folder) -> str:
     """The text of report.html."""
-    text = re.sub(r"<style>.*?</style>", "", (folder / "report.html").read_text(), flags=re.S)
+    text = re.sub(r"<(style|script)>.*?</\1>", "", (folder / "report.html").read_text(), flags=re.S)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text)).replace(" ,", ",")
 
 
@@ -70,7 +70,7 @@ def test_the_page_describes_the_data(home):
     assert "4 mug 16 (16) 16 (16) " in page and "Classes that stand together most often" in page
     for name in ("samples", "classes", "queries"):
         assert (home / f"figures/data-{name}.png").stat().st_size > 1000
-    assert (home / "report.html").read_text().count('alt="Images from the lists') == 1
+    assert (home / "report.html").read_text().count('alt="shapes: Images from the lists') == 1
 
 
 def test_the_page_names_the_images_that_were_left_out(home, tmp_path):

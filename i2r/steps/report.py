@@ -64,10 +64,7 @@ def run(job: Job) -> dict[str, Any]:
     costs = cost.table(results)
     costs.to_csv(out / "cost.csv", index=False, float_format="%.6g")
     pictures = (curves, compared, own)
-    text = page.render(
-        results, judged, shown, controlled, kinds, costs, pictures, sets, names, out / "figures"
-    )
-    write_text(out / "report.html", text)
+    page.write(out, page.content(results, judged, shown, controlled, kinds, costs, pictures, sets, names))
     return {
         f"{method}/{shot}/{value}": mean
         for method, shots in numbers.items()
