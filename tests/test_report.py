@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import fake_jobs
 import numpy as np
@@ -19,6 +20,7 @@ from i2r.data.episodes import expected_queries
 from i2r.metrics.statistics import seed_interval
 from i2r.paper import comparable, published
 from i2r.pipeline.jobs import run_job
+from i2r.pipeline.spec import write_spec
 from i2r.report import results as read
 from i2r.report.forms import table1
 from i2r.report.results import Results
@@ -264,7 +266,7 @@ def test_several_seeds_are_counted(tmp_path):
 def test_one_method_without_baselines_has_no_sentence_without_data(tmp_path):
     targets = {"table1": {"methods": ["i2r"], "folds": [0]}}
     folder = fake_jobs.report(tmp_path / "results", targets=targets)
-    said = page_of(folder).partition("How each number was made Every")[0]
+    said = page_of(folder).partition("How each number was made Below")[0]
     assert "I²R reaches" in said
     for word in (
         "baseline",
@@ -497,7 +499,9 @@ def test_nothing_of_the_report_imports_torch_or_mlflow():
 
 def test_a_report_of_one_target(tmp_path):
     plan = fake_jobs.make(tmp_path / "results")
-    spec = fake_jobs.report_of(plan, "table4")
+    spec = replace(fake_jobs.report_of(plan, "table4"), options=["--configfile", "my own.yaml"])
+    write_spec(spec, tmp_path / "results")
     run_job(spec.path(tmp_path / "results"))
     text = page_of(tmp_path / "results" / spec.folder)
+    assert "priors.csv, priors.md, priors.tex · snakemake table4 --configfile &#39;my own.yaml&#39;" in text
     assert "Quality of the priors" in text and "mIoU by fold" not in text

@@ -1,9 +1,10 @@
-"""report.html: a self-contained page."""
+"""report.html, a self-contained page, and the same as Markdown."""
 
 from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from i2r.report.target import Target
 from i2r.report.text import Grid, number, strong
 from i2r.report.verdicts import audit_grid
 
+FILES = ("report.html", "report.md")  # each from its template
 PHOTOGRAPH = 300_000  # bytes of a PNG above which it is embedded as JPEG, because it shows images
 SCALE = 0.6  # of a figure on the page; figures have more pixels, for high-density screens
 
@@ -80,6 +82,7 @@ def content(
     gallery: tuple[list[Figure], list[Figure], dict[str, list[Figure]]],
     sets: Sequence[DataSet],
     labels: dict[str, str],
+    commands: Mapping[str, str],
 ) -> dict[str, Any]:
     """What the page shows, for its templates.
 
@@ -90,6 +93,7 @@ def content(
         costs: from cost.table.
         gallery: loss curves, comparisons of episodes, and episodes of each method.
         sets: the data sets.
+        commands: target -> the command that makes it; "" -> the one that makes the whole report.
     """
     curves, compared, own = gallery
     jobs = list(results.jobs.values())
@@ -106,6 +110,7 @@ def content(
         "judged": judged,
         "audit": audit_grid(),
         "targets": shown,
+        "commands": commands,
         "controls": controls.grids(controlled, labels),
         "used": controls.sentences(controlled, labels),
         "about_kinds": strata.ABOUT,
@@ -125,20 +130,21 @@ def content(
 
 
 def write(out: Path, values: Mapping[str, Any]) -> None:
-    """Write the page to a folder that has its figures in figures/.
+    """Write report.html, which is self-contained, and report.md to a folder that has their figures in figures/.
 
     Args:
         values: from `content`.
     """
-    text = templates().get_template("report.html.j2").render(values, folder=out / "figures")
-    write_text(out / "report.html", text)
+    for name in FILES:
+        text = templates().get_template(f"{name}.j2").render(values, folder=out / "figures")
+        write_text(out / name, re.sub(r"\n{3,}", "\n\n", text))
 
 
 @cache
 def templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("i2r.report"),
-        autoescape=select_autoescape(default=True),
+        autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

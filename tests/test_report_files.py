@@ -1,0 +1,116 @@
+"""The report's files beside the page: Markdown, LaTeX and the checklist."""
+
+from __future__ import annotations
+
+import re
+
+import fake_jobs
+import pandas as pd
+import pytest
+
+from i2r.report import latex
+from i2r.report.text import Grid
+from i2r.report.verdicts import audit_grid
+
+MACRO = re.compile(r"\\newcommand\{\\([A-Za-z]+)\}\{(-?\d+\.\d)\} % (.+)")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The folder of the report on the experiment of fake_jobs."""
+    return fake_jobs.report(tmp_path_factory.mktemp("report") / "results")
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------
+
+
+def test_the_markdown_has_the_sections_and_pictures_of_the_page(home):
+    text, page = (home / "report.md").read_text(), (home / "report.html").read_text()
+    assert re.findall("^## (.+)$", text, re.M) == [
+        title.replace("&#39;", "'") for title in re.findall("<h2>(.+?)</h2>", page)
+    ]
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", text)
+    assert len(pictures) == len(set(pictures)) == page.count("<img ") > 10
+    assert all((home / file).is_file() for file in pictures)
+    for name in ("table", "ablation", "priors"):
+        for row in (home / f"{name}.md").read_text().splitlines():
+            assert not row.startswith("| ") or row in text
+    assert "\n\n\n" not in text and "<strong>" not in text and "&" not in text.replace("& ", "")
+
+
+# --- LaTeX -----------------------------------------------------------------------------------------------------
+
+
+def tables_of(text: str) -> list[list[list[str]]]:
+    """Cells of each tabular, header included, without rules."""
+    found = []
+    for body in re.findall(
+        r"\\begin\{tabular\}\{[lr]+\}\n\\toprule\n(.+?)\\bottomrule\n\\end\{tabular\}", text, re.S
+    ):
+        lines = [line for line in body.splitlines() if line != r"\midrule"]
+        assert all(line.endswith(r" \\") for line in lines)
+        found.append([line.removesuffix(r" \\").split(" & ") for line in lines])
+    return found
+
+
+@pytest.mark.parametrize("name", ["table", "ablation", "priors", "claims", "controls", "strata", "cost"])
+def test_every_table_is_there_in_latex(home, name):
+    text, markdown = (home / f"{name}.tex").read_text(), (home / f"{name}.md").read_text()
+    own = tables_of(text)
+    assert (
+        len(own)
+        == text.count(r"\begin{table}")
+        == text.count(r"\end{table}")
+        == len(re.findall("(?m)^\\| :?-", markdown))
+    )
+    assert text.isascii() and text.count("{") == text.count("}")
+    assert not re.search(r"(?<!\\)[%#_](?! Needs)", text)
+    for table in own:
+        assert len({len(row) for row in table if "multicolumn" not in str(row)}) == 1
+
+
+def test_numbers_of_the_latex_table_are_those_of_the_csv(home):
+    frame = pd.read_csv(home / "table.csv")
+    [table] = tables_of((home / "table.tex").read_text())
+    rows = table[-len(frame) :]
+    for row, values in zip(rows, frame.to_dict("records"), strict=True):
+        shown = [re.search(r"\d+\.\d", cell)[0] for cell in row[2:5]]
+        columns = ("1-shot fold-0", "1-shot fold-1", "1-shot mean")
+        assert shown == [f"{values[column]:.1f}" for column in columns], values["method"]
+    best = frame["1-shot mean"].idxmax()
+    assert [at for at, row in enumerate(rows) if r"\textbf" in row[4]] == [best]
+
+
+def test_numbers_have_macros(home):
+    text = (home / "numbers.tex").read_text()
+    macros = {name: (number, said) for name, number, said in MACRO.findall(text)}
+    assert len(macros) == len(text.splitlines()) > 40
+    frame = pd.read_csv(home / "table.csv").set_index("id")
+    for fold, word in enumerate(("Zero", "One")):
+        number, said = macros[f"tableOneItworOneShotMiouFold{word}"]
+        assert number == f"{frame.at['i2r', f'1-shot fold-{fold}']:.1f}"
+        assert said == f"table1, i2r, 1-shot, mIoU, fold-{fold}"
+    assert macros["tableOneBamOneShotMiouMean"][0] == f"{frame.at['bam', '1-shot mean']:.1f}"
+    ablation = pd.read_csv(home / "ablation.csv").set_index("method")
+    assert macros["tableThreeNoMaskOneShotMiouFoldZero"][0] == f"{ablation.at['no-mask', 'mean']:.1f}"
+
+
+def test_names_of_macros_have_letters_only():
+    assert (
+        latex.macro_name("table-s1", "i2r-5-4", "resnet50_bam") == "tableSOneItworFiveFourResnetFiveZeroBam"
+    )
+
+
+def test_signs_of_latex_are_escaped():
+    grid = Grid(
+        [("", "50 %"), ("a_b", "Δ")], [["R&D {1}", "$5 #1 ~ ^ \\"], ["[1, 2]", "2 × 10² ± 1"]], note="a|b"
+    )
+    text = latex.table(grid, "I²R <1>")
+    assert r"R\&D \{1\} & \$5 \#1 \textasciitilde{} \textasciicircum{} \textbackslash{} \\" in text
+    assert r"{[}1, 2{]} & 2 $\times$ 10\textsuperscript{2} $\pm$ 1 \\" in text
+    assert r"50 \% & Δ \\" in text and r" & a\_b \\" in text
+    assert r"\caption{I\textsuperscript{2}R \textless{}1\textgreater{}. a\textbar{}b}" in text
+
+
+def test_the_audit_of_the_paper_has_only_known_signs():
+    assert latex.table(audit_grid(), "Audit").isascii()
