@@ -141,7 +141,7 @@ STEPS = {
                 *("report.html", "report.md", "table.md", "ablation.md", "priors.md", "metrics.json"),
                 *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "curves.csv"),
                 *("controls.csv", "strata.csv", "cost.csv", "claims.csv", "claims.md", "cells.csv"),
-                *("controls.md", "strata.md", "cost.md", "controls.tex", "strata.tex", "cost.tex"),
+                *("checklist.md", "controls.md", "strata.md", "cost.md", "controls.tex", "strata.tex", "cost.tex"),
                 *("table.tex", "ablation.tex", "priors.tex", "claims.tex", "numbers.tex"),
                 "figures",
             ),

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from PIL import Image
 
 from i2r.files import write_text
-from i2r.report import controls, cost, origin, strata
+from i2r.report import checklist, controls, cost, origin, strata
 from i2r.report.data_sets import DataSet
 from i2r.report.forms.shown import Figure, Shown
 from i2r.report.results import Results
@@ -98,6 +98,7 @@ def content(
     curves, compared, own = gallery
     jobs = list(results.jobs.values())
     thin = vanished_queries(results, labels)
+    excluded, left_out = excluded_classes(results), left_out_images(results)
     return {
         "experiment": results.params["experiment"],
         "readings": list(dict.fromkeys(method["reading"] for method in results.methods.values())),
@@ -116,8 +117,8 @@ def content(
         "about_kinds": strata.ABOUT,
         "kinds": kinds,
         "masks": controls.mask_grid(results, labels),
-        "excluded": excluded_classes(results),
-        "left_out": left_out_images(results),
+        "excluded": excluded,
+        "left_out": left_out,
         "vanished": thin if thin.rows else None,
         "missing": results.missing(),
         "curves": curves,
@@ -125,6 +126,7 @@ def content(
         "compared": compared,
         "episodes": own,
         "costs": cost.grids(costs),
+        "checklist": checklist.grids(results, labels, commands, [*left_out, *excluded], costs),
         "environment": origin.environment(jobs),
     }
 

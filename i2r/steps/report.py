@@ -13,7 +13,7 @@ from i2r.config.experiment import FORMS
 from i2r.config.registry import find
 from i2r.files import write_json, write_text
 from i2r.pipeline.jobs import Job
-from i2r.report import controls, cost, gallery, latex, page, strata, verdicts
+from i2r.report import checklist, controls, cost, gallery, latex, page, strata, verdicts
 from i2r.report.data_sets import data_sets
 from i2r.report.forms.shown import Shown
 from i2r.report.origin import asked
@@ -73,10 +73,9 @@ def run(job: Job) -> dict[str, Any]:
     pictures = (curves, compared, own)
     commands = {name: asked(name, job.options) for name in job.params["targets"]}
     commands[""] = asked(job.label, job.options)
-    page.write(
-        out,
-        page.content(results, judged, shown, controlled, kinds, costs, pictures, sets, names, commands),
-    )
+    content = page.content(results, judged, shown, controlled, kinds, costs, pictures, sets, names, commands)
+    page.write(out, content)
+    write_text(out / "checklist.md", markdown(checklist.TITLE, content["checklist"]))
     return {
         f"{method}/{shot}/{value}": mean
         for method, shots in numbers.items()
@@ -86,9 +85,13 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
+def markdown(title: str, grids: Sequence[Grid]) -> str:
+    return f"# {title}\n\n" + "\n".join(grid.markdown() for grid in grids)
+
+
 def write_grids(folder: Path, name: str, title: str, grids: Sequence[Grid]) -> None:
     """Write NAME.md and NAME.tex."""
-    write_text(folder / f"{name}.md", f"# {title}\n\n" + "\n".join(grid.markdown() for grid in grids))
+    write_text(folder / f"{name}.md", markdown(title, grids))
     write_text(folder / f"{name}.tex", latex.document((title, grid) for grid in grids))
 
 
