@@ -21,11 +21,12 @@ from i2r.metrics.statistics import seed_interval
 from i2r.paper import comparable, published
 from i2r.pipeline.jobs import run_job
 from i2r.pipeline.spec import write_spec
+from i2r.report import classes
 from i2r.report import results as read
 from i2r.report.forms import table1
 from i2r.report.results import Results
 from i2r.report.seeds import seeds_said
-from i2r.report.target import Target
+from i2r.report.target import Target, labels
 from i2r.report.text import Grid
 
 
@@ -150,6 +151,21 @@ def test_table_has_the_form_of_table_1(home):
     assert table["1-shot paper"].isna().all()  # the generated data set is not PASCAL
     text = (home / "table.md").read_text()
     assert "the data set is generated" in text and "**" in text and "I²R, ordered prior" in text
+
+
+def test_the_page_has_the_iou_of_each_class(home, results):
+    [grid] = classes.grids(results, labels(results))
+    table = pd.read_csv(home / "per_class.csv")
+    means = table[table["on"].isna()].groupby(["name", "method"])["iou"].mean()
+    names = [label for _, label in grid.header]
+    assert names[:4] == ["Class", "Fold", "I²R", "I²R, ordered prior"]
+    mug = next(row for row in grid.rows if row[0] == "4 mug")
+    assert mug[1:4] == ["0", f"{means['mug', 'i2r']:.1f}", f"{means['mug', 'i2r-ordered']:.1f}"]
+    assert not any("gear" in row[0] for row in grid.rows)  # excluded
+    for (row, column), _ in grid.marks.items():
+        numbers = [float(text) for text in grid.rows[row][2:] if text != "-"]
+        assert float(grid.rows[row][column]) == max(numbers)
+    assert len(grid.marks) == len(grid.rows) and " ".join(mug) in page_of(home)
 
 
 def test_metrics_json_is_nested_for_dvc(home):

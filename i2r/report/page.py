@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from PIL import Image
 
 from i2r.files import write_text
-from i2r.report import checklist, controls, cost, origin, strata
+from i2r.report import checklist, classes, controls, cost, origin, strata
 from i2r.report.data_sets import DataSet
 from i2r.report.forms.shown import Figure, Shown
 from i2r.report.results import Results
@@ -115,6 +115,7 @@ def content(
         "controls": controls.grids(controlled, labels),
         "used": controls.sentences(controlled, labels),
         "about_kinds": strata.ABOUT,
+        "classes": classes.grids(results, labels),
         "kinds": kinds,
         "masks": controls.mask_grid(results, labels),
         "excluded": excluded,

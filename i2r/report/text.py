@@ -141,6 +141,5 @@ def _th(name: str, kind: str, span: int = 1) -> str:
 def _cell(text: str) -> str:
     """An escaped cell, with the interval in smaller print, and `...` as code."""
     text = html.escape(text, quote=False)
-    if code := re.fullmatch("`(.+)`", text):
-        return f"<code>{code[1]}</code>"
+    text = re.sub("`([^`]+)`", r"<code>\1</code>", text)
     return re.sub(r"(?<=\S) (\[[^\]]+\])$", r' <span class="interval">\1</span>', text)
