@@ -149,6 +149,26 @@ def test_values_of_the_command_line(toy: Toy):
     assert "reading" in toy.run("snakemake", "-n", "--config", "reading=authors", code=1)
 
 
+@pytest.mark.slow
+def test_the_parts_of_the_report_are_in_that_of_snakemake(copied: Toy):
+    copied.run("snakemake", "report", "--report", "all.html")
+    page = (copied.folder / "all.html").read_text()
+    report = next((copied.folder / STORE).glob("report/*"))
+    for name in (
+        "report.html",
+        "claims.csv",
+        "table.csv",
+        "per_class.csv",
+        "checklist.md",
+        "figures/miou.png",
+    ):
+        assert f"{STORE}/report/{report.name}/{name}" in page, name
+    for category in ("The report", "Claims and controls", "Tables", "Figures", "Provenance"):
+        assert f'"{category}"' in page
+    assert "Few Shot Segmentation" in page  # workflow.rst
+    assert not copied.ran()
+
+
 # --- what runs again, and what does not ----------------------------------------------------------------------
 
 
