@@ -25,7 +25,7 @@ FILES = ("table", "ablation", "priors")  # always written, even if no target has
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write metrics, tables, figures and report.html to `job.out`; returns mean mIoU by method (percent).
+    """Write the report, its tables and figures to `job.out`; returns mean mIoU by method (percent).
 
     The report names missing results, with the reason.
     """

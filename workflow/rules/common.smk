@@ -128,8 +128,9 @@ def product(step, name):
     if step.name != "report" or name not in REPORTED:
         return file
     category, text = REPORTED[name]
-    pictures = ["{figure}.png"] if name in step.folders else []
-    return report(file, category=category, caption=f"../report/{text}", patterns=pictures)
+    pictures, label = (["{figure}.png"], "{figure}") if name in step.folders else ([], name)
+    labels = {"part": label}
+    return report(file, category=category, caption=f"../report/{text}", patterns=pictures, labels=labels)
 
 
 def asked_for(words):
