@@ -136,10 +136,10 @@ def _design(results: Results) -> dict[str, str]:
             f"they were chosen: {NOT_KNOWN.lower()}. Checkpoint of a training: {listed(chosen)}."
         ),
         "The exact number of training and evaluation runs": (
-            f"{counted(len(trained), 'training')} ({counted(len(seeds), 'seed')}: {listed(seeds)}), "
+            f"{counted(len(trained), 'training')} (seeds: {_numbers(seeds)}), "
             f"{counted(len(evaluated), 'evaluation')} of them, and "
             f"{counted(len({row['job'] for row in params['baselines']}), 'job')} with baselines (seeds of the "
-            f"episodes: {listed(draws) if draws else 'none'})."
+            f"episodes: {_numbers(draws)})."
         ),
         "A clear definition of the specific measure or statistics used to report results": (
             "mIoU: intersection and union summed over the episodes of a class, mean over the classes of a fold; "
@@ -148,8 +148,8 @@ def _design(results: Results) -> dict[str, str]:
         "A description of results with central tendency (e.g. mean) & variation (e.g. error bars)": (
             "Means over folds and seeds. 95 % intervals: over query pictures, by a bootstrap with "
             f"{params['report']['bootstrap']} samples; over training seeds, by a t interval"
-            f"{'' if len(seeds) > 1 else ' (not here: one seed)'}. Deviations over evaluation seeds"
-            f"{'' if len(draws) > 1 else ' (not here: one seed)'}."
+            f"{'' if len(seeds) > 1 else ' (not here: fewer than two seeds)'}. Deviations over evaluation seeds"
+            f"{'' if len(draws) > 1 else ' (not here: fewer than two seeds)'}."
         ),
     }  # fmt: skip
 
@@ -185,6 +185,10 @@ def _seen(made: Sequence[Finished], name: str) -> list[str]:
     """Different values of an entry of the environment, but those that are not known."""
     values = dict.fromkeys(job.environment.get(name) for job in made)
     return [str(value) for value in values if value is not None]
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return listed(values) if values else "none"
 
 
 def _generated(job: Finished) -> bool:
