@@ -53,6 +53,9 @@ def test_every_table_and_figure_of_the_paper_runs(tmp_path):
     ):
         assert (out / f"figures/{name}.png").stat().st_size > 5000, name
     assert (out / "figures/figure-s3-shapes.png").is_file()
+    for name in {path.stem for path in out.glob("*.tex")} - {"numbers"}:
+        text = (out / f"{name}.tex").read_text()
+        assert text.isascii() and (out / f"{name}.csv").is_file() and (out / f"{name}.md").is_file(), name
     cells, claims = (pd.read_csv(out / f"{name}.csv") for name in ("cells", "claims"))
     assert set(cells["verdict"]) == {"not comparable", "not run", "not possible"}
     possible = cells[(cells["verdict"] != "not possible") & cells["column"].isin(["fold-0", "mean"])]

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import fake_jobs
 import numpy as np
@@ -19,11 +20,13 @@ from i2r.data.episodes import expected_queries
 from i2r.metrics.statistics import seed_interval
 from i2r.paper import comparable, published
 from i2r.pipeline.jobs import run_job
+from i2r.pipeline.spec import write_spec
+from i2r.report import classes
 from i2r.report import results as read
 from i2r.report.forms import table1
 from i2r.report.results import Results
 from i2r.report.seeds import seeds_said
-from i2r.report.target import Target
+from i2r.report.target import Target, labels
 from i2r.report.text import Grid
 
 
@@ -48,7 +51,7 @@ def results(home):
 
 def page_of(folder) -> str:
     """The text of report.html."""
-    text = re.sub(r"<style>.*?</style>", "", (folder / "report.html").read_text(), flags=re.S)
+    text = re.sub(r"<(style|script)>.*?</\1>", "", (folder / "report.html").read_text(), flags=re.S)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text)).replace(" ,", ",")
 
 
@@ -70,7 +73,7 @@ def test_the_page_describes_the_data(home):
     assert "4 mug 16 (16) 16 (16) " in page and "Classes that stand together most often" in page
     for name in ("samples", "classes", "queries"):
         assert (home / f"figures/data-{name}.png").stat().st_size > 1000
-    assert (home / "report.html").read_text().count('alt="Images from the lists') == 1
+    assert (home / "report.html").read_text().count('alt="shapes: Images from the lists') == 1
 
 
 def test_the_page_names_the_images_that_were_left_out(home, tmp_path):
@@ -85,9 +88,8 @@ def test_the_page_names_the_images_that_were_left_out(home, tmp_path):
     )  # of the data without and with it
     page = page_of(folder)
     assert "Images that are not usable Left out of the lists ( data.faulty: leave_out ):" in page
-    assert (
-        page.count("photographs: JPEGImages/train_000099.jpg: damaged, part of the picture is missing") == 1
-    )
+    left_out = "photographs: JPEGImages/train_000099.jpg: damaged, part of the picture is missing"
+    assert page.count(left_out) == 2  # also in the checklist
 
 
 def test_metrics_has_one_row_a_run(home):
@@ -149,6 +151,21 @@ def test_table_has_the_form_of_table_1(home):
     assert table["1-shot paper"].isna().all()  # the generated data set is not PASCAL
     text = (home / "table.md").read_text()
     assert "the data set is generated" in text and "**" in text and "I²R, ordered prior" in text
+
+
+def test_the_page_has_the_iou_of_each_class(home, results):
+    [grid] = classes.grids(results, labels(results))
+    table = pd.read_csv(home / "per_class.csv")
+    means = table[table["on"].isna()].groupby(["name", "method"])["iou"].mean()
+    names = [label for _, label in grid.header]
+    assert names[:4] == ["Class", "Fold", "I²R", "I²R, ordered prior"]
+    mug = next(row for row in grid.rows if row[0] == "4 mug")
+    assert mug[1:4] == ["0", f"{means['mug', 'i2r']:.1f}", f"{means['mug', 'i2r-ordered']:.1f}"]
+    assert not any("gear" in row[0] for row in grid.rows)  # excluded
+    for (row, column), _ in grid.marks.items():
+        numbers = [float(text) for text in grid.rows[row][2:] if text != "-"]
+        assert float(grid.rows[row][column]) == max(numbers)
+    assert len(grid.marks) == len(grid.rows) and " ".join(mug) in page_of(home)
 
 
 def test_metrics_json_is_nested_for_dvc(home):
@@ -264,7 +281,7 @@ def test_several_seeds_are_counted(tmp_path):
 def test_one_method_without_baselines_has_no_sentence_without_data(tmp_path):
     targets = {"table1": {"methods": ["i2r"], "folds": [0]}}
     folder = fake_jobs.report(tmp_path / "results", targets=targets)
-    said = page_of(folder).partition("How each number was made Every")[0]
+    said = page_of(folder).partition("How each number was made Below")[0]
     assert "I²R reaches" in said
     for word in (
         "baseline",
@@ -496,7 +513,9 @@ def test_nothing_of_the_report_imports_torch_or_mlflow():
 
 def test_a_report_of_one_target(tmp_path):
     plan = fake_jobs.make(tmp_path / "results")
-    spec = fake_jobs.report_of(plan, "table4")
+    spec = replace(fake_jobs.report_of(plan, "table4"), options=["--configfile", "my own.yaml"])
+    write_spec(spec, tmp_path / "results")
     run_job(spec.path(tmp_path / "results"))
     text = page_of(tmp_path / "results" / spec.folder)
+    assert "priors.csv, priors.md, priors.tex · snakemake table4 --configfile &#39;my own.yaml&#39;" in text
     assert "Quality of the priors" in text and "mIoU by fold" not in text

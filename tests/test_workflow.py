@@ -117,6 +117,8 @@ def test_several_config_files(toy: Toy):
     assert "i2r-1shot-fold1-seed4-eval0" in said and "seed0" not in said
     counts = [line.split() for line in toy.run("snakemake", "-n", *files).splitlines()]
     assert ["train_job", "4"] in counts
+    reports = [json.loads(path.read_text()) for path in (toy.folder / "results/specs/report").glob("*.json")]
+    assert all(spec["options"] == files for spec in reports)
     wrong = toy.run("i2r", "plan", *files, "none.yaml", code=1)
     assert "none.yaml: no such params file" in wrong
 
@@ -137,7 +139,34 @@ def test_values_of_the_command_line(toy: Toy):
     declared = ("bam-1shot", "i2r-no-pmgm-1shot")  # by the experiment; the others are the paper's
     own = [spec for spec in found if spec["label"].startswith(declared)]
     assert {spec["params"]["network"].get("mask") for spec in own} == {None, "transposed"}
+    specs = set((toy.folder / "results/specs").rglob("*.json"))
+    reports = [json.loads(path.read_text()) for path in specs if path.parent.name == "report"]
+    assert {tuple(spec["options"]) for spec in reports} == {
+        ("--config", 'reading="released"', 'train={"lr": "0.5"}')
+    }
+    toy.run("snakemake", "-n", *reports[0]["options"])  # as the report says: the same jobs
+    assert set((toy.folder / "results/specs").rglob("*.json")) == specs
     assert "reading" in toy.run("snakemake", "-n", "--config", "reading=authors", code=1)
+
+
+@pytest.mark.slow
+def test_the_parts_of_the_report_are_in_that_of_snakemake(copied: Toy):
+    copied.run("snakemake", "report", "--report", "all.html")
+    page = (copied.folder / "all.html").read_text()
+    report = next((copied.folder / STORE).glob("report/*"))
+    for name in (
+        "report.html",
+        "claims.csv",
+        "table.csv",
+        "per_class.csv",
+        "checklist.md",
+        "figures/miou.png",
+    ):
+        assert f"{STORE}/report/{report.name}/{name}" in page, name
+    for category in ("The report", "Claims and controls", "Tables", "Figures", "Provenance"):
+        assert f'"{category}"' in page
+    assert "Few Shot Segmentation" in page  # workflow.rst
+    assert not copied.ran()
 
 
 # --- what runs again, and what does not ----------------------------------------------------------------------
@@ -154,6 +183,8 @@ def test_presets_beside_one_another_and_back(copied: Toy):
     assert copied.ran() == TRAINED
     made = json.loads((copied.folder / "results/other/report/metrics.json").read_text())
     assert made["params"]["methods"]["bam"]["params"]["train"]["steps"] == 99
+    made = json.loads((copied.folder / "results/other/report/manifest.json").read_text())
+    assert made["spec"]["options"] == ["--configfile", "other.yaml"]
     assert (copied.folder / VIEW / "report/metrics.json").read_text() == report
     assert NOTHING in copied.run("snakemake", "-n")
     assert NOTHING in copied.run("snakemake", "-n", "--configfile", "other.yaml")

@@ -6,8 +6,9 @@ command line, a method or a reading.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class Params:
     Attributes:
         paper: the paper's tables and figures among the targets.
         impossible: target that the paper's files added -> method that cannot run in this experiment -> why.
+        options: of `snakemake`, with which it reads these params.
     """
 
     values: Experiment
@@ -63,6 +65,7 @@ class Params:
     origin: Origin
     paper: list[str]
     impossible: dict[str, dict[str, str]]
+    options: tuple[str, ...] = ()
 
     @cached_property
     def own(self) -> list[str]:
@@ -234,7 +237,17 @@ def load(paths: str | Path | Sequence[str | Path] = PARAMS, command_line: Values
     layers = read_layers(*paths)
     if command_line:
         layers.append((COMMAND_LINE, command_line))
-    return resolve(layers, ", ".join(map(str, paths)), paper=True)
+    params = resolve(layers, ", ".join(map(str, paths)), paper=True)
+    return replace(params, options=_options(paths, command_line or {}))
+
+
+def _options(paths: Sequence[str | Path], command_line: Values) -> tuple[str, ...]:
+    """The options of `snakemake` for these params files, named from the present folder if they are below it."""
+    here = Path.cwd()
+    files = [path.relative_to(here) if path.is_relative_to(here) else path for path in map(Path, paths)]
+    config = [f"{name}={json.dumps(value)}" for name, value in command_line.items()]
+    named = [] if files == [PARAMS] else ["--configfile", *map(str, files)]
+    return (*named, *(["--config", *config] if config else []))
 
 
 def _spelled(network: Any) -> Any:

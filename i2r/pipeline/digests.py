@@ -18,7 +18,7 @@ from i2r.files import sha256
 from i2r.pipeline.steps import STEPS
 
 PACKAGE = Path(__file__).parents[1]
-DATA = (".yaml", ".j2")  # suffixes of files next to the modules that count as code
+DATA = (".yaml", ".j2", ".css", ".js")  # suffixes of files next to the modules that count as code
 # Modules that plan and run jobs or show their progress, but do not influence their numbers.
 CARRIERS = ("i2r", "i2r.cli", "i2r.errors", "i2r.files", "i2r.progress", "i2r.config", "i2r.pipeline")
 

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Job:
         state: folder for saved states, from which a killed job continues; removed when the job is done.
         threads: number of CPU threads.
         data_root: folder of the data set, with JPEGImages/ and SegmentationClassAug/.
+        options: of a report, those of the `snakemake` that planned it.
     """
 
     step: str
@@ -65,6 +66,7 @@ class Job:
     runtime: Runtime
     threads: int = 1
     data_root: Path | None = None
+    options: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -200,6 +202,7 @@ def _make(
         runtime=Runtime(**spec.runtime),
         threads=spec.threads,
         data_root=Path(spec.data_root) if spec.data_root else None,
+        options=spec.options,
     )
     code = digest(spec.step, spec.params)
     started, clock = datetime.now(UTC), time.monotonic()

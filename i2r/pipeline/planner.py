@@ -297,7 +297,7 @@ class Planner:
             "runs": runs,
             "baselines": baselines,
         }  # fmt: skip
-        spec = self.add("report", {}, params, shown, name, "")
+        spec = self.add("report", {}, params, shown, name, "", options=list(self.params.options))
         self.reports[name] = spec.key
         return spec
 

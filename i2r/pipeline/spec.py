@@ -45,6 +45,7 @@ class Spec:
         runtime: section runtime of the params.
         data_root: folder of the data set; for a job that fetches weights, their file.
         files: "section.name" -> path of a weights file.
+        options: of a report, those of the `snakemake` that planned it.
     """
 
     step: str
@@ -59,6 +60,7 @@ class Spec:
     threads: int = 1
     data_root: str | None = None
     files: dict[str, str] = field(default_factory=dict)
+    options: list[str] = field(default_factory=list)
 
     @property
     def folder(self) -> str:

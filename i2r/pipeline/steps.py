@@ -138,12 +138,14 @@ STEPS = {
         Step(
             "report", "report", "i2r.steps.report:run",
             (
-                *("report.html", "table.md", "ablation.md", "priors.md", "metrics.json"),
+                *("report.html", "report.md", "table.md", "ablation.md", "priors.md", "metrics.json"),
                 *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "curves.csv"),
                 *("controls.csv", "strata.csv", "cost.csv", "claims.csv", "claims.md", "cells.csv"),
+                *("checklist.md", "controls.md", "strata.md", "cost.md", "controls.tex", "strata.tex", "cost.tex"),
+                *("table.tex", "ablation.tex", "priors.tex", "claims.tex", "numbers.tex"),
                 "figures",
             ),
-            9, folders=("figures",), memory=1500,
+            10, folders=("figures",), memory=1500,
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",), local=True, memory=800),  # needs MLflow
     )

@@ -1,4 +1,4 @@
-"""Names of the classes of a backbone's classifier."""
+"""IoU of each class, and names of the classes of a backbone's classifier."""
 
 from __future__ import annotations
 
@@ -8,7 +8,28 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from i2r.report.results import Finished
+from i2r.report.results import Finished, Results
+from i2r.report.text import BEST, Grid, number
+
+NOTE = "IoU in percent, means over training and evaluation seeds; the best of each class is bold."
+
+
+def grids(results: Results, labels: Mapping[str, str]) -> list[Grid]:
+    """A table for each data set and number of shots: scored classes by trained methods."""
+    table = results.per_class
+    table = table[table["on"].isna() & table["iou"].notna()]
+    several = len(table[["dataset", "shot"]].drop_duplicates()) > 1
+    found = []
+    for (dataset, shot), own in table.groupby(["dataset", "shot"], sort=False):
+        means = own.pivot_table(index=["fold", "class", "name"], columns="id", values="iou", sort=False)
+        means = means.sort_index(level=["fold", "class"])[[id for id in results.methods if id in means]]
+        header = [("", name) for name in ("Class", "Fold", *(labels[id] for id in means.columns))]
+        grid = Grid(header, [], note=NOTE, title=f"{dataset}, {shot}-shot" if several else "")
+        for at, ((fold, cls, name), row) in enumerate(means.iterrows()):
+            grid.rows.append([f"{cls} {name}", str(fold), *map(number, row)])
+            grid.marks[at, 2 + int(row.argmax())] = BEST
+        found.append(grid)
+    return found
 
 
 def class_names(job: Finished, known: Mapping[str, Finished]) -> dict[int, str]:

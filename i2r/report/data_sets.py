@@ -153,7 +153,7 @@ def draw_classes(found: Sequence[Class], path: Path) -> Path:
         right.bar(places, train, width=0.8, color=BLUE, label="training")
         right.bar(places, val, width=0.8, bottom=train, color=ORANGE, label="validation")
         right.set(title="Images of each class", xlim=(-0.6, len(ordered) - 0.4))
-        right.legend()
+        right.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 0.98))
         _named(right, [item.name for item in ordered])
         figure.tight_layout()
         return save(figure, path)
@@ -171,7 +171,7 @@ def draw_queries(drawn: Mapping[str, Sequence[tuple[str, float]]], path: Path) -
         for axis, (where, rows) in zip(axes.flat, panels.items(), strict=False):
             counts = [count for _, count in rows]
             axis.bar(range(len(rows)), counts, color=[ORANGE, *[GREY] * (len(rows) - 1)])
-            axis.set(title=where, xlim=(-0.6, len(rows) - 0.4))
+            axis.set(title=where, xlim=(-0.6, len(rows) - 0.4), ylim=(0, 1.2 * max(counts)))
             text = f"{rows[0][0]} {100 * counts[0] / sum(counts):.0f} %"
             axis.text(0.98, 0.95, text, transform=axis.transAxes, ha="right", va="top", color="#8C5A00")
             _named(axis, [name for name, _ in rows])

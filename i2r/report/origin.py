@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from i2r.progress import clock
 from i2r.report.forms.shown import flat, said
 from i2r.report.results import Finished, Results
 from i2r.report.text import Grid
+
+
+def asked(target: str, options: Sequence[str]) -> str:
+    """The command that makes a target or a stage with the params of this run."""
+    return shlex.join(["snakemake", target, *options])
 
 
 def command(job: Finished) -> str:
@@ -44,23 +50,19 @@ def methods(results: Results, labels: dict[str, str]) -> list[dict[str, Any]]:
             "label": labels[name],
             "reading": method["reading"],
             "values": values_of(results, name),
-            "jobs": [
-                {
-                    "step": job.step,
-                    "label": job.label,
-                    "key": job.key,
-                    "time": seconds(job),
-                    "command": command(job),
-                }
-                for job in jobs_of(results, name)
-            ],
+            "jobs": jobs_grid(jobs_of(results, name)),
         }
         for name, method in results.methods.items()
     ]
 
 
-def seconds(job: Finished) -> str:
-    return clock(job.cost["seconds"])
+def jobs_grid(jobs: Iterable[Finished]) -> Grid:
+    """Jobs with the command of each."""
+    grid = Grid([("", name) for name in ("Step", "Job", "Key", "Command", "Time")], [], words=4)
+    for job in jobs:
+        time = clock(job.cost["seconds"])
+        grid.rows.append([job.step, job.label, f"`{job.key}`", f"`{command(job)}`", time])
+    return grid
 
 
 def environment(jobs: Iterable[Finished]) -> Grid:

@@ -1,20 +1,21 @@
-"""report.html: a self-contained page."""
+"""report.html, a self-contained page, and the same as Markdown."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 from PIL import Image
 
-from i2r.report import controls, cost, origin, strata
+from i2r.files import write_text
+from i2r.report import checklist, classes, controls, cost, origin, strata
 from i2r.report.data_sets import DataSet
 from i2r.report.forms.shown import Figure, Shown
 from i2r.report.results import Results
@@ -22,6 +23,7 @@ from i2r.report.target import Target
 from i2r.report.text import Grid, number, strong
 from i2r.report.verdicts import audit_grid
 
+FILES = ("report.html", "report.md")  # each from its template
 PHOTOGRAPH = 300_000  # bytes of a PNG above which it is embedded as JPEG, because it shows images
 SCALE = 0.6  # of a figure on the page; figures have more pixels, for high-density screens
 
@@ -56,26 +58,21 @@ def vanished_queries(results: Results, labels: dict[str, str]) -> Grid:
     return grid
 
 
-def picture(figure: Figure, folder: Path) -> dict[str, Any]:
-    """A drawn figure for the template: src (its content), width in CSS pixels, caption."""
+def embedded(figure: Figure, folder: Path) -> dict[str, Any]:
+    """A drawn figure for the template: src (its content), width and height in CSS pixels."""
     path = folder / f"{figure.name}.png"
     kind, content = "png", path.read_bytes()
     with Image.open(path) as image:
-        width = image.width
+        width, height = image.size
         if len(content) > PHOTOGRAPH:
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "jpeg", quality=86)
             kind, content = "jpeg", buffer.getvalue()
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return {"src": source, "width": round(SCALE * width), "caption": figure.caption}
+    return {"src": source, "width": round(SCALE * width), "height": round(SCALE * height)}
 
 
-def for_template(grid: Grid) -> dict[str, Any]:
-    """A table for the template: title, note and html."""
-    return {"title": grid.title, "note": grid.note, "html": Markup(grid.html())}
-
-
-def render(
+def content(
     results: Results,
     judged: Sequence[Grid],
     shown: Sequence[tuple[Target, Shown]],
@@ -85,9 +82,9 @@ def render(
     gallery: tuple[list[Figure], list[Figure], dict[str, list[Figure]]],
     sets: Sequence[DataSet],
     labels: dict[str, str],
-    figures: Path,
-) -> str:
-    """The page.
+    commands: Mapping[str, str],
+) -> dict[str, Any]:
+    """What the page shows, for its templates.
 
     Args:
         judged: from verdicts.write.
@@ -96,67 +93,65 @@ def render(
         costs: from cost.table.
         gallery: loss curves, comparisons of episodes, and episodes of each method.
         sets: the data sets.
-        figures: folder with all figures.
+        commands: target -> the command that makes it; "" -> the one that makes the whole report.
     """
     curves, compared, own = gallery
     jobs = list(results.jobs.values())
-    rows = results.params["runs"]
-    targets = [
-        {
-            "name": target.name,
-            "title": made.title,
-            "sentences": [Markup(strong(text)) for text in made.sentences],
-            "figures": [picture(figure, figures) for figure in made.figures],
-            "grids": [for_template(grid) for grid in made.grids],
-        }
-        for target, made in shown
-    ]
     thin = vanished_queries(results, labels)
-    return template().render(
-        experiment=results.params["experiment"],
-        readings=list(dict.fromkeys(method["reading"] for method in results.methods.values())),
-        datasets=list(dict.fromkeys(results.evaluations["dataset"])),
-        methods=origin.methods(results, labels),
-        numbers=len(results.scored),
-        seeds=sorted({row["seed"] for row in rows}),
-        jobs=len(jobs),
-        judged=[for_template(grid) for grid in judged],
-        audit=for_template(audit_grid()),
-        total=origin.clock(sum(job.cost["seconds"] for job in jobs)),
-        targets=targets,
-        controls=[for_template(grid) for grid in controls.grids(controlled, labels)],
-        about_kinds=strata.ABOUT,
-        kinds=[for_template(grid) for grid in kinds],
-        masks=for_template(masks) if (masks := controls.mask_grid(results, labels)) else None,
-        used=[Markup(strong(text)) for text in controls.sentences(controlled, labels)],
-        excluded=excluded_classes(results),
-        left_out=left_out_images(results),
-        vanished=Markup(thin.html()) if thin.rows else None,
-        missing=results.missing(),
-        curves=[picture(figure, figures) for figure in curves],
-        sets=[
-            {
-                "name": found.name,
-                "sentences": [Markup(strong(text)) for text in found.sentences],
-                "figures": [picture(figure, figures) for figure in found.figures],
-                "grids": [for_template(grid) for grid in found.tables],
-            }
-            for found in sets
-        ],
-        compared=[picture(figure, figures) for figure in compared],
-        episodes=[(labels[id], [picture(figure, figures) for figure in own[id]]) for id in own],
-        costs=[for_template(grid) for grid in cost.grids(costs)],
-        environment=Markup(origin.environment(jobs).html()),
-    )
+    excluded, left_out = excluded_classes(results), left_out_images(results)
+    return {
+        "experiment": results.params["experiment"],
+        "readings": list(dict.fromkeys(method["reading"] for method in results.methods.values())),
+        "datasets": list(dict.fromkeys(results.evaluations["dataset"])),
+        "methods": origin.methods(results, labels),
+        "labels": labels,
+        "numbers": len(results.scored),
+        "jobs": len(jobs),
+        "total": origin.clock(sum(job.cost["seconds"] for job in jobs)),
+        "judged": judged,
+        "audit": audit_grid(),
+        "targets": shown,
+        "commands": commands,
+        "controls": controls.grids(controlled, labels),
+        "used": controls.sentences(controlled, labels),
+        "about_kinds": strata.ABOUT,
+        "classes": classes.grids(results, labels),
+        "kinds": kinds,
+        "masks": controls.mask_grid(results, labels),
+        "excluded": excluded,
+        "left_out": left_out,
+        "vanished": thin if thin.rows else None,
+        "missing": results.missing(),
+        "curves": curves,
+        "sets": sets,
+        "compared": compared,
+        "episodes": own,
+        "costs": cost.grids(costs),
+        "checklist": checklist.grids(results, labels, commands, [*left_out, *excluded], costs),
+        "environment": origin.environment(jobs),
+    }
+
+
+def write(out: Path, values: Mapping[str, Any]) -> None:
+    """Write report.html, which is self-contained, and report.md to a folder that has their figures in figures/.
+
+    Args:
+        values: from `content`.
+    """
+    for name in FILES:
+        text = templates().get_template(f"{name}.j2").render(values, folder=out / "figures")
+        write_text(out / name, re.sub(r"\n{3,}", "\n\n", text))
 
 
 @cache
-def template() -> Any:
+def templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("i2r.report"),
-        autoescape=select_autoescape(default=True),
+        autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    environment.globals["embedded"] = embedded
+    environment.filters["strong"] = strong
+    return environment

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import pandas as pd
+from markupsafe import Markup
 from pandas.io.formats.style import Styler
 
 DASH = "-"
@@ -64,9 +65,9 @@ def counted(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def strong(text: str) -> str:
+def strong(text: str) -> Markup:
     """The HTML of a sentence in which **...** marks bold text."""
-    return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text, quote=False))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text, quote=False)))
 
 
 @dataclass
@@ -108,7 +109,7 @@ class Grid:
         title = f"**{self.title}**\n\n" if self.title else ""
         return title + table + (f"\n{self.note}\n" if self.note else "")
 
-    def html(self) -> str:
+    def html(self) -> Markup:
         """The table as HTML, with classes best, second, word, quiet and interval, which the page must style."""
         shown = pd.DataFrame(self.rows, columns=range(len(self.header)), dtype=object)
         classes = pd.DataFrame("", index=shown.index, columns=shown.columns, dtype=object)
@@ -119,7 +120,7 @@ class Grid:
             classes.loc[row] += " quiet"
         styler = Styler(shown, uuid="", cell_ids=False).hide(axis="index").hide(axis="columns")
         text = styler.format(_cell).set_td_classes(classes).to_html()
-        return f'<table class="grid">{self._head()}<tbody>{text.split("<tbody>", 1)[1]}'
+        return Markup(f'<table class="grid">{self._head()}<tbody>{text.split("<tbody>", 1)[1]}')
 
     def _head(self) -> str:
         """The header: the names, below the groups if there are any."""
@@ -138,6 +139,7 @@ def _th(name: str, kind: str, span: int = 1) -> str:
 
 
 def _cell(text: str) -> str:
-    """An escaped cell, with the interval in smaller print."""
+    """An escaped cell, with the interval in smaller print, and `...` as code."""
     text = html.escape(text, quote=False)
+    text = re.sub("`([^`]+)`", r"<code>\1</code>", text)
     return re.sub(r"(?<=\S) (\[[^\]]+\])$", r' <span class="interval">\1</span>', text)

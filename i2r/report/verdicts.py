@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 
 from i2r.config.paper_targets import paper_files
-from i2r.files import write_text
 from i2r.paper.audit import audit
 from i2r.report import cells, claims
 from i2r.report.forms.shown import PICTURES, SEEDS
@@ -20,20 +19,13 @@ VERDICTS = ("reproduced", "higher", "lower", "not comparable", "not run", "not p
 
 
 def write(out: Path, targets: Sequence[Target]) -> list[Grid]:
-    """Write claims.csv, claims.md (with the audit) and cells.csv; returns those of claims and cells."""
+    """Write claims.csv and cells.csv, and return their tables."""
     said, compared = claims.table(targets), cells.table(targets)
     said.to_csv(out / "claims.csv", index=False, float_format="%.4f")
     compared.to_csv(out / "cells.csv", index=False, float_format="%.4f")
     params = targets[0].results.params["report"] if targets else {}
-    found = [
-        grid
-        for grid in (claims_grid(said, params), counts_grid(compared, params), cells_grid(compared))
-        if grid.rows
-    ]
-    write_text(
-        out / "claims.md", "# Claims\n\n" + "\n".join(grid.markdown() for grid in (*found, audit_grid()))
-    )
-    return found
+    found = claims_grid(said, params), counts_grid(compared, params), cells_grid(compared)
+    return [grid for grid in found if grid.rows]
 
 
 def claims_grid(said: pd.DataFrame, params: Mapping) -> Grid:

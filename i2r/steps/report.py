@@ -13,17 +13,19 @@ from i2r.config.experiment import FORMS
 from i2r.config.registry import find
 from i2r.files import write_json, write_text
 from i2r.pipeline.jobs import Job
-from i2r.report import controls, cost, gallery, page, strata, verdicts
+from i2r.report import checklist, controls, cost, gallery, latex, page, strata, verdicts
 from i2r.report.data_sets import data_sets
 from i2r.report.forms.shown import Shown
+from i2r.report.origin import asked
 from i2r.report.results import METRICS, PER_CLASS, Results
 from i2r.report.target import Target, labels
+from i2r.report.text import Grid
 
 FILES = ("table", "ablation", "priors")  # always written, even if no target has this form
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write metrics, tables, figures and report.html to `job.out`; returns mean mIoU by method (percent).
+    """Write the report, its tables and figures to `job.out`; returns mean mIoU by method (percent).
 
     The report names missing results, with the reason.
     """
@@ -40,8 +42,10 @@ def run(job: Job) -> dict[str, Any]:
         write_tables(out, name, [(target, made) for target, made in shown if made.file == name])
 
     judged = verdicts.write(out, targets)
+    write_grids(out, "claims", "Claims", [*judged, verdicts.audit_grid()])
     numbers = nested(results)
     write_json(out / "metrics.json", numbers)
+    write_text(out / "numbers.tex", latex.macros(targets))
 
     names = labels(results)
     compared, own = gallery.episodes(results, names)
@@ -63,11 +67,15 @@ def run(job: Job) -> dict[str, Any]:
     kinds = strata.grids(by_kind, targets)
     costs = cost.table(results)
     costs.to_csv(out / "cost.csv", index=False, float_format="%.6g")
+    write_grids(out, "controls", "Is the support used?", controls.grids(controlled, names))
+    write_grids(out, "strata", "By kind of episode", kinds)
+    write_grids(out, "cost", "Cost", cost.grids(costs))
     pictures = (curves, compared, own)
-    text = page.render(
-        results, judged, shown, controlled, kinds, costs, pictures, sets, names, out / "figures"
-    )
-    write_text(out / "report.html", text)
+    commands = {name: asked(name, job.options) for name in job.params["targets"]}
+    commands[""] = asked(job.label, job.options)
+    content = page.content(results, judged, shown, controlled, kinds, costs, pictures, sets, names, commands)
+    page.write(out, content)
+    write_text(out / "checklist.md", markdown(checklist.TITLE, content["checklist"]))
     return {
         f"{method}/{shot}/{value}": mean
         for method, shots in numbers.items()
@@ -77,12 +85,24 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
+def markdown(title: str, grids: Sequence[Grid]) -> str:
+    return f"# {title}\n\n" + "\n".join(grid.markdown() for grid in grids)
+
+
+def write_grids(folder: Path, name: str, title: str, grids: Sequence[Grid]) -> None:
+    """Write NAME.md and NAME.tex."""
+    write_text(folder / f"{name}.md", markdown(title, grids))
+    write_text(folder / f"{name}.tex", latex.document((title, grid) for grid in grids))
+
+
 def write_tables(folder: Path, name: str, shown: Sequence[tuple[Target, Shown]]) -> None:
-    """Write NAME.md and NAME.csv for all targets of a form."""
+    """Write NAME.md, NAME.tex and NAME.csv for all targets of a form."""
     several = len(shown) > 1
     parts = [f"<!-- {target.name} -->\n" * several + made.markdown() for target, made in shown]
     text = "\n".join(parts) if parts else "No target of this experiment has this form.\n"
     write_text(folder / f"{name}.md", text)
+    tables = ((made.title, grid) for _, made in shown for grid in made.grids)
+    write_text(folder / f"{name}.tex", latex.document(tables))
     frames = [made.frame.assign(target=target.name) for target, made in shown]
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["target"])
     table = table[["target", *(column for column in table.columns if column != "target")]]

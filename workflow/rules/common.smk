@@ -105,10 +105,32 @@ def announced(path):
         REFUSED[spec.key] = refused
 
 
+# Products that `snakemake --report` shows: name -> category, and a file of workflow/report/ about it.
+REPORTED = {
+    "report.html": ("The report", "page.rst"),
+    "claims.csv": ("Claims and controls", "claims.rst"),
+    "controls.csv": ("Claims and controls", "controls.rst"),
+    "strata.csv": ("Claims and controls", "strata.rst"),
+    "table.csv": ("Tables", "tables.rst"),
+    "ablation.csv": ("Tables", "tables.rst"),
+    "priors.csv": ("Tables", "tables.rst"),
+    "per_class.csv": ("Tables", "classes.rst"),
+    "figures": ("Figures", "figures.rst"),
+    "cost.csv": ("Provenance", "cost.rst"),
+    "checklist.md": ("Provenance", "checklist.rst"),
+}
+
+
 def product(step, name):
-    """A product of a job, for Snakemake's `output`."""
+    """A product of a job, for Snakemake's `output`; those of a report are also for its `--report`."""
     path = f"results/store/{step.name}/{{key}}/{name}"
-    return directory(path) if name in step.folders else path
+    file = directory(path) if name in step.folders else path
+    if step.name != "report" or name not in REPORTED:
+        return file
+    category, text = REPORTED[name]
+    pictures, label = (["{figure}.png"], "{figure}") if name in step.folders else ([], name)
+    labels = {"part": label}
+    return report(file, category=category, caption=f"../report/{text}", patterns=pictures, labels=labels)
 
 
 def asked_for(words):
