@@ -121,7 +121,7 @@ STEPS = {
             EPISODES | {"network": ALL, "train": ALL}, sometimes=(BEST,), torch=True, memory=5000, minutes=2880,
         ),
         Step(
-            "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 4,
+            "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 5,
             EPISODES | {"network": ALL, "evaluate": ("scoring", "tta", "mask", "delta", "checkpoint", "pictures")},
             torch=True, minutes=720,
         ),
@@ -131,7 +131,7 @@ STEPS = {
             torch=True, minutes=240,
         ),
         Step(
-            "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 4,
+            "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 5,
             EPISODES | {"network": CAM, "evaluate": ("scoring", "pictures"), "baselines": ALL},
             torch=True, minutes=720,
         ),
