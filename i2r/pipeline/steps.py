@@ -143,7 +143,7 @@ STEPS = {
                 *("controls.csv", "strata.csv", "cost.csv", "claims.csv", "claims.md", "cells.csv"),
                 "figures",
             ),
-            9, folders=("figures",), memory=1500,
+            10, folders=("figures",), memory=1500,
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",), local=True, memory=800),  # needs MLflow
     )
