@@ -140,10 +140,10 @@ STEPS = {
             (
                 *("report.html", "table.md", "ablation.md", "priors.md", "metrics.json"),
                 *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "curves.csv"),
-                *("controls.csv", "strata.csv", "cost.csv", "claims.csv", "claims.md", "cells.csv"),
+                *("controls.csv", "strata.csv", "cost.csv", "claims.csv", "claims.md", "cells.csv", "checkpoints.csv"),
                 "figures",
             ),
-            10, folders=("figures",), memory=1500,
+            11, folders=("figures",), memory=1500,
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",), local=True, memory=800),  # needs MLflow
     )
