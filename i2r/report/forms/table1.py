@@ -162,7 +162,9 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
         else:
             which = "" if over == target.folds else f" of {listed(over) if over else 'none'}"
             columns.append((f"Mean{which} {PICTURES}", f"{group} mean"))
-        columns.append((f"on the grid {target.yardstick} {PICTURES}", f"{group} mean on {target.yardstick}"))
+        over_all = "Mean" if len(target.folds) > 1 else f"Fold {target.folds[0]}"
+        title = f"{over_all} on the grid {target.yardstick} {PICTURES}"
+        columns.append((title, f"{group} mean on {target.yardstick}"))
         for title, name in columns:
             grid.header.append((group, title))
             grid.mark(len(grid.header) - 1, table.loc[own, name])
