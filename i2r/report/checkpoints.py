@@ -66,18 +66,19 @@ def pairs(target: Target) -> list[tuple[str, str]]:
 
 
 def _compared(target: Target, last: str, best: str, shot: int, over: Sequence[int]) -> list[dict]:
-    """The rows of a pair; none unless both were evaluated in every fold, with the same seeds."""
+    """The rows of a pair; none unless both were scored in every fold, with the same seeds."""
     chosen: dict[str, dict[int, list[Scored]]] = {LAST: {}, BEST: {}, TEST: {}}
     for fold in over:
         lasts, bests = (
             {(item.row["seed"], item.row["eval_seed"]): item for item in target.items_of(id, shot, fold)}
             for id in (last, best)
         )
-        if not lasts or lasts.keys() != bests.keys():
+        scored = all(item.scores.get("miou") is not None for item in (*lasts.values(), *bests.values()))
+        if not lasts or lasts.keys() != bests.keys() or not scored:
             return []
         chosen[LAST][fold], chosen[BEST][fold] = list(lasts.values()), [bests[seeds] for seeds in lasts]
-        pairs = zip(chosen[LAST][fold], chosen[BEST][fold], strict=True)
-        chosen[TEST][fold] = [max(pair, key=lambda item: item.scores["miou"]) for pair in pairs]
+        both = zip(chosen[LAST][fold], chosen[BEST][fold], strict=True)
+        chosen[TEST][fold] = [max(pair, key=lambda item: item.scores["miou"]) for pair in both]
     if not over:
         return []
     found = {name: _evaluated(target, items) for name, items in chosen.items()}
@@ -118,7 +119,7 @@ def grids(compared: pd.DataFrame, target: Target) -> list[Grid]:
     for (dataset, shot), rows in own.groupby(["dataset", "shot"], sort=False):
         title = ", ".join(filter(None, ("Best and last checkpoint", setting(target, dataset, shot))))
         header = ["Method", "Checkpoint", "minus", f"mIoU {PICTURES}", SEEDS]
-        note = f"{NOTE} Means of {folds_said([int(fold) for fold in rows['folds'].iloc[0].split()])}."
+        note = f"{NOTE} Each number: {folds_said([int(fold) for fold in rows['folds'].iloc[0].split()])}."
         grid = Grid([("", name) for name in header], [], words=3, title=title, note=note)
         for row in rows.to_dict("records"):
             ends = [row[name] for name in OVER_PICTURES]
