@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from i2r.config.load import load
-from i2r.paper.comparable import departures, obstacles, other_images
+from i2r.paper.comparable import departures, level, obstacles, other_images
 
 PRESETS = Path(__file__).parents[1] / "workflow/presets"
 
@@ -136,3 +136,47 @@ def test_lists_are_the_published_ones_by_their_lengths():
     ]
     assert other_images("coco", {"train": 82081, "val": 40137}) == []
     assert other_images("coco", {"train": 82081, "val": 90}) == ["90 val images, not the 40137 of COCO-20i"]
+
+
+def test_a_result_is_retrained_if_it_is_trained_as_the_published_code_trains(methods, coco):
+    levels = {name: level(sections) for name, (sections, _) in methods.items()}
+    retrained = {name for name, found in levels.items() if found == "retrained"}
+    assert retrained == {"bam", "bam-resnet101"}  # the others are in the paper's reading
+    assert level(coco["i2r"][0]) == level(coco["bam"][0]) == "retrained"
+    assert level(coco["i2r-ordered"][0]) == "reimplemented"
+    assert {level(sections) for sections, _ in methods_of("shapes").values()} == {"reimplemented"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.source", "fss1000"),
+        ("data.folds", "contiguous"),
+        ("data.novel", "keep"),
+        ("backbone.precision", "bf16"),
+        ("base_learner.size", None),
+        ("cam_head.mode", "untouched"),
+        ("network.name", "hsnet"),
+        ("network.prior", "ordered"),
+        ("network.mask", "dicm"),
+        ("network.cam", "gradcam"),
+        ("train.lr", 0.01),
+        ("train.sampling", "balanced"),
+        ("train.augment.scale", [0.9, 1.1]),
+    ],
+)
+def test_any_other_training_is_reimplemented(coco, key, value):
+    assert level(changed(coco["i2r"][0], key, value)) == "reimplemented"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("evaluate.scoring", "original"), ("evaluate.tta", "none"), ("evaluate.episodes", 4000)],
+)
+def test_the_evaluation_does_not_decide_the_level(coco, key, value):
+    assert level(changed(coco["i2r"][0], key, value)) == "retrained"
+
+
+def test_weights_from_a_file_are_released_weights(methods, coco):
+    for sections in (methods["i2r"][0], coco["i2r"][0]):
+        assert level(changed(sections, "train.weights", "theirs.pth")) == "released weights"

@@ -13,6 +13,7 @@ from learning import BAM, make_job, run_params, trained
 
 from i2r.config.base import ParamsError
 from i2r.config.networks import PRIORS, CamOptions
+from i2r.config.schema import GRIDS
 from i2r.data.episodes import load_episodes
 from i2r.data.index_table import read_index
 from i2r.engine import episode_loop
@@ -74,6 +75,60 @@ def test_scores_follow_from_the_episodes(done):
         mask = dataset.mask(row["query"])
         assert int(row["union_fg"]) + int(row["inter_bg"]) == (mask != 255).sum()
         assert row["query"] not in row["supports"].split()
+
+
+def marking_half(job):
+    """Evaluate with logits shifted so that half of each query is marked: after six steps a network marks nothing."""
+
+    def shifted(network, inputs, output):
+        lead = output.final_logits[:, 0] - output.final_logits[:, 1]
+        output.final_logits[:, 1] += lead.flatten(1).median(1).values[:, None, None]
+
+    build = evaluate.build_meta_learner
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(evaluate, "build_meta_learner", lambda *args: hooked(build(*args), shifted))
+        evaluate.run(job)
+
+
+def hooked(network, hook):
+    network.register_forward_hook(hook)
+    return network
+
+
+@pytest.fixture(scope="module")
+def half(inputs, tmp_path_factory):
+    job = make_job(tmp_path_factory.mktemp("half"), "evaluate", inputs)
+    marking_half(job)
+    return job
+
+
+@pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid != "original"])
+def test_every_grid_is_counted_beside_the_main_one(inputs, half, compared, tmp_path, grid):
+    """An evaluation has for each other grid what an evaluation on that grid has, and so do the baselines."""
+    for step, run, beside in (("evaluate", marking_half, half), ("baselines", baselines.run, compared)):
+        alone = make_job(tmp_path, step, inputs, evaluate={"scoring": grid})
+        run(alone)
+        for name in scores.Counts._fields:
+            assert [row[name] for row in table(alone)] == [row[f"{name}_{grid}"] for row in table(beside)]
+        assert f"inter_fg_{grid}" not in table(alone)[0]
+        of_alone, of_beside = (read(job).get("methods", {"": read(job)}) for job in (alone, beside))
+        for method, own in of_alone.items():
+            assert set(own["yardsticks"]) == set(GRIDS)
+            assert own["yardsticks"] == of_beside[method]["yardsticks"]
+            assert own["yardsticks"][grid] == {name: own[name] for name in ("miou", "fb_iou")}
+        assert any(own["miou"] != of_beside[method]["miou"] for method, own in of_alone.items())
+
+
+def test_test_time_augmentation_is_scored_with_and_without_it(inputs, half, tmp_path):
+    job = make_job(tmp_path, "evaluate", inputs, evaluate={"tta": "scales"})
+    marking_half(job)
+    plain, both = read(half), read(job)
+    assert both["yardsticks"]["without_tta"] == {name: plain[name] for name in ("miou", "fb_iou")}
+    for with_tta, without in zip(table(job), table(half), strict=True):
+        for name in scores.Counts._fields:
+            assert with_tta[f"{name}_without_tta"] == without[name]
+    assert "without_tta" not in plain["yardsticks"] and "inter_fg_without_tta" not in table(half)[0]
+    assert both["miou"] != plain["miou"]
 
 
 def test_measures_of_prior_cam_and_mask(done):

@@ -176,9 +176,11 @@ def test_final_logits_are_means_over_the_passes():
 
     first, second = torch.rand(2, 2, 9, 9), torch.rand(2, 2, 17, 17)
     other = types.SimpleNamespace(inputs=lambda part: second)
-    assert torch.equal(evaluate.augmented(head, [], [], first).final_logits, first)
-    mean = evaluate.augmented(head, [other], [], first).final_logits
-    torch.testing.assert_close(mean, (first + second[..., ::2, ::2]) / 2)
+    output, alone = evaluate.augmented(head, [], [], first)
+    assert torch.equal(output.final_logits, first) and alone is None
+    output, alone = evaluate.augmented(head, [other], [], first)
+    torch.testing.assert_close(output.final_logits, (first + second[..., ::2, ::2]) / 2)
+    assert torch.equal(alone, first)
 
 
 def test_class_tables():

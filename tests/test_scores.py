@@ -102,6 +102,19 @@ def test_unknown_pixels_count_nowhere():
     assert scores.binary_counts(torch.tensor([[1, 0, 1, 0]]), target) == (1, 1, 1, 1)
 
 
+def test_two_classes_are_counted_as_any_number_of_classes():
+    """The quick ways for two classes give what counting by class and argmax give, with equal logits too."""
+    random = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        size = torch.randint(1, 30, (2,), generator=random).tolist()
+        logits = torch.randint(0, 4, (2, *size), generator=random).float()
+        target = torch.tensor([0, 1, 255], dtype=torch.uint8)[torch.randint(0, 3, size, generator=random)]
+        prediction = scores.largest(logits)
+        assert torch.equal(prediction, logits.argmax(0))
+        inter, union, _ = scores.class_counts(prediction, target, 2)
+        assert scores.binary_counts(prediction, target) == (inter[1], union[1], inter[0], union[0])
+
+
 def test_original_grid_cuts_the_padding_off():
     """A prediction that is correct in the image and wrong in the padding scores 1."""
     mask = torch.zeros(60, 100, dtype=torch.uint8)

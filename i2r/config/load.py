@@ -107,6 +107,11 @@ def _section_defaults(network: str) -> Values:
     return found | {"network": defaults(NETWORKS[network])}
 
 
+def sections_of(reading: str, network: str, source: str) -> Values:
+    """The sections as a reading has them: the defaults, with every `reading` settled for this data source."""
+    return settle(overlay(_section_defaults(network), {"data": {"source": source}}), reading)
+
+
 def overlay(below: Values, above: Values) -> Values:
     """`below` overridden by `above`: mappings merge, everything else is replaced."""
     both = {

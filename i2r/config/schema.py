@@ -16,6 +16,9 @@ from i2r.config.networks import NetworkOptions, network_options
 from i2r.config.training import Augment, BaseAugment, Schedule, validation_steps
 
 FROM_ONE_SHOT = "1shot"  # train.start
+GRIDS = ("original", "bam", "released", "size")  # on which predictions are scored (docs/method.md 8.2)
+WITHOUT_TTA = "without_tta"  # the first pass of test-time augmentation alone, on the grid of evaluate.scoring
+YARDSTICKS = (*GRIDS, WITHOUT_TTA)  # of one evaluation
 
 
 class Pretrain(Schedule):
@@ -217,8 +220,8 @@ class Evaluate(Section):
     seeds: Annotated[list[Count], Once] = Field(
         [0], min_length=1, description="seeds; each draws its own test episodes"
     )
-    scoring: Literal["original", "bam", "released", "size"] = said(
-        "grid on which predictions are scored (docs/method.md 8.2)"
+    scoring: Literal[GRIDS] = said(
+        "grid of the main score (docs/method.md 8.2); the others are counted beside it"
     )
     tta: Literal["none", "scales", "released"] = said("test-time augmentation at sides 1, 0.8 and 1.25 of S")
     mask: Literal["none", "cyctr"] = Field("none", description="attention mask at test (paper Table 3)")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from i2r.config.schema import GRIDS, WITHOUT_TTA, YARDSTICKS
 from i2r.data.dataset import Dataset
 from i2r.data.episodes import EpisodeList, describe_excluded
 from i2r.data.transforms import binary, placement
@@ -27,7 +28,8 @@ from i2r.progress import Progress
 
 PRIOR_MEASURES = ("bce", "bce_calibrated", "bce_background", "ap")
 CHUNK = 8  # episodes that go through the network together
-COLUMNS = ("index", "class", "query", "supports", *segmentation.Counts._fields)  # of episodes.csv
+COUNTS = segmentation.Counts._fields
+COLUMNS = ("index", "class", "query", "supports", *COUNTS)  # of episodes.csv
 
 Row = dict[str, Any]
 Tally = dict[str, Any]
@@ -82,45 +84,77 @@ def episode_row(index: int, draw: Draw) -> Row:
 
 
 def count(dataset: Dataset, draw: Draw, logits: Tensor, mask_s: Tensor, scoring: str) -> dict[str, int]:
-    """Counts of an episode's logits (2, S, S) on the scoring grid, in pixels; and `vanished`, see `summary`.
+    """Counts of an episode's logits (2, S, S) on the scoring grid, in pixels.
 
     mask_s (S, S) 0 | 1 | 255 is the query's mask in the evaluation view.
     """
-    mask = binary(torch.from_numpy(dataset.mask(draw.query.id)).to(logits.device), draw.cls)
+    return counter(dataset, draw, mask_s)(scoring, logits)._asdict()
+
+
+def count_all(
+    dataset: Dataset, draw: Draw, logits: Tensor, mask_s: Tensor, scoring: str, first: Tensor | None = None
+) -> dict[str, int]:
+    """`count`, the same on the other grids, as `inter_fg_bam`, and `vanished`, see `summary`.
+
+    first: logits (2, S, S) of the first pass of test-time augmentation, counted as WITHOUT_TTA; None without it.
+    """
+    on = counter(dataset, draw, mask_s)
+    counts = {"": on(scoring, logits)} | {f"_{grid}": on(grid, logits) for grid in GRIDS if grid != scoring}
+    if first is not None:
+        counts[f"_{WITHOUT_TTA}"] = on(scoring, first)
+    row = {f"{name}{at}": pixels for at, own in counts.items() for name, pixels in own._asdict().items()}
+    return row | {"vanished": int(not (mask_s == 1).any())}
+
+
+def counter(dataset: Dataset, draw: Draw, mask_s: Tensor) -> Callable[[str, Tensor], segmentation.Counts]:
+    """Grid and logits (2, S, S) of an episode -> counts. The query's mask is read once."""
+    mask = binary(torch.from_numpy(dataset.mask(draw.query.id)).to(mask_s.device), draw.cls)
     place = placement(*mask.shape, mask_s.shape[-1])
-    target = segmentation.target_on_grid(scoring, mask, mask_s, place)
-    prediction = segmentation.predict_on_grid(scoring, logits.float(), place)
-    counts = segmentation.binary_counts(prediction, target)._asdict()
-    return counts | {"vanished": int(not (mask_s == 1).any())}
+
+    def on(grid: str, logits: Tensor) -> segmentation.Counts:
+        target = segmentation.target_on_grid(grid, mask, mask_s, place)
+        return segmentation.binary_counts(segmentation.predict_on_grid(grid, logits.float(), place), target)
+
+    return on
 
 
 # --- of all episodes -----------------------------------------------------------------------------------------
 
 
 def summary(
-    rows: Sequence[Row], names: Sequence[str], episodes: EpisodeList, seconds: float
+    rows: Sequence[Row], names: Sequence[str], episodes: EpisodeList, seconds: float, scoring: str
 ) -> dict[str, Any]:
     """The content of scores.json; scores in percent.
+
+    `yardsticks` has mIoU and FB-IoU on every grid, and of the first pass alone if there are several (WITHOUT_TTA).
 
     `vanished_queries` are those of whose object nothing is left at the network's side, so that no network can see it;
     if there are any, `miou_without_vanished` is the mIoU of the other episodes.
 
     Args:
-        rows: of all episodes, with their class, counts and `vanished`.
+        rows: of all episodes, with their class and the values of `count_all`.
         names: of the data set's classes, from class 1.
         seconds: time of all episodes.
+        scoring: the grid of the main score.
     """
     labels = np.array([row["class"] for row in rows])
-    counts = np.array([[row[name] for name in segmentation.Counts._fields] for row in rows], dtype=float)
+    counts = counts_of(rows)
     result = segmentation.score(episodes.classes, labels, counts)
+    others = [name for name in YARDSTICKS if f"{COUNTS[0]}_{name}" in rows[0]]
+    scored = {scoring: result} | {
+        name: segmentation.score(episodes.classes, labels, counts_of(rows, f"_{name}")) for name in others
+    }
     seen = np.array([not row["vanished"] for row in rows])
     more: dict[str, Any] = {"vanished_queries": int((~seen).sum())}
     if more["vanished_queries"]:
-        others = segmentation.score(episodes.classes, labels[seen], counts[seen])
-        more["miou_without_vanished"] = 100 * others.miou
+        visible = segmentation.score(episodes.classes, labels[seen], counts[seen])
+        more["miou_without_vanished"] = 100 * visible.miou
     return more | {
         "miou": 100 * result.miou,
         "fb_iou": 100 * result.fb_iou,
+        "yardsticks": {
+            name: {"miou": 100 * own.miou, "fb_iou": 100 * own.fb_iou} for name, own in scored.items()
+        },
         "classes": {
             str(c): {
                 "name": names[c - 1],
@@ -134,6 +168,11 @@ def summary(
         "episodes": len(rows),
         "seconds_per_episode": seconds / len(rows),
     }
+
+
+def counts_of(rows: Sequence[Row], suffix: str = "") -> np.ndarray:
+    """The counts of a yardstick, (E, 4); suffix: of their columns."""
+    return np.array([[row[f"{name}{suffix}"] for name in COUNTS] for row in rows], dtype=float)
 
 
 def no_number(episodes: EpisodeList) -> dict[str, Any]:
@@ -175,8 +214,10 @@ def finite(value: Any) -> Any:
 
 
 def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
-    """Write a CSV file with these columns, and those of PRIOR_MEASURES that a row has."""
-    columns = (*columns, *(name for name in PRIOR_MEASURES if any(name in row for row in rows)))
+    """Write a CSV file with these columns, and those of PRIOR_MEASURES and of the yardsticks that a row has."""
+    counts = (f"{name}_{yardstick}" for yardstick in YARDSTICKS for name in COUNTS)
+    known = set().union(*rows)
+    columns = (*columns, *(name for name in (*PRIOR_MEASURES, *counts) if name in known))
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

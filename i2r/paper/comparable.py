@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from i2r.config.load import sections_of
 from i2r.config.readings import OPTIONS, says
 
 Sections = dict[str, Any]
@@ -27,12 +28,23 @@ DATA = {  # by data source
 }
 # of both published codes
 PROTOCOL = {"data.novel": "drop", "evaluate.episodes": 1000, "backbone.precision": "fp32"}
+CODES = {"i2r": "released", "bam": "bam"}  # network with published code -> its reading
 DECIDING = ("data.size", "backbone.name")  # with another value the number is not shown
 OF_THE_ROW = ("network.prior", "network.mask")  # which row of Table 3 it is; see published.components
 CHECKPOINT = (
     "Published checkpoints are the best on the test classes of all epochs; ours are the last of the training, or with "
     "evaluate.checkpoint: best those that are best on held-out episodes of training classes."
 )
+
+
+RELEASED, RETRAINED, REIMPLEMENTED = "released weights", "retrained", "reimplemented"
+UNDECIDING = ("base_learner.weights", "train.start", "train.validate_every", "train.validation_episodes")
+UNDECIDING += ("base_learner.seed", "cam_head.seed")
+LEVELS = {  # level of a result -> what it means
+    RELEASED: "weights from a file, train.weights",
+    RETRAINED: "trained here as the published code trains",
+    REIMPLEMENTED: "trained here with other settings than the published code's",
+}
 
 
 def published_data(source: str) -> Published:
@@ -95,6 +107,34 @@ def departures(sections: Sections, reading: str) -> list[str]:
     return found + [f"{key}: from a file" for key in files if _value(sections, key)]
 
 
+def level(sections: Sections) -> str:
+    """How much of a method's result was made here, one of LEVELS.
+
+    It is retrained if its network has published code, on a data set of the paper, and every value of its trainings is
+    that of this code. Those in UNDECIDING do not count.
+    """
+    if sections["train"]["weights"]:
+        return RELEASED
+    source, network = sections["data"]["source"], sections["network"]["name"]
+    if source not in DATA or network not in CODES:
+        return REIMPLEMENTED
+    folds = DATA[source].folds
+    null = {"data.folds": folds, "base_learner.size": sections["data"]["size"]}  # what null stands for
+    code = sections_of(CODES[network], network, source)
+    expected = {
+        f"{name}.{key}": value
+        for name in ("base_learner", "cam_head", "network", "train")
+        for key, value in code[name].items()
+    }
+    expected |= _expected(sections, CODES[network]) | PROTOCOL | {"data.folds": folds}
+    for key, value in expected.items():
+        own = _value(sections, key, absent=value)
+        own = null.get(key) if own is None else own
+        if key not in UNDECIDING and not key.startswith("evaluate.") and own != value:
+            return REIMPLEMENTED
+    return RETRAINED
+
+
 def _expected(sections: Sections, reading: str) -> dict[str, Any]:
     """Key -> published value for the data set; on ResNet-101 that of ResNet-50 with the other depth."""
     values = says(published_reading(sections["network"]["name"], reading), sections["data"]["source"])
@@ -104,10 +144,12 @@ def _expected(sections: Sections, reading: str) -> dict[str, Any]:
     return expected
 
 
-def _value(sections: Sections, key: str) -> Any:
+def _value(sections: Sections, key: str, absent: Any = None) -> Any:
     value: Any = sections
     for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, dict) or part not in value:
+            return absent
+        value = value[part]
     return value
 
 

@@ -121,7 +121,7 @@ STEPS = {
             EPISODES | {"network": ALL, "train": ALL}, sometimes=(BEST,), torch=True, memory=5000, minutes=2880,
         ),
         Step(
-            "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 4,
+            "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 5,
             EPISODES | {"network": ALL, "evaluate": ("scoring", "tta", "mask", "delta", "checkpoint", "pictures")},
             torch=True, minutes=720,
         ),
@@ -131,7 +131,7 @@ STEPS = {
             torch=True, minutes=240,
         ),
         Step(
-            "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 4,
+            "baselines", "evaluate", "i2r.steps.baselines:run", SCORED, 5,
             EPISODES | {"network": CAM, "evaluate": ("scoring", "pictures"), "baselines": ALL},
             torch=True, minutes=720,
         ),
@@ -140,12 +140,12 @@ STEPS = {
             (
                 *("report.html", "report.md", "table.md", "ablation.md", "priors.md", "metrics.json"),
                 *("table.csv", "ablation.csv", "priors.csv", "metrics.csv", "per_class.csv", "curves.csv"),
-                *("controls.csv", "strata.csv", "cost.csv", "claims.csv", "claims.md", "cells.csv"),
+                *("controls.csv", "strata.csv", "cost.csv", "claims.csv", "claims.md", "cells.csv", "checkpoints.csv"),
                 *("checklist.md", "controls.md", "strata.md", "cost.md", "controls.tex", "strata.tex", "cost.tex"),
                 *("table.tex", "ablation.tex", "priors.tex", "claims.tex", "numbers.tex"),
                 "figures",
             ),
-            10, folders=("figures",), memory=1500,
+            11, folders=("figures",), memory=1500,
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",), local=True, memory=800),  # needs MLflow
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from i2r.config.paper_targets import paper_files
+from i2r.config.schema import GRIDS
 from i2r.metrics.statistics import seed_interval
 from i2r.paper.published import FOLDS, MEAN, printed, published
 from i2r.report.forms import ratios, table4, variants
@@ -30,7 +31,10 @@ CELLS = [
     *OVER_SEEDS,
 ]
 CELLS += ["seeds", "evaluation deviation", "paper", "difference", "verdict", "why"]
+ON_GRIDS = {grid: f"ours on {grid}" for grid in GRIDS}  # columns of scores
+CELLS += ON_GRIDS.values()
 NUMBERS = ["ours", *OVER_PICTURES, *OVER_SEEDS, "evaluation deviation", "paper", "difference"]
+NUMBERS += ON_GRIDS.values()
 IN_POINTS = ("mIoU, %", "FB-IoU, %")  # units whose margin is in points; of the others it is a share
 
 
@@ -82,12 +86,14 @@ def _scored(target: Target, id: str, shot: int) -> Iterator[dict[str, Any]]:
         return
     value, title = variants.measure(target)
     cells = target.table(target.dataset(id), shot, value).loc[id]
+    on_grids = {text: target.means(id, shot, f"{value}_{grid}") for grid, text in ON_GRIDS.items()}
     start = _start(target, name, id, shot, f"{title}, %")
     for column, paper in known.items():
         place = MEAN if column == MEAN else FOLDS.index(column)
         row = start | {"column": column, "paper": paper, "ours": np.nan}
         if place == MEAN or place in target.folds:
             row |= {"ours": cells[place]} | _spreads(target, id, shot, place, value)
+            row |= {text: own[place] for text, own in on_grids.items()}
         yield row | _some_folds(target, row)
 
 

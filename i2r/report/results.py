@@ -15,10 +15,14 @@ from typing import Any
 
 import pandas as pd
 
+from i2r.config.schema import YARDSTICKS
 from i2r.data.index_table import INDEX, read_summary
 from i2r.errors import InputError
 from i2r.metrics.statistics import Samples, fb_iou_samples, mean_samples, miou_samples
 
+SCORES = {"miou": miou_samples, "fb_iou": fb_iou_samples}
+# Names of the scores on each yardstick, such as `miou_bam` -> the score and the yardstick.
+BY_YARDSTICK = {f"{score}_{name}": (score, name) for score in SCORES for name in YARDSTICKS}
 METRICS = [
     "dataset",
     "backbone",
@@ -32,7 +36,7 @@ METRICS = [
     "episodes",
 ]
 METRICS += ["miou_low", "miou_high", "fb_iou_low", "fb_iou_high", "eval_seed", "reading", "on"]
-METRICS += ["vanished_queries", "miou_without_vanished"]
+METRICS += ["vanished_queries", "miou_without_vanished", "scoring", *BY_YARDSTICK]
 METRICS += ["key", "train_key", "episodes_key", "why"]
 PER_CLASS = ["dataset", "backbone", "method", "shot", "fold", "seed", "eval_seed", "class", "name", "iou"]
 PER_CLASS += ["queries", "reading", "on", "key", "why"]
@@ -40,7 +44,6 @@ ORDER = ["dataset", "shot", "id", "seed", "fold", "eval_seed"]
 PRIOR_MEASURES = ["bce", "bce_calibrated", "bce_background", "ap", "iou_best", "threshold_best"]
 COUNTS = ("fold", "shot", "seed", "eval_seed", "episodes", "class", "queries", "vanished_queries")
 SCORED = ("evaluate", "baselines")
-SCORES = {"miou": miou_samples, "fb_iou": fb_iou_samples}
 
 
 class ResultsError(InputError):
@@ -88,14 +91,18 @@ class Finished:
 
     @cached_property
     def scores(self) -> dict[str, dict[str, Any]]:
-        """Scores: of an evaluation under the name "", of a baselines job by baseline (none in an empty fold)."""
+        """Scores: of an evaluation under the name "", of a baselines job by baseline (none in an empty fold).
+
+        Those of the yardsticks have the names of BY_YARDSTICK.
+        """
         found = self.json("scores.json")
-        return {"": found} if self.step == "evaluate" else found.get("methods", {})
+        own = {"": found} if self.step == "evaluate" else found.get("methods", {})
+        return {name: scores | _by_yardstick(scores) for name, scores in own.items()}
 
     @cached_property
     def episodes(self) -> pd.DataFrame:
-        """Every scored episode: index, class, query, the four pixel counts and measures of the prior, if there is one;
-        for baselines also method."""
+        """Every scored episode: index, class, query, the four pixel counts, those of the other yardsticks, and measures
+        of the prior, if there is one; for baselines also method."""
         return pd.read_csv(
             self.folder / "episodes.csv",
             usecols=lambda column: column != "supports",
@@ -106,6 +113,15 @@ class Finished:
         """The episodes of an evaluation (""), or of one baseline."""
         table = self.episodes
         return table[table["method"] == baseline] if baseline else table
+
+
+def _by_yardstick(scores: Mapping[str, Any]) -> dict[str, float]:
+    known = scores.get("yardsticks", {})
+    return {
+        name: known[yardstick][score]
+        for name, (score, yardstick) in BY_YARDSTICK.items()
+        if yardstick in known
+    }
 
 
 def from_manifest(folder: Path, manifest: Mapping[str, Any]) -> Finished:
@@ -250,18 +266,28 @@ class Results:
                     yield Scored(f"{name}@{row['method']}", name, row, job, scores)
 
     def samples(self, item: Scored, measure: str = "miou") -> Samples | None:
-        """Bootstrap samples over query pictures of mIoU or FB-IoU (percent), or of the mean of another column of
-        episodes.csv; None if nothing was scored. They are cached by job."""
-        if item.scores.get("miou") is None:
+        """Bootstrap samples over query pictures of mIoU or FB-IoU (percent), also on a yardstick (BY_YARDSTICK), or of
+        the mean of another column of episodes.csv; None if nothing was scored. They are cached by job."""
+        score, yardstick = BY_YARDSTICK.get(measure, (measure, ""))
+        if item.scores.get(measure if yardstick else "miou") is None:
             return None
+        if yardstick == self.scoring(item):
+            return self.samples(item, score)
         at = item.job.key, item.baseline, measure
         if at not in self._samples:
             table, count = item.job.episodes_of(item.baseline), self.params["report"]["bootstrap"]
-            if measure in SCORES:
-                self._samples[at] = SCORES[measure](table, count)
+            if yardstick:
+                names = ("inter_fg", "union_fg", "inter_bg", "union_bg")
+                table = table.assign(**{name: table[f"{name}_{yardstick}"] for name in names})
+            if score in SCORES:
+                self._samples[at] = SCORES[score](table, count)
             else:
                 self._samples[at] = mean_samples(table, measure, count)
         return self._samples[at]
+
+    def scoring(self, item: Scored) -> str:
+        """The grid of an evaluation's main score."""
+        return self.methods[item.row["method"]]["params"]["evaluate"]["scoring"]
 
     def where(self, item: Scored) -> dict[str, Any]:
         """Id, data set, backbone, reading, method, on, shot, fold and seeds."""
@@ -281,7 +307,8 @@ class Results:
         query pictures.
 
         `on`: for a baseline, the method whose frozen networks it uses. `why`: the reason if a row has no scores.
-        `vanished_queries`, `miou_without_vanished`: see engine.episode_loop.summary.
+        `vanished_queries`, `miou_without_vanished`: see engine.episode_loop.summary. `scoring`: the grid of mIoU and
+        FB-IoU; BY_YARDSTICK has them on every grid, and without test-time augmentation.
         """
         rows = []
         for item in self.scored:
@@ -291,13 +318,14 @@ class Results:
                 samples = self.samples(item, measure)
                 ends = (None, None) if samples is None else samples.interval()
                 values |= dict(zip((f"{measure}_low", f"{measure}_high"), ends, strict=True))
+            values |= {name: item.scores.get(name) for name in BY_YARDSTICK} | {"scoring": self.scoring(item)}
             values["key"] = item.job.key
             values |= {f"{role}_key": item.job.inputs.get(role) for role in ("train", "episodes")}
             evaluate = self.methods[item.row["method"]]["params"]["evaluate"]
             values["checkpoint"] = "none" if item.baseline else evaluate["checkpoint"]
             rows.append(self.where(item) | values)
         numbers = [f"{measure}{end}" for measure in SCORES for end in ("", "_low", "_high")]
-        numbers.append("miou_without_vanished")
+        numbers += ["miou_without_vanished", *BY_YARDSTICK]
         table = frame(rows, ["id", *METRICS]).astype(dict.fromkeys(numbers, float))
         return table.sort_values(ORDER, ignore_index=True, kind="stable")
 

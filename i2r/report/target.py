@@ -80,6 +80,17 @@ class Target:
         order = [b for b in BASELINES if b in found] + [b for b in found if b not in BASELINES]
         self.ids = [*self.trained, *(f"{baseline}@{self.host}" for baseline in order)]
 
+    @property
+    def yardstick(self) -> str:
+        """The grid that tables by fold show beside the main one: `original`, or `bam` where that is the main one."""
+        return "bam" if set(self.scoring.values()) == {"original"} else "original"
+
+    @property
+    def scoring(self) -> dict[str, str]:
+        """The grid of each method's main score; without methods, of the one on whose networks the baselines run."""
+        ids = self.trained or [self.host]
+        return {id: self.method(id)["params"]["evaluate"]["scoring"] for id in ids}
+
     def _has(self, item: Scored) -> bool:
         """Whether a score is of this target's own runs; another target can have other seeds of the same method."""
         return (bool(item.baseline), item.row["method"], *item.place.values()) in self._own
@@ -140,23 +151,32 @@ class Target:
             if len(folds) == len(over)
         }
 
-    def table(self, dataset: str, shot: int, value: str = "miou") -> pd.DataFrame:
-        """Ids by folds, in percent: columns `folds`, mean, and SPREADS.
+    def means(self, id: str, shot: int, value: str = "miou") -> dict[int | str, float]:
+        """A score by fold, and the `mean` of the folds of `over`.
 
-        A cell is the mean of its runs (training and evaluation seeds). The mean is NaN unless every fold of `over` has
-        a number; only mIoU has intervals.
+        That of a fold is the mean of its runs (training and evaluation seeds), NaN unless all have a number.
         """
-        over = self.over(dataset, shot)
+        over = self.over(self.dataset(id), shot)
+        found: dict[int | str, float] = {}
+        for fold in self.folds:
+            numbers = [item.scores.get(value) for item in self.items_of(id, shot, fold)]
+            known = numbers and all(number is not None for number in numbers)
+            found[fold] = float(np.mean(numbers)) if known else np.nan
+        found["mean"] = float(np.mean([found[fold] for fold in over])) if over else np.nan
+        return found
+
+    def interval(self, id: str, shot: int, measure: str = "miou") -> tuple[float, float]:
+        """The 95 % interval over pictures of a measure's mean over folds; NaN if a run has none."""
+        drawn = self.mean_samples(id, shot, measure)
+        return (np.nan, np.nan) if drawn is None else drawn.interval()
+
+    def table(self, dataset: str, shot: int, value: str = "miou") -> pd.DataFrame:
+        """Ids by folds, in percent: the columns of `means`, and SPREADS; only mIoU has intervals."""
         rows = {}
         for id in self.of(dataset):
-            row: dict[Any, float] = {}
-            for fold in self.folds:
-                numbers = [item.scores.get(value) for item in self.items_of(id, shot, fold)]
-                known = numbers and all(number is not None for number in numbers)
-                row[fold] = float(np.mean(numbers)) if known else np.nan
-            row["mean"] = float(np.mean([row[fold] for fold in over])) if over else np.nan
-            drawn = self.mean_samples(id, shot) if value == "miou" and not np.isnan(row["mean"]) else None
-            ends = (np.nan, np.nan) if drawn is None else drawn.interval()
+            row: dict[Any, float] = self.means(id, shot, value)
+            scored = value == "miou" and not np.isnan(row["mean"])
+            ends = self.interval(id, shot) if scored else (np.nan, np.nan)
             evaluated = list(self.by_seed(id, shot, "eval_seed", value).values())
             spread = float(np.std(evaluated, ddof=1)) if len(evaluated) > 1 else np.nan
             trained = seed_interval(list(self.by_seed(id, shot, value=value).values()))

@@ -16,7 +16,7 @@ from i2r.engine.episode_loop import (
     COLUMNS,
     Tally,
     cam_classes,
-    count,
+    count_all,
     episode_row,
     finite,
     no_number,
@@ -71,7 +71,8 @@ def run(job: Job) -> dict[str, Any]:
     embeddings = drawn_embeddings(job, cached.encoder.layout.channels[-1], device)
     learned = learn(job, cached, options, embeddings)
     tally = score(job, cached, draws, options, learned, embeddings)
-    result = results(tally, dataset.classes, episodes, learned.thresholds)
+    scoring = job.params["evaluate"]["scoring"]
+    result = results(tally, dataset.classes, episodes, learned.thresholds, scoring)
     write_json(job.out / "scores.json", finite(result))
     rows, methods = tally["rows"], result["methods"]
     together = [{"method": method, **row} for method in methods for row in rows[method]]
@@ -178,7 +179,7 @@ def score(
                 read = {"class": draw.cls, "cam_classes": inputs.class_id[place].tolist()}
                 tally["cam"].append(read | cam_measures(plus[place], mask_s))
             for method, logits in predicted.items():
-                own = row | count(dataset, draw, logits[place], mask_s, scoring)
+                own = row | count_all(dataset, draw, logits[place], mask_s, scoring)
                 name = method.removeprefix("prior-")
                 if name in known:
                     probability = learned.probabilities[name]
@@ -204,11 +205,11 @@ def score(
 
 
 def results(
-    tally: Tally, names: Sequence[str], episodes: EpisodeList, thresholds: dict[str, float]
+    tally: Tally, names: Sequence[str], episodes: EpisodeList, thresholds: dict[str, float], scoring: str
 ) -> dict[str, Any]:
     """The content of scores.json, from the tally of `score`."""
     rows, drawn, seconds = tally["rows"], tally["drawn"], tally["seconds"]
-    methods = {method: summary(own, names, episodes, seconds) for method, own in rows.items()}
+    methods = {method: summary(own, names, episodes, seconds, scoring) for method, own in rows.items()}
     for name, threshold in thresholds.items():
         methods[f"prior-{name}"]["threshold"] = threshold
     priors = {}

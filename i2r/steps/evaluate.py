@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from i2r.config.networks import NetworkOptions, network_options
 from i2r.data.episodes import load_episodes
 from i2r.engine.episode_loop import (
     cam_classes,
-    count,
+    count_all,
     episode_row,
     finite,
     no_number,
@@ -53,16 +53,17 @@ def run(job: Job) -> dict[str, Any]:
     scoring = job.params["evaluate"]["scoring"]
 
     def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: dict[str, Any]) -> None:
-        output = predict(part, inputs)
+        output, first = predict(part, inputs)
         measured = beside_the_scores(part, inputs, output, options, tally["hists"])
         for place, draw in enumerate(part):
+            logits, alone = output.final_logits[place], None if first is None else first[place]
             row = episode_row(len(tally["rows"]), draw)
-            row |= count(dataset, draw, output.final_logits[place], inputs.mask_q[place], scoring)
+            row |= count_all(dataset, draw, logits, inputs.mask_q[place], scoring, alone)
             tally["rows"].append(row | measured[place])
 
     tally = walk(job, passes, draws, {"rows": [], "hists": {}}, measure, f"evaluate {job.label}")
     rows = tally["rows"]
-    result = summary(rows, dataset.classes, episodes, tally["seconds"])
+    result = summary(rows, dataset.classes, episodes, tally["seconds"], scoring)
     if tally["hists"]:
         result["prior"] = prior_summary(rows, tally["hists"])
     if any("mask_ratio" in row for row in rows):
@@ -73,7 +74,7 @@ def run(job: Job) -> dict[str, Any]:
     write_rows(job.out / "episodes.csv", rows)
 
     def predicted(draw: Draw, inputs: EpisodeInputs) -> tuple[Arrays, Mapping[str, Any]]:
-        return arrays_of(predict([draw], inputs), inputs, options), {}
+        return arrays_of(predict([draw], inputs)[0], inputs, options), {}
 
     most = job.params["evaluate"]["pictures"]
     write_pictures(job.out / "pictures.npz", draws, most, passes[0], dataset.classes, rows, predicted)
@@ -144,13 +145,17 @@ def tta_sides(tta: str, size: int) -> list[tuple[int, ...]]:
 
 def augmented(
     meta_learner: nn.Module, others: Sequence[CachedEncoder], part: Sequence[Draw], inputs: EpisodeInputs
-) -> Output:
-    """Output for these draws, with final logits (B, 2, S, S) averaged over all passes."""
+) -> tuple[Output, Tensor | None]:
+    """Output for these draws, with final logits (B, 2, S, S) averaged over all passes, and those of the first pass
+    alone; None if there is no other."""
     output: Output = meta_learner(inputs)
+    if not others:
+        return output, None
+    first = output.final_logits
     logits = [meta_learner(other.inputs(part)).final_logits for other in others]
-    same = [bilinear(maps, output.final_logits.shape[-2:]) for maps in logits]
-    output.final_logits = torch.stack([output.final_logits, *same]).mean(0)
-    return output
+    same = [bilinear(maps, first.shape[-2:]) for maps in logits]
+    output.final_logits = torch.stack([first, *same]).mean(0)
+    return output, first
 
 
 def beside_the_scores(

@@ -13,7 +13,7 @@ from i2r.config.experiment import FORMS
 from i2r.config.registry import find
 from i2r.files import write_json, write_text
 from i2r.pipeline.jobs import Job
-from i2r.report import checklist, controls, cost, gallery, latex, page, strata, verdicts
+from i2r.report import checklist, checkpoints, controls, cost, gallery, latex, page, strata, verdicts
 from i2r.report.data_sets import data_sets
 from i2r.report.forms.shown import Shown
 from i2r.report.origin import asked
@@ -36,7 +36,10 @@ def run(job: Job) -> dict[str, Any]:
 
     targets = [Target(name, results) for name in job.params["targets"]]
     shown = [(target, find(FORMS[target.form])(target)) for target in targets]
+    chosen = checkpoints.table(targets)
+    chosen.to_csv(out / "checkpoints.csv", index=False, float_format="%.4f")
     for target, made in shown:
+        made.grids += checkpoints.grids(chosen, target)
         made.sentences += [f"{id} is not possible here: {why}." for id, why in target.impossible.items()]
     for name in dict.fromkeys([*FILES, *(made.file for _, made in shown)]):
         write_tables(out, name, [(target, made) for target, made in shown if made.file == name])

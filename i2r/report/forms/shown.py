@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from i2r.config.paper_targets import paper_files
+from i2r.config.schema import WITHOUT_TTA
 from i2r.paper.comparable import (
     CHECKPOINT,
     DATA,
@@ -247,13 +248,32 @@ def gain(target: Target, ours: str, theirs: str, shot: int) -> str:
     return points(*target.difference(ours, theirs, shot))
 
 
+def tta_gains(target: Target, dataset: str, shot: int) -> list[str]:
+    """What test-time augmentation adds, for each method that has it: both numbers come from the same evaluations."""
+    said = []
+    for id in (id for id in target.of(dataset) if "@" not in id):
+        alone = f"miou_{WITHOUT_TTA}"
+        a, b = target.mean_samples(id, shot), target.mean_samples(id, shot, alone)
+        if a is not None and b is not None:
+            added = target.means(id, shot)["mean"] - target.means(id, shot, alone)["mean"]
+            gained = points(added, *(a - b).interval())
+            said.append(f"**{target.labels[id]}**: test-time augmentation adds {gained} points.")
+    return said
+
+
 BESIDE = ("evaluate.controls", "evaluate.pictures")  # params that change no score
+
+
+def differing(target: Target, ours: str, theirs: str) -> list[str]:
+    """The dotted keys in which the params of two methods differ, apart from BESIDE."""
+    first, second = (flat(target.method(id)["params"]) for id in (ours, theirs))
+    return [key for key in {**first, **second} if first.get(key) != second.get(key) and key not in BESIDE]
 
 
 def unlike(target: Target, ours: str, theirs: str, most: int = 3) -> str:
     """`network.prior: ordered, not pmgm`: how the params of two methods differ; empty if more than `most` values do."""
     first, second = (flat(target.method(id)["params"]) for id in (ours, theirs))
-    keys = [key for key in {**first, **second} if first.get(key) != second.get(key) and key not in BESIDE]
+    keys = differing(target, ours, theirs)
     if not keys or len(keys) > most:
         return ""
     return "; ".join(f"{key}: {said(first.get(key))}, not {said(second.get(key))}" for key in keys)

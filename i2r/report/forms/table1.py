@@ -9,7 +9,7 @@ import pandas as pd
 
 from i2r.config.paper_targets import paper_files
 from i2r.metrics.statistics import FEWEST, LEVEL, Comparison, no_verdict
-from i2r.paper.comparable import published_data
+from i2r.paper.comparable import LEVELS, level, published_data
 from i2r.paper.published import BACKBONES, BY_FOLD, by_fold, main_backbone, main_name, published
 from i2r.report import figures
 from i2r.report.forms.shown import (
@@ -27,6 +27,7 @@ from i2r.report.forms.shown import (
     setting,
     source_of,
     suffix,
+    tta_gains,
     unlike,
 )
 from i2r.report.target import SPREADS, Target
@@ -45,6 +46,7 @@ def show(target: Target) -> Shown:
         grids.append(main_grid(target, dataset, table, notes))
         for shot in target.shots:
             said = verdicts(target, dataset, shot) + against_first(target, dataset, shot)
+            said += tta_gains(target, dataset, shot)
             sentences += [prefixed(target, dataset, shot, text) for text in said]
             drawn.append(bars(target, dataset, shot))
     own = target.name if target.name in BY_FOLD.values() else None
@@ -73,9 +75,10 @@ def bars(target: Target, dataset: str, shot: int) -> Figure:
 def main_frame(target: Target, dataset: str, notes: dict[str, list[str]]) -> pd.DataFrame:
     """One row for each id, then the published methods on each comparable backbone.
 
-    Columns: dataset, backbone, reading, method, id, training (trained | none | published), differs (in what the
+    Columns: dataset, backbone, reading, method, id, training (trained | none | published), level, differs (in what the
     setting is not the published one), then for each shot
-    `K-shot fold-F`, `K-shot mean`, `K-shot ...` for SPREADS, `K-shot paper` (the paper's mean).
+    `K-shot fold-F`, `K-shot mean`, `K-shot ...` for SPREADS, `K-shot mean on GRID` with its interval (of
+    Target.yardstick), `K-shot paper` (the paper's mean). level: see paper.comparable.
     """
     rows = []
     cells = {shot: target.table(dataset, shot) for shot in target.shots}
@@ -83,9 +86,11 @@ def main_frame(target: Target, dataset: str, notes: dict[str, list[str]]) -> pd.
         name, _, host = id.partition("@")
         row = {"dataset": dataset, "backbone": target.backbone(id), "reading": target.method(id)["reading"]}
         row |= {"method": name, "id": id, "training": UNTRAINED if host else TRAINED}
+        row["level"] = "" if host else level(target.method(id)["params"])
         row["differs"] = "" if host else "; ".join(notes[id] or departed(target, id))
         for shot, table in cells.items():
             row |= {f"{shot}-shot {column(name)}": value for name, value in table.loc[id].items()}
+            row |= beside(target, id, shot)
             row[f"{shot}-shot paper"] = None if host or notes[id] else paper_mean(target, id, shot)
         rows.append(row)
     alike = dict.fromkeys(
@@ -94,9 +99,17 @@ def main_frame(target: Target, dataset: str, notes: dict[str, list[str]]) -> pd.
         if not found
     )
     rows += [row for table, backbone in alike for row in published_rows(target, table, backbone)]
-    words = ["dataset", "backbone", "reading", "method", "id", "training", "differs"]
+    words = ["dataset", "backbone", "reading", "method", "id", "training", "level", "differs"]
     table = pd.DataFrame(rows)
     return table.astype({name: float for name in table.columns if name not in words})
+
+
+def beside(target: Target, id: str, shot: int) -> dict[str, float]:
+    """The mean on the other yardstick with its interval over pictures, as columns of `main_frame`."""
+    name, measure = f"{shot}-shot mean on {target.yardstick}", f"miou_{target.yardstick}"
+    mean = target.means(id, shot, measure)["mean"]
+    ends = (np.nan, np.nan) if np.isnan(mean) else target.interval(id, shot, measure)
+    return dict(zip((name, f"{name} low", f"{name} high"), (mean, *ends), strict=True))
 
 
 def column(name: int | str) -> str:
@@ -131,14 +144,16 @@ def published_rows(target: Target, table: str, backbone: str) -> list[dict]:
 
 def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str, list[str]]) -> Grid:
     """Table 1 or 2 for display."""
-    several = table.loc[table["training"] != PUBLISHED, "reading"].nunique() > 1
-    header = [("", "Method"), ("", "Backbone"), *([("", "Reading")] if several else [])]
-    grid = Grid(header, [], words=len(header), title=dataset if len(target.datasets) > 1 else "")
     own = table["training"] != PUBLISHED
+    levels = table.loc[table["training"] == TRAINED, "level"].unique()
+    several = {"reading": table.loc[own, "reading"].nunique() > 1, "level": len(levels) > 1}
+    words = ["backbone", *(name for name, shown in several.items() if shown)]
+    header = [("", name) for name in ("Method", *(word.capitalize() for word in words))]
+    grid = Grid(header, [], words=len(header), title=dataset if len(target.datasets) > 1 else "")
     grid.quiet = {at for at, ours in enumerate(own) if not ours}
-    for row in table.itertuples():
-        name = target.labels[row.id] if row.training != PUBLISHED else f"{row.method} (published)"
-        grid.rows.append([name, row.backbone, *([row.reading] if several else [])])
+    for row in table.fillna({"level": ""}).to_dict("records"):
+        name = f"{row['method']} (published)" if row["training"] == PUBLISHED else target.labels[row["id"]]
+        grid.rows.append([name, *(row[word] for word in words)])
     for shot in target.shots:
         group, over = f"{shot}-shot", target.over(dataset, shot)
         columns = [(f"Fold {fold}", f"{group} fold-{fold}") for fold in target.folds]
@@ -147,14 +162,17 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
         else:
             which = "" if over == target.folds else f" of {listed(over) if over else 'none'}"
             columns.append((f"Mean{which} {PICTURES}", f"{group} mean"))
+        over_all = "Mean" if len(target.folds) > 1 else f"Fold {target.folds[0]}"
+        title = f"{over_all} on the grid {target.yardstick} {PICTURES}"
+        columns.append((title, f"{group} mean on {target.yardstick}"))
         for title, name in columns:
             grid.header.append((group, title))
             grid.mark(len(grid.header) - 1, table.loc[own, name])
             for at, values in enumerate(table.to_dict("records")):
                 text = number(values[name])
-                if name.endswith("mean"):
+                if f"{name} low" in values:
                     text = with_interval(values[name], values[f"{name} low"], values[f"{name} high"])
-                if len(target.folds) == 1 and not own[at]:
+                if len(target.folds) == 1 and not own[at] and name == f"{group} mean":
                     text = number(values[f"{group} fold-{target.folds[0]}"])
                 grid.rows[at].append(text)
         add_spreads(grid, group, table.loc[own, [f"{group} {name}" for name in SPREADS]])
@@ -165,12 +183,26 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
     note = f"In percent; our best and second best are marked. {BRACKETS}"
     if target.host and any("@" in id for id in target.of(dataset)):
         note += " Thresholds of baselines without training were chosen on training classes."
-    grid.note = f"{note} {paper_note(target, notes)}"
+    if len(levels):
+        note += f" Level: {'; '.join(f'{name} ({LEVELS[name]})' for name in levels)}."
+    grid.note = f"{note} {scoring_note(target)} {paper_note(target, notes)}"
     for name in dict.fromkeys(paper_table(target, id) for id, found in notes.items() if not found):
         grid.note += (
             f" The paper's numbers are those of its Table {name[-1]}, {paper_files()[name]['where']}."
         )
     return grid
+
+
+def scoring_note(target: Target) -> str:
+    """On which grids the numbers are scored."""
+    main: dict[str, list[str]] = {}
+    for id, grid in target.scoring.items():
+        main.setdefault(grid, []).append(target.labels[id])
+    said = listed([f"{grid} ({listed(names)})" if len(main) > 1 else grid for grid, names in main.items()])
+    return (
+        f"Scored on the grid {said} (evaluate.scoring), and beside it on the grid {target.yardstick}, from the same "
+        "predictions; metrics.csv has every grid."
+    )
 
 
 # --- sentences -------------------------------------------------------------------------------------------------

@@ -21,9 +21,11 @@ from i2r.report.forms.shown import (
     compared_grid,
     departed,
     not_of_table,
+    prefixed,
     rests_on,
     setting,
     suffix,
+    tta_gains,
 )
 from i2r.report.target import SPREADS, Target
 from i2r.report.text import Grid, bracket, folds_said, listed, points
@@ -34,7 +36,7 @@ WORDS = ["dataset", "shot", "method", "row", "pmgm", "support", "mask", "mask_te
 
 def show(target: Target) -> Shown:
     """The target as Table 3, with a table for each data set and shot."""
-    frames, grids, drawn = [], [], []
+    frames, grids, sentences, drawn = [], [], [], []
     for dataset, shot in product(target.datasets, target.shots):
         notes = {id: not_of_table(target, id, shot) for id in methods(target, dataset)}
         table = ablation_frame(target, dataset, shot, notes)
@@ -43,6 +45,7 @@ def show(target: Target) -> Shown:
         grids.append(compared_grid(target, dataset, shot, table, notes, first, component_words(target)))
         if shot == SHOT and (gains := gains_grid(target, table)).rows:
             grids.append(gains)
+        sentences += [prefixed(target, dataset, shot, text) for text in tta_gains(target, dataset, shot)]
         where = setting(target, dataset, shot)
         caption = f"mIoU with and without components{f', {where}' if where else ''}."
         ids = methods(target, dataset)
@@ -51,7 +54,7 @@ def show(target: Target) -> Shown:
         drawn.append(Figure(f"{target.name}{suffix(target, dataset, shot)}", caption, draw))
     grids += ratios.grids(target)
     title = f"Effect of each component, {listed(target.datasets)} (form of the paper's Table 3)"
-    return Shown("ablation", title, pd.concat(frames, ignore_index=True), grids, [], drawn)
+    return Shown("ablation", title, pd.concat(frames, ignore_index=True), grids, sentences, drawn)
 
 
 def methods(target: Target, dataset: str) -> list[str]:
