@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Toy
 
+from i2r.errors import InputError
 from i2r.pipeline import gpus
 
 OWNER = """
@@ -20,7 +22,7 @@ import sys
 from pathlib import Path
 from i2r.pipeline import gpus
 gpus.LOCKS, gpus.POLL = Path(sys.argv[1]), 0.05
-with gpus.taken(sys.argv[2], int(sys.argv[3])) as name:
+with gpus.taken(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])) as name:
     print(name, gpus.present(), flush=True)
     sys.stdin.read()
 """
@@ -47,12 +49,13 @@ def start(
     device: str = "cuda",
     visible: str = "0,1",
     jobs: int = 1,
+    count: int = 1,
     **more: str,
 ) -> subprocess.Popen[str]:
     """A process that holds a GPU, or its share of one, until its input ends."""
     owners.append(
         subprocess.Popen(
-            [sys.executable, "-c", OWNER, str(locks), device, str(jobs)],
+            [sys.executable, "-c", OWNER, str(locks), device, str(jobs), str(count)],
             env=os.environ | {gpus.VISIBLE: visible} | more,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -78,6 +81,46 @@ def test_jobs_share_gpus_evenly_and_the_next_waits(locks: Path, owners: list):
     second = [start(owners, locks, jobs=2) for _ in range(2)]
     assert sorted(one.stdout.readline() for one in second) == ["0 ['0']\n", "1 ['1']\n"]
     assert "waiting for a free GPU" in start(owners, locks, jobs=2).stderr.readline()
+
+
+def test_a_shared_training_has_as_many_gpus_as_processes(locks: Path, owners: list):
+    alone = start(owners, locks, visible="0,1,2")
+    assert alone.stdout.readline() == "0 ['0']\n"
+    shared = start(owners, locks, visible="0,1,2", count=2)
+    assert shared.stdout.readline() == "1,2 ['1', '2']\n"
+    more = start(owners, locks, visible="0,1,2", count=2)
+    assert more.stderr.readline() == "waiting for a free GPU (0, 1, 2)\n"
+    alone.stdin.close()
+    assert alone.wait(10) == 0
+    # what it has to wait with is left to others
+    assert start(owners, locks, visible="0,1,2").stdout.readline() == "0 ['0']\n"
+    shared.stdin.close()
+    assert more.stdout.readline() == "1,2 ['1', '2']\n"
+
+
+def test_two_shared_trainings_do_not_take_a_half_each(locks: Path, owners: list):
+    started = [start(owners, locks, count=2) for _ in range(4)]
+    for _ in started:
+        while not (holders := [one for one in started if _line(one)]):
+            time.sleep(0.01)
+        assert len(holders) == 1
+        holders[0].stdin.close()
+        assert holders[0].wait(10) == 0
+        started = [one for one in started if one is not holders[0]]
+
+
+def _line(process: subprocess.Popen[str]) -> bool:
+    """Whether a process has said which GPUs it holds."""
+    return bool(select.select([process.stdout], [], [], 0)[0])
+
+
+def test_more_processes_than_gpus_have_a_sentence(locks: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(gpus.VISIBLE, "0,1")
+    few = r"runtime\.processes: 3 processes need a GPU each, but there are 2"
+    with pytest.raises(InputError, match=few), gpus.taken("cuda", count=3):
+        pass
+    with gpus.taken("cpu", count=3) as name:
+        assert name is None
 
 
 def test_the_gpu_of_a_killed_process_is_free(locks: Path, owners: list):
