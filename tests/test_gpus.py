@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -183,6 +184,18 @@ def test_jobs_of_the_workflow_run_on_all_gpus_at_once(toy: Toy, monkeypatch: pyt
         hold.unlink()
         assert process.wait(120) == 0
     assert _gpus(toy, "lists") == {"4,7"}  # it needs none, so it takes none
+
+
+@pytest.mark.slow
+def test_a_shared_training_of_the_workflow_has_all_its_gpus(toy: Toy, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(gpus.VISIBLE, "4,7")
+    toy.change(runtime={"device": "cuda", "processes": 2})
+    toy.run("snakemake", "--cores", "4")
+    assert _gpus(toy, "train") == _gpus(toy, "base_learner") == {"4,7"}
+    assert _gpus(toy, "evaluate") <= {"4", "7"}
+    asked = toy.run("snakemake", "-n", "--forceall", "--cores", "4")
+    assert re.search(r"rule train_job:[^@]*?threads: 2\n[^@]*?gpu=2,", asked)
+    assert re.search(r"rule evaluate_job:[^@]*?gpu=1,", asked)
 
 
 def _gpus(toy: Toy, step: str) -> set[str]:
