@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from torch import nn
 from i2r.config.experiment import Runtime
 from i2r.config.networks import NETWORKS
 from i2r.config.schema import Train
-from i2r.engine import trainer
+from i2r.engine import processes, trainer
 from i2r.engine.inputs import job_lists
 from i2r.errors import InputError
 from i2r.nets.encoder import encode_episode
@@ -220,6 +221,34 @@ def test_a_process_that_is_killed_ends_the_job_with_a_sentence(inputs, whole, tm
     monkeypatch.undo()
     train.run(job)
     equals(job, whole)
+
+
+def stuck(job, said):
+    """A first process that does not notice that the other is killed, as if it waited for its GPU."""
+    sys.stderr, processes.NOTICED = said.open("w"), 0.5
+    update = trainer.Progress.update
+
+    def updated(self, n=1, **values):
+        update(self, n, **values)
+        multiprocessing.active_children()[0].kill()
+        time.sleep(60)
+
+    trainer.Progress.update = updated
+    train.run(job)
+
+
+def test_a_process_that_waits_for_one_that_was_killed_ends_with_a_sentence(inputs, tmp_path):
+    job = make_job(tmp_path, "train", inputs, **SHORT, runtime=TWO)
+    process = multiprocessing.get_context("fork").Process(target=stuck, args=(job, tmp_path / "said"))
+    process.start()
+    process.join(50)
+    assert process.exitcode == 1
+    assert (
+        (tmp_path / "said")
+        .read_text()
+        .splitlines()[-1]
+        .startswith("i2r: process 1 of the 2 of this training")
+    )
 
 
 def test_the_sentence_of_another_process_is_said(inputs, tmp_path):

@@ -229,18 +229,14 @@ def fit(
     Raises:
         JobError: a loss is not finite.
         KeyboardInterrupt: the training was stopped by SIGINT or SIGTERM; its state has been saved.
+        SystemExit: in another process than the first of those that share the training, at its end.
     """
     optimiser = build_optimiser(groups or [(1.0, model.parameters())], schedule)
     if count() > 1:
         norm_whole_batches(model)
-    done, spent = 0, 0.0
     saved = SavedState(job.state, job.runtime.save_every)
-    if (state := saved.load()) is not None:
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        done, spent = state["step"], state["spent"]
-        if validation:
-            validation.load_state(state["validation"])
+    state = _restored(saved, model, optimiser, validation)
+    done, spent = (state["step"], state["spent"]) if state else (0, 0.0)
 
     def advance() -> tuple[dict[str, float], float | None]:
         """Values of the next step, and the score of the validation after it, if there is one."""
@@ -257,40 +253,50 @@ def fit(
     def over() -> bool:
         return done == schedule.steps or bool(validation and validation.over)
 
-    if rank():
+    def current() -> dict[str, Any]:
+        learned = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+        learned |= {"validation": validation.state()} if validation else {}
+        return {
+            **learned,
+            "step": done,
+            "rows": log.rows,
+            "sums_and_counts": dict(log.sums),
+            "spent": spent,
+        }
+
+    if rank():  # the first process does the rest
         while not over():
             advance()
         leave()
-
-    with saved:
-
-        def current() -> dict[str, Any]:
-            learned = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-            learned |= {"validation": validation.state()} if validation else {}
-            return {
-                **learned,
-                "step": done,
-                "rows": log.rows,
-                "sums_and_counts": dict(log.sums),
-                "spent": spent,
-            }
-
-        with (
-            _Log(job.out / "metrics.jsonl", schedule.steps, state) as log,
-            Progress(label, schedule.steps, "step", start=done) as progress,
-        ):
-            while not over():
-                numbers, score = advance()
-                log.add(done, numbers, learning_rate(schedule, done - 1), score)
-                progress.update(loss=numbers["loss"])
-                if done < schedule.steps:
-                    saved.tick(current)
-            # so that an interruption after the loop does not repeat the training
-            saved.save(current())
-            saved.tick(current)
+    with (
+        saved,
+        _Log(job.out / "metrics.jsonl", schedule.steps, state) as log,
+        Progress(label, schedule.steps, "step", start=done) as progress,
+    ):
+        while not over():
+            numbers, score = advance()
+            log.add(done, numbers, learning_rate(schedule, done - 1), score)
+            progress.update(loss=numbers["loss"])
+            if done < schedule.steps:
+                saved.tick(current)
+        # so that an interruption after the loop does not repeat the training
+        saved.save(current())
+        saved.tick(current)
     leave()
     last = {name: value for name, value in log.rows[-1].items() if name not in ("step", "lr", "seconds")}
     return {**last, "seconds_per_step": spent / done}
+
+
+def _restored(
+    saved: SavedState, model: nn.Module, optimiser: torch.optim.Optimizer, validation: Validation | None
+) -> dict[str, Any] | None:
+    """The saved state, if there is one, which these then have as well."""
+    if (state := saved.load()) is not None:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        if validation:
+            validation.load_state(state["validation"])
+    return state
 
 
 def _check(loss: float, step: int, schedule: Schedule, label: str) -> None:
