@@ -89,8 +89,7 @@ def _helped(job: Job) -> Iterator[None]:
             _join(job, 0, Path(folder))
             yield
         except RuntimeError as error:  # torch's, when another process cannot be reached
-            wait([helper.sentinel for helper in helpers], NOTICED)
-            if fault := _fault(helpers, Path(folder)):
+            if fault := _fault(helpers, Path(folder), NOTICED):
                 raise fault from error
             raise
         finally:
@@ -136,8 +135,12 @@ def _end_with_first() -> None:
     os._exit(1)
 
 
-def _fault(helpers: Sequence[SpawnProcess], folder: Path) -> Exception | None:
-    """The error of a process that has failed."""
+def _fault(helpers: Sequence[SpawnProcess], folder: Path, seconds: float = 0) -> Exception | None:
+    """The error of a process that has failed; at most this many seconds are waited for one."""
+    gone = wait([helper.sentinel for helper in helpers], seconds)
+    for helper in helpers:
+        if helper.sentinel in gone:
+            helper.join()  # the sentinel is ready shortly before the status is
     for said in sorted(folder.glob("*.txt")):
         return JobError(said.read_text(encoding="utf-8"))
     failed = {helper.exitcode: number for number, helper in enumerate(helpers, start=1) if helper.exitcode}
@@ -152,9 +155,15 @@ def _fault(helpers: Sequence[SpawnProcess], folder: Path) -> Exception | None:
 
 
 def _watch(helpers: Sequence[SpawnProcess], folder: Path, ended: threading.Event) -> None:
-    """End the first process if another has failed and it does not notice it."""
+    """End the first process if another has failed and it does not notice it; until it has left the others."""
+    joined = False
     while not ended.wait(1):
-        fault = _fault(helpers, folder)
-        if fault is not None and not ended.wait(NOTICED):
+        if joined and not dist.is_initialized():
+            return
+        joined = dist.is_initialized()
+        # the main thread asks for the fault first, for of two threads that ask at once only one gets the status
+        if not wait([helper.sentinel for helper in helpers], 0) or ended.wait(NOTICED):
+            continue
+        if fault := _fault(helpers, folder):
             print(f"i2r: {getattr(fault, 'strerror', fault)}", file=sys.stderr, flush=True)
             os._exit(1)
