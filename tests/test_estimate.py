@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import fake_jobs
@@ -16,7 +17,7 @@ from i2r import cli
 from i2r.pipeline import estimate
 from i2r.pipeline.estimate import Estimate, Estimates, records, wall_time
 from i2r.pipeline.plan import Plan
-from i2r.pipeline.spec import Spec
+from i2r.pipeline.spec import Input, Spec
 
 TWO = {"table1": {"methods": ["i2r"], "folds": [0], "baselines": None}}
 MORE = {"table1": {"methods": ["i2r"], "folds": [1], "seeds": [5], "baselines": None}}
@@ -140,6 +141,19 @@ def test_wall_time_of_jobs_side_by_side():
     assert max(longest.values()) <= four < one_gpu < in_turn
     trainings = [spec for spec in jobs if spec.step == "train"]
     assert wall_time(trainings, seconds, cores=2, gpus=0) == 2.0 * -(-len(trainings) // 2)
+    shared = [replace(spec, runtime=spec.runtime | {"processes": 2}) for spec in trainings]
+    assert wall_time(shared, seconds, cores=1000, gpus=3) == 2.0 * len(trainings)
+    assert wall_time(shared, seconds, cores=1000, gpus=4) == 2.0 * -(-len(trainings) // 2)
+
+
+def test_a_job_waits_for_a_gpu_also_if_all_are_taken_when_its_inputs_are_there():
+    plan = planned("tiny")
+    first = next(spec for spec in plan.jobs.values() if spec.step == "train")
+    data = next(spec for spec in plan.jobs.values() if spec.step == "data")
+    second = replace(first, key="f" * 12, inputs={"data": Input("data", data.key)})
+    jobs = [replace(first, inputs={}), replace(data, inputs={}), second]
+    seconds = {first.key: 5.0, data.key: 1.0, second.key: 5.0}
+    assert wall_time(jobs, seconds, cores=8, gpus=1) == 10.0
 
 
 # --- the command ---------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import Toy
 
+from i2r.errors import InputError
 from i2r.pipeline import gpus
 
 OWNER = """
@@ -20,7 +23,7 @@ import sys
 from pathlib import Path
 from i2r.pipeline import gpus
 gpus.LOCKS, gpus.POLL = Path(sys.argv[1]), 0.05
-with gpus.taken(sys.argv[2], int(sys.argv[3])) as name:
+with gpus.taken(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])) as name:
     print(name, gpus.present(), flush=True)
     sys.stdin.read()
 """
@@ -47,12 +50,13 @@ def start(
     device: str = "cuda",
     visible: str = "0,1",
     jobs: int = 1,
+    count: int = 1,
     **more: str,
 ) -> subprocess.Popen[str]:
     """A process that holds a GPU, or its share of one, until its input ends."""
     owners.append(
         subprocess.Popen(
-            [sys.executable, "-c", OWNER, str(locks), device, str(jobs)],
+            [sys.executable, "-c", OWNER, str(locks), device, str(jobs), str(count)],
             env=os.environ | {gpus.VISIBLE: visible} | more,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -78,6 +82,46 @@ def test_jobs_share_gpus_evenly_and_the_next_waits(locks: Path, owners: list):
     second = [start(owners, locks, jobs=2) for _ in range(2)]
     assert sorted(one.stdout.readline() for one in second) == ["0 ['0']\n", "1 ['1']\n"]
     assert "waiting for a free GPU" in start(owners, locks, jobs=2).stderr.readline()
+
+
+def test_a_shared_training_has_as_many_gpus_as_processes(locks: Path, owners: list):
+    alone = start(owners, locks, visible="0,1,2")
+    assert alone.stdout.readline() == "0 ['0']\n"
+    shared = start(owners, locks, visible="0,1,2", count=2)
+    assert shared.stdout.readline() == "1,2 ['1', '2']\n"
+    more = start(owners, locks, visible="0,1,2", count=2)
+    assert more.stderr.readline() == "waiting for a free GPU (0, 1, 2)\n"
+    alone.stdin.close()
+    assert alone.wait(10) == 0
+    # what it has to wait with is left to others
+    assert start(owners, locks, visible="0,1,2").stdout.readline() == "0 ['0']\n"
+    shared.stdin.close()
+    assert more.stdout.readline() == "1,2 ['1', '2']\n"
+
+
+def test_two_shared_trainings_do_not_take_a_half_each(locks: Path, owners: list):
+    started = [start(owners, locks, count=2) for _ in range(4)]
+    for _ in started:
+        while not (holders := [one for one in started if _line(one)]):
+            time.sleep(0.01)
+        assert len(holders) == 1
+        holders[0].stdin.close()
+        assert holders[0].wait(10) == 0
+        started = [one for one in started if one is not holders[0]]
+
+
+def _line(process: subprocess.Popen[str]) -> bool:
+    """Whether a process has said which GPUs it holds."""
+    return bool(select.select([process.stdout], [], [], 0)[0])
+
+
+def test_more_processes_than_gpus_have_a_sentence(locks: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(gpus.VISIBLE, "0,1")
+    few = r"runtime\.processes: 3 processes need a GPU each, but there are 2"
+    with pytest.raises(InputError, match=few), gpus.taken("cuda", count=3):
+        pass
+    with gpus.taken("cpu", count=3) as name:
+        assert name is None
 
 
 def test_the_gpu_of_a_killed_process_is_free(locks: Path, owners: list):
@@ -140,6 +184,18 @@ def test_jobs_of_the_workflow_run_on_all_gpus_at_once(toy: Toy, monkeypatch: pyt
         hold.unlink()
         assert process.wait(120) == 0
     assert _gpus(toy, "lists") == {"4,7"}  # it needs none, so it takes none
+
+
+@pytest.mark.slow
+def test_a_shared_training_of_the_workflow_has_all_its_gpus(toy: Toy, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(gpus.VISIBLE, "4,7")
+    toy.change(runtime={"device": "cuda", "processes": 2})
+    toy.run("snakemake", "--cores", "4")
+    assert _gpus(toy, "train") == _gpus(toy, "base_learner") == {"4,7"}
+    assert _gpus(toy, "evaluate") <= {"4", "7"}
+    asked = toy.run("snakemake", "-n", "--forceall", "--cores", "4")
+    assert re.search(r"rule train_job:[^@]*?threads: 2\n[^@]*?gpu=2,", asked)
+    assert re.search(r"rule evaluate_job:[^@]*?gpu=1,", asked)
 
 
 def _gpus(toy: Toy, step: str) -> set[str]:

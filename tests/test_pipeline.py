@@ -412,7 +412,7 @@ def test_a_state_saved_with_other_inputs_is_not_gone_on_from(tmp_path: Path, mon
         (job.state / "saved").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "_function", lambda job: interrupted)
+    monkeypatch.setattr(jobs, "function_of", lambda job: interrupted)
     for text in ("one", "one", "two", "two"):
         finish(tmp_path / data.folder, data, {"index.parquet": text, "samples.png": text})
         with pytest.raises(KeyboardInterrupt):
@@ -434,7 +434,7 @@ def test_only_bad_input_keeps_a_job_from_being_repeated(tmp_path: Path, monkeypa
 
     errors = (InputError("voc/a.jpg: no such file"), MemoryError("too large"), OSError(errno.ENOSPC, "full"))
     for error, repeated in zip(errors, (False, True, True), strict=True):
-        monkeypatch.setattr(jobs, "_function", lambda job, error=error: job_that_raises(error))
+        monkeypatch.setattr(jobs, "function_of", lambda job, error=error: job_that_raises(error))
         for attempts in ((1, 2), (1, 2)):  # two runs of Snakemake
             tried.clear()
             for attempt in attempts:

@@ -116,13 +116,24 @@ def test_energy_of_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     )
     monkeypatch.setattr(energy, "_library", lambda: library)
     assert energy.cards() == {"0": 5000, "1": 7000}, "without the third, which does not answer"
-    monkeypatch.setattr(usage, "_gpus_used", lambda: {"1": 2**30})
-    with measured(tmp_path / "spent.json") as used:
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        device_count=lambda: 2,
+        max_memory_reserved=[0, 2**30].__getitem__,
+        get_device_properties=lambda number: SimpleNamespace(uuid=number),
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    with (
+        measured(tmp_path / "spent.json") as used,
+        measured(tmp_path / "shared.json", all_gpus=True) as used_by_all,
+    ):
         now[0], now[1] = 9000, 9500
-        found = used()
-    assert found["gpu_joules"] == 2.5 and found["gpu_memory_mb"] == 1024
-    assert found["gpu_seconds"] == pytest.approx(found["seconds"], abs=0.01)
-    with measured(tmp_path / "shared.json", jobs=4) as used:
+        alone, shared = used(), used_by_all()
+    assert alone["gpu_joules"] == 2.5 and shared["gpu_joules"] == 6.5
+    assert alone["gpu_memory_mb"] == shared["gpu_memory_mb"] == 1024
+    for found, count in ((alone, 1), (shared, 2)):
+        assert found["gpu_seconds"] == pytest.approx(count * found["seconds"], abs=0.01)
+    with measured(tmp_path / "part.json", jobs=4) as used:
         now[1] += 2000
         found = used()
     assert found["gpu_joules"] == 0.5

@@ -113,6 +113,11 @@ class Runtime(Section):
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     jobs_per_gpu: Positive = Field(1, description="jobs that share a GPU")
+    processes: Positive = Field(
+        1,
+        description="processes, each with a GPU of its own, that share the batch of a training of the base learner or "
+        "of a meta learner",
+    )
     cuda_graphs: bool = Field(
         False,
         description="record a training step once and replay it, on a GPU and with new views in each step",
@@ -131,6 +136,16 @@ class Runtime(Section):
     archives: str | None = Field(
         None, description="table of archives instead of i2r/data/fetch/archives.csv, with the same columns"
     )
+
+    @model_validator(mode="after")
+    def _processes(self) -> Self:
+        if self.processes > 1 and self.cuda_graphs:
+            raise ValueError("cuda_graphs: a step of several processes cannot be recorded; set it to false")
+        if self.processes > 1 and ":" in self.device:
+            raise ValueError(
+                f"device: {self.device!r} is one GPU, but there are {self.processes} processes; set cuda"
+            )
+        return self
 
 
 class MethodParams(Section):

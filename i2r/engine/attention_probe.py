@@ -16,6 +16,7 @@ from i2r.nets.decoder.attention import CrossAttention
 from i2r.nets.decoder.attention_masks import masked_softmax
 from i2r.nets.output import Output
 from i2r.nets.resize import nearest
+from i2r.nets.whole_batch import mean, total
 
 
 class AttentionProbe:
@@ -59,7 +60,7 @@ class AttentionProbe:
         leads = preferred.shape[:-1]
         differs = labels.support != own.expand(*leads, -1).gather(-1, preferred)
         differs &= known.expand(*leads, -1).gather(-1, preferred)
-        self.disagree.append(float(differs.float().mean()))
+        self.disagree.append(float(mean(differs.float().sum(), differs.numel())))
         self.unmasked.append(wrong_mass(scores.softmax(-1), labels.support, own, known))
         attention = scores.softmax(-1) if cells is None else masked_softmax(scores, cells)
         self.wrong.append(wrong_mass(attention, labels.support, own, known))
@@ -80,7 +81,7 @@ def wrong_mass(attention: Tensor, support: Tensor, query: Tensor, known: Tensor)
     on_object = (attention @ support.to(attention.dtype)[..., None]).squeeze(-1)  # (B, K, n_q)
     wrong = torch.where(query, 1 - on_object, on_object)
     known = known.expand_as(wrong)
-    return float(wrong[known].mean())
+    return float(mean(wrong[known].sum(), known.sum()))
 
 
 def support_iou(output: Output, masks: Tensor) -> float | None:
@@ -91,5 +92,5 @@ def support_iou(output: Output, masks: Tensor) -> float | None:
     target = nearest(masks, predicted.shape[-2:])
     known = target != 255
     truth = (target == 1) & known
-    union = ((predicted | truth) & known).sum()
-    return float((predicted & truth).sum() / union.clamp_min(1))
+    union = total(((predicted | truth) & known).sum())
+    return float(total((predicted & truth).sum()) / union.clamp_min(1))

@@ -25,6 +25,7 @@ from i2r.data.paste import picture
 from i2r.data.transforms import evaluation_view, train_view, unknown
 from i2r.engine.trainer import seed_of
 from i2r.nets.resize import bilinear, nearest
+from i2r.nets.whole_batch import places
 
 
 class View(NamedTuple):
@@ -135,7 +136,7 @@ def load(
 def load_steps(
     read: Callable[[int], Any], steps: int, batch: int, workers: int, device: torch.device
 ) -> Callable[[int], list[Tensor]]:
-    """Step -> tensors of items step * batch ... (step + 1) * batch - 1, stacked, on the device.
+    """Step -> tensors of this process's items of step * batch ... (step + 1) * batch - 1, stacked, on the device.
 
     Steps must be requested in order, without gaps.
     """
@@ -144,7 +145,9 @@ def load_steps(
     def of_step(step: int) -> list[Tensor]:
         nonlocal loader
         if loader is None:
-            loader = load(read, range(step * batch, steps * batch), workers, batch, device)
+            own = places(batch)
+            keys = (first + place for first in range(step * batch, steps * batch, batch) for place in own)
+            loader = load(read, keys, workers, len(own), device)
         return [part.to(device, non_blocking=True) for part in next(loader)]
 
     return of_step

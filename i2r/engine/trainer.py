@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from i2r.config.experiment import Runtime
 from i2r.config.training import Schedule
+from i2r.engine.processes import leave
 from i2r.engine.validation import Validation
 from i2r.files import replacing
 from i2r.nets.device import open_device
+from i2r.nets.whole_batch import add_up_gradients, count, norm_whole_batches, rank
 from i2r.pipeline.jobs import Job, JobError
 from i2r.progress import Progress
 
@@ -227,50 +229,74 @@ def fit(
     Raises:
         JobError: a loss is not finite.
         KeyboardInterrupt: the training was stopped by SIGINT or SIGTERM; its state has been saved.
+        SystemExit: in another process than the first of those that share the training, at its end.
     """
     optimiser = build_optimiser(groups or [(1.0, model.parameters())], schedule)
-    done, spent = 0, 0.0
-    with SavedState(job.state, job.runtime.save_every) as saved:
-        if (state := saved.load()) is not None:
-            model.load_state_dict(state["model"])
-            optimiser.load_state_dict(state["optimiser"])
-            done, spent = state["step"], state["spent"]
-            if validation:
-                validation.load_state(state["validation"])
+    if count() > 1:
+        norm_whole_batches(model)
+    saved = SavedState(job.state, job.runtime.save_every)
+    state = _restored(saved, model, optimiser, validation)
+    done, spent = (state["step"], state["spent"]) if state else (0, 0.0)
 
-        def current() -> dict[str, Any]:
-            learned = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-            learned |= {"validation": validation.state()} if validation else {}
-            return {
-                **learned,
-                "step": done,
-                "rows": log.rows,
-                "sums_and_counts": dict(log.sums),
-                "spent": spent,
-            }
+    def advance() -> tuple[dict[str, float], float | None]:
+        """Values of the next step, and the score of the validation after it, if there is one."""
+        nonlocal done, spent
+        named = (job.step, job.args.get("fold"), job.args.get("seed"), done)
+        # each process has a dropout of its own
+        torch.manual_seed(seed_of(*named, *([rank()] if rank() else []), seed=seed))
+        numbers = _step(model, optimiser, schedule, losses, done)
+        _check(numbers["loss"], done, schedule, label)
+        spent += numbers["seconds"]
+        done += 1
+        return numbers, validation.after(done, model) if validation else None
 
-        with (
-            _Log(job.out / "metrics.jsonl", schedule.steps, state) as log,
-            Progress(label, schedule.steps, "step", start=done) as progress,
-        ):
-            while done < schedule.steps and not (validation and validation.over):
-                torch.manual_seed(
-                    seed_of(job.step, job.args.get("fold"), job.args.get("seed"), done, seed=seed)
-                )
-                numbers = _step(model, optimiser, schedule, losses, done)
-                _check(numbers["loss"], done, schedule, label)
-                spent += numbers["seconds"]
-                done += 1
-                score = validation.after(done, model) if validation else None
-                log.add(done, numbers, learning_rate(schedule, done - 1), score)
-                progress.update(loss=numbers["loss"])
-                if done < schedule.steps:
-                    saved.tick(current)
-            # so that an interruption after the loop does not repeat the training
-            saved.save(current())
-            saved.tick(current)
+    def over() -> bool:
+        return done == schedule.steps or bool(validation and validation.over)
+
+    def current() -> dict[str, Any]:
+        learned = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+        learned |= {"validation": validation.state()} if validation else {}
+        return {
+            **learned,
+            "step": done,
+            "rows": log.rows,
+            "sums_and_counts": dict(log.sums),
+            "spent": spent,
+        }
+
+    if rank():  # the first process does the rest
+        while not over():
+            advance()
+        leave()
+    with (
+        saved,
+        _Log(job.out / "metrics.jsonl", schedule.steps, state) as log,
+        Progress(label, schedule.steps, "step", start=done) as progress,
+    ):
+        while not over():
+            numbers, score = advance()
+            log.add(done, numbers, learning_rate(schedule, done - 1), score)
+            progress.update(loss=numbers["loss"])
+            if done < schedule.steps:
+                saved.tick(current)
+        # so that an interruption after the loop does not repeat the training
+        saved.save(current())
+        saved.tick(current)
+    leave()
     last = {name: value for name, value in log.rows[-1].items() if name not in ("step", "lr", "seconds")}
     return {**last, "seconds_per_step": spent / done}
+
+
+def _restored(
+    saved: SavedState, model: nn.Module, optimiser: torch.optim.Optimizer, validation: Validation | None
+) -> dict[str, Any] | None:
+    """The saved state, if there is one, which these then have as well."""
+    if (state := saved.load()) is not None:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        if validation:
+            validation.load_state(state["validation"])
+    return state
 
 
 def _check(loss: float, step: int, schedule: Schedule, label: str) -> None:
@@ -302,6 +328,7 @@ def _step(
     middle = moment(device)
     if values["loss"].requires_grad:
         values["loss"].backward()
+    add_up_gradients(model.parameters())
     optimiser.step()
     values["backward_s"] = middle, moment(device)
     ended = synchronise(device)

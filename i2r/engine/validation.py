@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from i2r.nets.whole_batch import of_first
+
 
 class Validation:
     """Scores a model after some steps of its training, and keeps its best state.
@@ -36,7 +38,7 @@ class Validation:
             return None
         modes = [(part, part.training) for part in model.modules()]
         model.eval()
-        score = self.score()
+        score = of_first(self.score)
         for part, training in modes:
             part.training = training
         known = [row["score"] for row in self.rows if row["score"] is not None]

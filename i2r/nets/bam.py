@@ -6,7 +6,6 @@ Parameters have the published names (those of the ensemble with the prefix `ense
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from i2r.config.networks import BAMOptions
@@ -19,6 +18,7 @@ from i2r.nets.pmgm.regions import cam_regions
 from i2r.nets.precision import full
 from i2r.nets.reduce import reduced, reduction, stacked_priors, weigh_shots
 from i2r.nets.resize import bilinear
+from i2r.nets.whole_batch import cross_entropy
 
 GAP_EPS = 5e-4  # of the masked average
 
@@ -100,7 +100,7 @@ class BAM(nn.Module):
             aux2 = main.new_zeros(())
             if inputs.base is not None and inputs.base_labels is not None:
                 logits = bilinear(inputs.base, inputs.base_labels.shape[-2:])
-                aux2 = F.cross_entropy(logits, inputs.base_labels.long(), ignore_index=255)
+                aux2 = cross_entropy(logits, inputs.base_labels.long(), 255)
             output.losses = {"main": main, "aux1": aux1, "aux2": aux2}
         return output
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from i2r.nets.precision import full
+from i2r.nets.whole_batch import mean
 
 
 @dataclass
@@ -53,7 +54,7 @@ def query_target(masks: torch.Tensor, ignore: str) -> torch.Tensor:
 
 
 def two_class_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over the known pixels at the target's size (a scalar).
+    """Mean cross-entropy over the known pixels of the whole batch at the target's size (a scalar).
 
     Args:
         logits: (..., 2, h, w), resized with corners aligned.
@@ -71,7 +72,7 @@ def two_class_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         known = (target != 255).to(difference.dtype).expand_as(difference)
         truth = (target == 1).to(difference.dtype).expand_as(difference)
         losses = F.binary_cross_entropy_with_logits(difference, truth, known, reduction="sum")
-        return losses / known.sum()
+        return mean(losses, known.sum())
 
 
 def _weights(cells: int, pixels: int, like: torch.Tensor) -> torch.Tensor:

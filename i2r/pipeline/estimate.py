@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
+from i2r.config.experiment import Runtime
 from i2r.pipeline.plan import Plan
 from i2r.pipeline.spec import RESULTS, Input, Spec, from_values
 from i2r.pipeline.steps import STEPS
@@ -198,8 +199,10 @@ def wall_time(jobs: Sequence[Spec], seconds: Mapping[str, float], cores: int, gp
     Args:
         jobs: those that are to run.
         seconds: of each, by key.
-        cores, gpus: how many there are; a job takes its threads, and with GPUs one of them if its step uses torch.
+        cores, gpus: how many there are; each process of a job takes its threads, and with GPUs one of them if the step
+            uses torch. A job that takes more than all has all.
     """
+    all_cores, all_gpus = cores, gpus
     order = {name: place for place, name in enumerate(STEPS)}
     rank = {spec.key: (order[spec.step], place) for place, spec in enumerate(jobs)}
     missing = {spec.key: {given.key for given in spec.inputs.values()} & rank.keys() for spec in jobs}
@@ -212,7 +215,9 @@ def wall_time(jobs: Sequence[Spec], seconds: Mapping[str, float], cores: int, gp
     )  # (cores, GPUs) that a job takes -> jobs, first by rank
 
     def ready(spec: Spec) -> None:
-        taken = min(spec.threads, cores), int(gpus > 0 and STEPS[spec.step].torch)
+        step = STEPS[spec.step]
+        processes = step.processes(Runtime(**spec.runtime))
+        taken = min(spec.threads * processes, all_cores), min(processes * step.torch, all_gpus)
         heapq.heappush(waiting[taken], (rank[spec.key], spec))
 
     for spec in jobs:

@@ -1,8 +1,9 @@
 """A GPU for each job on a machine with several, or a share of one.
 
-A job that computes on a GPU takes the lock of one that is free, and sees only that one. With runtime.jobs_per_gpu a GPU
-has that many locks. The operating system releases the lock when the process ends, however it ends. Locks are per
-machine, so they count for all clones and users of it.
+A job that computes on a GPU takes the lock of one that is free, and sees only that one; a training that several
+processes share takes as many as these. With runtime.jobs_per_gpu a GPU has that many locks. The operating system
+releases a lock when the process ends, however it ends. Locks are per machine, so they count for all clones and users of
+it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from typing import IO
+
+from i2r.errors import InputError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 LOCKS = Path("/tmp")  # the same for all users, unlike TMPDIR
@@ -36,8 +39,8 @@ def needed(device: str) -> int:
 
 
 @contextmanager
-def taken(device: str, jobs: int = 1) -> Iterator[str | None]:
-    """Hold one of this machine's GPUs, after waiting for it if need be; the process sees no other.
+def taken(device: str, jobs: int = 1, count: int = 1) -> Iterator[str | None]:
+    """Hold `count` of this machine's GPUs, after waiting for them if need be; the process sees no other.
 
     `cuda:N` takes the GPU with this number and leaves the others visible, so that the number remains right.
 
@@ -46,7 +49,11 @@ def taken(device: str, jobs: int = 1) -> Iterator[str | None]:
         jobs: number of jobs that can hold a GPU together.
 
     Yields:
-        The name of the GPU; None if nothing was taken. If the device is not there, torch says so later.
+        The names of the GPUs, as in CUDA_VISIBLE_DEVICES; None if nothing was taken. If the device is not there, torch
+        says so later.
+
+    Raises:
+        InputError: there are some GPUs, but fewer than `count`.
     """
     names = present() if needed(device) else []
     number = device.partition(":")[2]
@@ -54,7 +61,12 @@ def taken(device: str, jobs: int = 1) -> Iterator[str | None]:
     if not wanted:
         yield None
         return
-    name, lock = _wait(wanted, jobs)
+    if len(wanted) < count:
+        raise InputError(
+            f"runtime.processes: {count} processes need a GPU each, but there are {len(wanted)}; lower it"
+        )
+    locks = _wait(wanted, jobs, count)
+    name = ",".join(locks)
     before = os.environ.get(VISIBLE)
     try:
         if not number:
@@ -65,24 +77,48 @@ def taken(device: str, jobs: int = 1) -> Iterator[str | None]:
             os.environ.pop(VISIBLE, None)
         else:
             os.environ[VISIBLE] = before
-        lock.close()
+        _close(locks)
 
 
-def _wait(names: list[str], jobs: int) -> tuple[str, IO[bytes]]:
-    """The first of these GPUs that has a place, and its lock; GPUs with the fewest jobs come first."""
+def _wait(names: list[str], jobs: int, count: int) -> dict[str, IO[bytes]]:
+    """The first `count` of these GPUs that have a place, with their locks; GPUs with the fewest jobs come first.
+
+    One job at a time looks for GPUs, so that two do not take a half each of what both need.
+    """
     waits = False
     while True:
-        for place, name in product(range(jobs), names):
-            file = _open(name, place)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return name, file
-            except BlockingIOError:
-                file.close()
+        with _open("choice", 0) as choice:
+            fcntl.flock(choice, fcntl.LOCK_EX)
+            found = _free(names, jobs, count)
+        if len(found) == count:
+            return found
+        _close(found)
         if not waits:
             print(f"waiting for a free GPU ({', '.join(names)})", file=sys.stderr, flush=True)
             waits = True
         time.sleep(POLL)
+
+
+def _free(names: list[str], jobs: int, count: int) -> dict[str, IO[bytes]]:
+    """Up to `count` GPUs that have a place, with their locks."""
+    found: dict[str, IO[bytes]] = {}
+    for place, name in product(range(jobs), names):
+        if len(found) == count:
+            break
+        if name in found:
+            continue
+        file = _open(name, place)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found[name] = file
+        except BlockingIOError:
+            file.close()
+    return found
+
+
+def _close(locks: dict[str, IO[bytes]]) -> None:
+    for lock in locks.values():
+        lock.close()
 
 
 def _open(name: str, place: int) -> IO[bytes]:

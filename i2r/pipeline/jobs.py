@@ -206,14 +206,15 @@ def _make(
     )
     code = digest(spec.step, spec.params)
     started, clock = datetime.now(UTC), time.monotonic()
-    device = job.runtime.device if STEPS[spec.step].torch else "cpu"
-    share = job.runtime.jobs_per_gpu
+    step = STEPS[spec.step]
+    device = job.runtime.device if step.torch else "cpu"
+    processes, share = step.processes(job.runtime), job.runtime.jobs_per_gpu
     with (
-        gpus.taken(device, share),
-        measured(state / SPENT, STEPS[spec.step].torch, share) as used,
+        gpus.taken(device, share, processes),
+        measured(state / SPENT, step.torch, share, all_gpus=processes > 1) as used,
         naming_the_disk(out),
     ):
-        metrics = _function(job)(job)
+        metrics = function_of(job)(job)
         cost = used()
     if not (state / INPUTS).is_file():  # an OSError, so that Snakemake repeats the job
         raise FileNotFoundError(
@@ -262,7 +263,7 @@ def _sections(spec: Spec) -> dict[str, Any]:
     return sections
 
 
-def _function(job: Job) -> Any:
+def function_of(job: Job) -> Any:
     """The step's function, after setting threads and seeds; torch is set up only if the step imports it."""
     threads = str(job.threads)
     os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from i2r.config.experiment import STAGES
+from i2r.config.experiment import STAGES, Runtime
 from i2r.config.networks import CamOptions, NetworkOptions
 from i2r.config.schema import RunParams
 
@@ -29,6 +29,7 @@ class Step:
         folders: those of its products that are folders.
         sometimes: products that only some of its jobs write, see plan.py; a rule does not name them.
         torch: whether it computes with torch; the number of threads is then part of its keys.
+        shared: whether several processes can share its training (runtime.processes).
         network: whether it downloads into the data folder. Such a job runs one at a time, and looks at the data folder
             whenever it runs.
         local: whether its jobs run where Snakemake does, and never on a node of a cluster, which may have no network.
@@ -44,10 +45,15 @@ class Step:
     folders: tuple[str, ...] = ()
     sometimes: tuple[str, ...] = ()
     torch: bool = False
+    shared: bool = False
     network: bool = False
     local: bool = False
     memory: int = 4000
     minutes: int = 60
+
+    def processes(self, runtime: Runtime) -> int:
+        """Number of processes that a job has, without those that load images."""
+        return runtime.processes if self.shared else 1
 
     def params(
         self, sections: RunParams, without: dict[str, tuple[str, ...]] | None = None
@@ -110,7 +116,7 @@ STEPS = {
         Step(
             "base_learner", "base_learner", "i2r.steps.base_learner:run", LEARNED, 3,
             NETWORK | {"base_learner": ALL}, sometimes=(BEST, LAST),
-            torch=True, minutes=1440,
+            torch=True, shared=True, minutes=1440,
         ),
         Step(
             "cam_head", "cam_head", "i2r.steps.cam_head:run", LEARNED, 3,
@@ -118,7 +124,8 @@ STEPS = {
         ),
         Step(
             "train", "train", "i2r.steps.train:run", ("weights.safetensors", "metrics.jsonl"), 4,
-            EPISODES | {"network": ALL, "train": ALL}, sometimes=(BEST,), torch=True, memory=5000, minutes=2880,
+            EPISODES | {"network": ALL, "train": ALL}, sometimes=(BEST,),
+            torch=True, shared=True, memory=5000, minutes=2880,
         ),
         Step(
             "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 5,

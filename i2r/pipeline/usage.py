@@ -24,7 +24,7 @@ Usage = dict[str, float | None]
 
 @contextmanager
 def measured(
-    kept: Path, gpu: bool = True, jobs: int = 1, every: float = EVERY
+    kept: Path, gpu: bool = True, jobs: int = 1, every: float = EVERY, all_gpus: bool = False
 ) -> Iterator[Callable[[], Usage]]:
     """Measure the block; gives a function that returns what was used so far.
 
@@ -39,8 +39,9 @@ def measured(
             has at the beginning is added.
         gpu: whether the block can use a GPU; reading its counters can take a second.
         jobs: number of jobs that share a GPU.
+        all_gpus: whether processes that the block starts use those GPUs that this process sees and does not use.
     """
-    meter, stop = _Meter(_read(kept), gpu, jobs), threading.Event()
+    meter, stop = _Meter(_read(kept), gpu, jobs, all_gpus), threading.Event()
 
     def keep() -> None:
         # a folder that was removed is not made again, and a full disk is for the job to say
@@ -72,8 +73,8 @@ def _read(kept: Path) -> Usage:
 class _Meter:
     """Counters at the beginning, and the processors' energy since."""
 
-    def __init__(self, before: Usage, gpu: bool, jobs: int) -> None:
-        self.before, self.jobs, self.lock = before, jobs, threading.Lock()
+    def __init__(self, before: Usage, gpu: bool, jobs: int, all_gpus: bool) -> None:
+        self.before, self.jobs, self.all_gpus, self.lock = before, jobs, all_gpus, threading.Lock()
         self.clock, self.cpu, self.busy = time.monotonic(), _cpu_seconds(), _busy_seconds()
         self.cards = energy.cards() if gpu else {}
         self.packages, self.joules = energy.packages(), 0.0
@@ -92,7 +93,7 @@ class _Meter:
     def _now(self) -> Usage:
         seconds, cpu, busy = time.monotonic() - self.clock, _cpu_seconds() - self.cpu, _busy_seconds()
         share = min(1.0, cpu / max(busy - self.busy, cpu, 1e-9)) if busy and self.busy else None
-        used = _gpus_used()
+        used = _gpus_used(self.all_gpus)
         cards = energy.cards() if used and self.cards else {}
         known = used and all(uuid in cards and uuid in self.cards for uuid in used)
         return {
@@ -130,12 +131,14 @@ def _busy_seconds() -> float | None:
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
-def _gpus_used() -> dict[str, int]:
-    """UUID of each GPU that this process has used -> most memory that torch has taken of it, in bytes."""
+def _gpus_used(all_gpus: bool) -> dict[str, int]:
+    """UUID of each GPU that this process has used, or of all -> most memory that it has taken of it, in bytes."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return {}
     peaks = {number: torch.cuda.max_memory_reserved(number) for number in range(torch.cuda.device_count())}
     return {
-        str(torch.cuda.get_device_properties(number).uuid): peak for number, peak in peaks.items() if peak
+        str(torch.cuda.get_device_properties(number).uuid): peak
+        for number, peak in peaks.items()
+        if peak or all_gpus
     }

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from i2r.config.schema import Backbone, BaseLearner
 from i2r.config.training import Augment
@@ -20,6 +19,7 @@ from i2r.data.transforms import normalised, train_pixels
 from i2r.engine.feature_cache import Memory
 from i2r.engine.images import ReadAhead, View, evaluation_reader, load, load_steps
 from i2r.engine.inputs import UNLABELLED, WEIGHTS, base_labels, job_dataset, job_lists
+from i2r.engine.processes import shared
 from i2r.engine.trainer import fit, seed_of, set_up
 from i2r.engine.validation import Validation, kept_files
 from i2r.files import write_json
@@ -28,6 +28,7 @@ from i2r.nets.fuse import fuse
 from i2r.nets.io.weights import open_backbone, open_encoder, read_tensors, write_tensors
 from i2r.nets.pspnet import PSPNet
 from i2r.nets.resize import bilinear
+from i2r.nets.whole_batch import cross_entropy, places
 from i2r.pipeline.jobs import Job, JobError
 from i2r.progress import Progress
 
@@ -40,14 +41,17 @@ def run(job: Job) -> dict[str, Any]:
     If it is validated during the training, the weights that `checkpoint` does not choose are written as well, as
     last.safetensors or best.safetensors. With `weights` the file is used and nothing is trained.
     """
+    return trained_elsewhere(job) if job.params["base_learner"]["weights"] else trained(job)
+
+
+@shared
+def trained(job: Job) -> dict[str, Any]:
+    """Train, see `run`."""
     device = set_up(job.runtime, job.threads)
     lists, options = job_lists(job), BaseLearner(**job.params["base_learner"])
     names = lists["train"] if options.list == "fold" else list(job_dataset(job).index["train"])
     options = options.over(len(names))
-    backbone_options = Backbone(**job.params["backbone"])
-    if options.weights:
-        return trained_elsewhere(job, options, backbone_options, lists["train_classes"], device)
-    backbone = open_backbone(backbone_options, job.inputs["backbone"] / WEIGHTS).to(device)
+    backbone = open_backbone(Backbone(**job.params["backbone"]), job.inputs["backbone"] / WEIGHTS).to(device)
     torch.manual_seed(seed_of("base_learner", job.args["fold"], seed=options.seed))
     channels, classes = backbone.channels[2], lists["train_classes"]
     net = PSPNet(channels, len(classes), min(options.width, channels), options.dropout).to(device).train()
@@ -65,7 +69,7 @@ def run(job: Job) -> dict[str, Any]:
         x, masks = next_batch(step)
         target = base_labels(masks, classes)
         logits = net(backbone.maps(x).x4 if whole else x)
-        return {"loss": F.cross_entropy(bilinear(logits, target.shape[-2:]), target, ignore_index=UNLABELLED)}
+        return {"loss": cross_entropy(bilinear(logits, target.shape[-2:]), target, UNLABELLED)}
 
     def measured() -> dict[str, Any]:
         return score(job, options, backbone, net, classes, device)
@@ -95,16 +99,18 @@ def save_weights(path: Path, net: nn.Module, backbone: nn.Module | None) -> None
     write_tensors(path, state)
 
 
-def trained_elsewhere(
-    job: Job, options: BaseLearner, backbone: Backbone, classes: list[int], device: torch.device
-) -> dict[str, Any]:
+def trained_elsewhere(job: Job) -> dict[str, Any]:
     """Use the weights of a file, and score them.
 
     Raises:
         JobError: they are for another number of classes, or include a backbone although `trains` is head.
     """
+    device = set_up(job.runtime, job.threads)
+    options, classes = BaseLearner(**job.params["base_learner"]), job_lists(job)["train_classes"]
     path = options.weights
-    encoder = open_encoder(backbone, job.inputs["backbone"] / WEIGHTS, path).to(device)
+    encoder = open_encoder(Backbone(**job.params["backbone"]), job.inputs["backbone"] / WEIGHTS, path).to(
+        device
+    )
     found = encoder.base_learner.cls[-1].out_channels - 1
     if found != len(classes):
         raise JobError(
@@ -163,7 +169,7 @@ def kept_features(
     begun = False
 
     def views(step: int) -> list[View]:
-        indices = range(step * batch, (step + 1) * batch)
+        indices = (step * batch + place for place in places(batch))
         return [View(name_of(names, fold, options.seed, index)) for index in indices]
 
     @torch.no_grad()

@@ -25,6 +25,7 @@ from i2r.engine.graphs import Recorded
 from i2r.engine.held_out import held_out_draws, miou
 from i2r.engine.images import View, evaluation_reader, load_steps, training_reader
 from i2r.engine.inputs import job_dataset, job_encoder, job_lists, start_file, whole_network
+from i2r.engine.processes import shared
 from i2r.engine.trainer import Value, fit, moment, seed_of, set_up, synchronise
 from i2r.engine.validation import Validation, kept_files
 from i2r.nets.encoder import Encoder, EpisodeInputs, encode_episode
@@ -32,6 +33,7 @@ from i2r.nets.io.network_file import Network, describe, load_meta_learner, read_
 from i2r.nets.io.weights import write_tensors
 from i2r.nets.networks import build_meta_learner
 from i2r.nets.output import Output
+from i2r.nets.whole_batch import mean, places, total
 from i2r.pipeline.jobs import Job
 
 PROBES = 50  # steps of a training in which the attention is measured
@@ -45,6 +47,7 @@ class Batch(NamedTuple):
     encode_s: Value
 
 
+@shared
 def run(job: Job) -> dict[str, Any]:
     """Train and write weights.safetensors of the meta learner; with validations also best.safetensors.
 
@@ -69,9 +72,9 @@ def run(job: Job) -> dict[str, Any]:
             output: Output = meta_learner(inputs)
         values = {"loss": output.loss, **output.losses}
         seen = (inputs.masks_s == 1).flatten(2).any(2)  # (B, K)
-        values["vanished_supports"] = (~seen).sum()
+        values["vanished_supports"] = total((~seen).sum())
         if output.mask_ratio:
-            values["mask_ratio"] = torch.stack(output.mask_ratio).mean()
+            values["mask_ratio"] = mean(torch.stack(output.mask_ratio).mean(), 1)
         return output, values
 
     if train.augment.views:
@@ -191,7 +194,7 @@ def kept_batches(
         return Draw(episode.cls, query, tuple(supports), lists["train_classes"].index(episode.cls))
 
     def draws(step: int) -> list[Draw]:
-        return [draw(step * train.batch + place) for place in range(train.batch)]
+        return [draw(step * train.batch + place) for place in places(train.batch)]
 
     def batch(step: int) -> Batch:
         nonlocal begun

@@ -158,9 +158,10 @@ SNAKEMAKE = 400  # MB of the two in each job on a node; measured: 180 each with 
 def memory(step):
     """Memory of a job in MB, half as much again with each attempt."""
     kept = int(1024 * RUNTIME.cache_gb) if step.torch else 0
-    return lambda wildcards, attempt: (step.memory + kept + SNAKEMAKE) * (1 + attempt) // 2
+    own = (step.memory + kept) * step.processes(RUNTIME) + SNAKEMAKE
+    return lambda wildcards, attempt: own * (1 + attempt) // 2
 
 
 def cores(step):
     """CPU cores of a job on a cluster: its threads, or the processes that load its images and itself."""
-    return max(THREADS, RUNTIME.workers + 1) if step.torch else 1
+    return max(THREADS, RUNTIME.workers + 1) * step.processes(RUNTIME) if step.torch else 1

@@ -19,10 +19,10 @@ for depth, step in enumerate(STEPS.values()):
         localrule: step.local
         conda:
             "../../envs/i2r.yaml"
-        threads: 1 if step.network else THREADS
+        threads: 1 if step.network else THREADS * step.processes(RUNTIME)
         resources:
             network=int(step.network),
-            gpu=gpus.needed(RUNTIME.device) if step.torch else 0,
+            gpu=gpus.needed(RUNTIME.device) * step.processes(RUNTIME) if step.torch else 0,
             cpus_per_task=cores(step),
             mem_mb=memory(step),
             runtime=step.minutes,
