@@ -210,9 +210,17 @@ def test_a_result_made_again_with_another_outcome_makes_what_came_from_it_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["remove", "cut", "manifest cut", "manifest gone"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("remove", "scores.json: missing; it is made again"),
+        ("cut", "scores.json: damaged, its size has changed; it is made again"),
+        ("manifest cut", "manifest.json: cannot be read; it is made again"),
+        ("manifest gone", "cam_head "),  # as if it had never been made
+    ],
+)
 @pytest.mark.parametrize("command", [("snakemake",), ("i2r", "stage", "all")])
-def test_a_damaged_result_is_made_again(copied: Toy, damage: str, command: tuple[str, ...]):
+def test_a_damaged_result_is_made_again(copied: Toy, damage: str, said: str, command: tuple[str, ...]):
     folder = next((copied.folder / STORE).glob("cam_head/*"))
     shutil.rmtree(copied.folder / VIEW / "cam_head")  # the view has the same files by another name
     if damage == "remove":
@@ -223,7 +231,7 @@ def test_a_damaged_result_is_made_again(copied: Toy, damage: str, command: tuple
         (folder / "manifest.json").write_text("{")
     else:
         (folder / "manifest.json").unlink()
-    copied.run(*command)
+    assert said in copied.run(*command)
     assert copied.ran() == Counter(cam_head=1)
     assert NOTHING in copied.run("snakemake", "-n")
 

@@ -88,10 +88,19 @@ def needs(step):
             return []
         if step == "fetch" and workflow.is_main_process:
             announced(str(spec.path(RESULTS)))
+        again = LOCATED.again(spec)
+        if again and workflow.is_main_process and (why := LOCATED.problem(spec)):
+            damaged(why)
         given = [(LOCATED.manifest(needed), LOCATED.remade(needed)) for needed in spec.inputs.values()]
-        return [file if remade else ancient(file) for file, remade in given] + LOCATED.again(spec)
+        return [file if remade else ancient(file) for file, remade in given] + again
 
     return found
+
+
+@cache
+def damaged(text):
+    """What is wrong with a result, said once."""
+    print(f"i2r: {text}; it is made again", file=sys.stderr)
 
 
 @cache
