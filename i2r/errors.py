@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,15 @@ class InputError(ValueError):
     """Something that a user can put right; the message names the file or key and says what is wrong with it."""
 
 
+ROOM = "make room there, and the same command goes on"
+REMEDIES = {
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EROFS: "make it writable, and the same command goes on",
+    errno.EACCES: "change its permissions, and the same command goes on",
+}
+
+
 def sentence(error: BaseException) -> str | None:
     """The message for an expected error, or None for one that only a fault of the code can cause."""
     if isinstance(error, InputError):
@@ -19,7 +29,8 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, UnicodeDecodeError):
         return f"a text file is not UTF-8 ({error.reason} at byte {error.start})"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return f"{said} ({REMEDIES[error.errno]})" if error.errno in REMEDIES else said
     return None
 
 

@@ -22,6 +22,7 @@ from i2r.engine.validation import Validation
 from i2r.files import replacing
 from i2r.nets.device import open_device
 from i2r.pipeline.jobs import Job, JobError
+from i2r.pipeline.work import SCHEDULED
 from i2r.progress import Progress
 
 # Maximal number of lines of metrics.jsonl, besides one for each validation; longer trainings write means over steps
@@ -258,7 +259,7 @@ def fit(
                     seed_of(job.step, job.args.get("fold"), job.args.get("seed"), done, seed=seed)
                 )
                 numbers = _step(model, optimiser, schedule, losses, done)
-                _check(numbers["loss"], done, schedule, label)
+                _check(numbers["loss"], done, label, f"{SCHEDULED[job.step]}.lr below {schedule.lr}")
                 spent += numbers["seconds"]
                 done += 1
                 score = validation.after(done, model) if validation else None
@@ -273,11 +274,10 @@ def fit(
     return {**last, "seconds_per_step": spent / done}
 
 
-def _check(loss: float, step: int, schedule: Schedule, label: str) -> None:
+def _check(loss: float, step: int, label: str, remedy: str) -> None:
     if not math.isfinite(loss):
         raise JobError(
-            f"{label}: the loss is {loss} at step {step}, so training cannot continue; "
-            f"a learning rate below {schedule.lr} may help"
+            f"{label}: the loss is {loss} at step {step}, so training cannot continue; {remedy} may help"
         )
 
 
