@@ -259,6 +259,17 @@ def test_damage_of_the_same_kind_is_seen_again(copied: Toy):
 
 
 @pytest.mark.slow
+def test_results_that_a_wrong_clock_dated_ahead_are_no_obstacle(copied: Toy):
+    damaged = next((copied.folder / STORE).glob("cam_head/*/scores.json"))
+    damaged.write_text("")
+    for path in (copied.folder / STORE).rglob("*"):
+        os.utime(path, (time.time() + 86400,) * 2)
+    copied.run("snakemake")
+    assert copied.ran() == Counter(cam_head=1)
+    assert NOTHING in copied.run("snakemake", "-n")
+
+
+@pytest.mark.slow
 def test_content_that_changed_is_no_input(copied: Toy):
     """As when a file of the view is edited in place, which is the same file in the store, and keeps its size."""
     scores = copied.folder / VIEW / "evaluate/bam-1shot-fold0-seed0-eval0/scores.json"
