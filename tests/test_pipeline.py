@@ -457,7 +457,7 @@ def test_a_lock_that_cannot_be_taken_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("log", "said"),
     [
-        ("", "its log is empty, perhaps because the disk is full (make room there"),
+        ("", "its log is empty: it was stopped as it began, or the disk is full (make room there"),
         (
             "train x: started\n",
             "for want of memory or of room on the disk; its last line is 'train x: started'",

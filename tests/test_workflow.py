@@ -469,9 +469,9 @@ def test_what_a_job_finished_after_snakemake_was_killed_is_kept(copied: Toy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_goes_on(copied: Toy, number: signal.Signals):
-    """After Ctrl-C, sent to the process group as by a terminal, and after a plain kill, no lock remains."""
+@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM]])
+def test_a_stopped_run_goes_on(copied: Toy, numbers: list[signal.Signals]):
+    """After Ctrl-C, once or twice, sent to the process group as by a terminal, and a plain kill, no lock remains."""
     copied.change(train={"steps": 52}, methods={"bam": {"train": {"steps": 52}}})
     (copied.folder / "slow").mkdir()
     (copied.folder / "slow/train").touch()
@@ -480,8 +480,9 @@ def test_a_stopped_run_goes_on(copied: Toy, number: signal.Signals):
     streams = {"stdout": log, "stderr": log, "start_new_session": True}
     with log, subprocess.Popen(command, cwd=copied.folder, env=copied.environment(), **streams) as running:
         wait_for(lambda: (copied.folder / "ran.txt").is_file())
-        (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
-        time.sleep(1)
+        for number in numbers:
+            (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
+            time.sleep(1)
         (copied.folder / "slow/train").unlink()
         assert running.wait(60) == 130
     said = (copied.folder / "output.txt").read_text()

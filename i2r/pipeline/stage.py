@@ -180,7 +180,7 @@ def _last_words(log: Path) -> str:
     if said or any(line.startswith("Traceback") for line in lines):
         return (said or lines)[-1]
     if not lines:  # a job writes a line as soon as it has begun
-        return f"its log is empty, perhaps because the disk is full ({ROOM})"
+        return f"its log is empty: it was stopped as it began, or the disk is full ({ROOM})"
     return f"it was killed, perhaps for want of memory or of room on the disk; its last line is {lines[-1]!r}"
 
 
