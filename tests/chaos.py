@@ -44,12 +44,16 @@ class Battery:
 
     Attributes:
         whole: finished jobs of each step in a complete run.
+        steps: those that have any.
         lasts: mean seconds of the jobs of each step.
     """
 
     def __init__(self, seed: int, whole: Counter[str], lasts: dict[str, float]) -> None:
         self.random, self.whole, self.lasts = random.Random(seed), whole, lasts
-        self.counts: dict[Cell, Counter[str]] = {(kind, step): Counter() for step in STEPS for kind in KINDS}
+        self.steps = [step for step in STEPS if whole[step]]
+        self.counts: dict[Cell, Counter[str]] = {
+            (kind, step): Counter() for step in self.steps for kind in KINDS
+        }
 
     def wanted(self, steps: Iterable[str]) -> list[Cell]:
         """The cells of these steps that are among the least tried ones of all, in the order of the steps."""
@@ -131,11 +135,11 @@ class Battery:
         lines = [
             "Each cell: tries / recovered / products equal.",
             "",
-            f"| kill | {' | '.join(STEPS)} | all |",
+            f"| kill | {' | '.join(self.steps)} | all |",
         ]
-        lines.append("| --- " * (len(STEPS) + 2) + "|")
+        lines.append("| --- " * (len(self.steps) + 2) + "|")
         for kind in KINDS:
-            own = [self.counts[kind, step] for step in STEPS]
+            own = [self.counts[kind, step] for step in self.steps]
             cells = [_cell(count) for count in (*own, sum(own, Counter()))]
             lines.append(f"| {kind} | {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"

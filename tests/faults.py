@@ -50,6 +50,7 @@ class Trial:
         wrong: what was not as it must be.
         goes_on: whether the same command ended well when the fault was undone.
         different: products that differ from the undisturbed run's.
+        mounted: whether results/ is a mount point.
     """
 
     toy: Toy
@@ -61,6 +62,7 @@ class Trial:
     wrong: list[str] = field(default_factory=list)
     goes_on: bool = False
     different: list[str] = field(default_factory=list)
+    mounted: bool = False
 
     @property
     def right(self) -> bool:
@@ -113,9 +115,12 @@ class Trial:
         self.half += half_made(self.results)
 
     def until(self, step: str, terminal: bool = False) -> Run:
-        """A run that has begun a job of this step."""
+        """A run in which a job of this step is at work: it has written to its log."""
         run = Run(self.toy.folder, self.toy.environment(), terminal, self.command)
-        wait_for(lambda: step in run.jobs().values() or run.process.poll() is not None)
+        logs = self.results / "logs" / step
+        wait_for(
+            lambda: any(log.stat().st_size for log in logs.glob("*.log")) or run.process.poll() is not None
+        )
         assert run.process.poll() is None, f"the run ended before {step}: {run.output()[-2000:]}"
         return run
 
@@ -158,10 +163,12 @@ def with_own_mounts() -> None:
             os.execve(tool, [tool, *own, sys.executable, *sys.argv], os.environ | {INSIDE: "yes"})
 
 
-def mount(*words: object) -> None:
+def mount(trial: Trial, *words: object) -> None:
+    """Mount something at results/ of a trial, or mount it again in another way."""
     if INSIDE not in os.environ:
         raise Skipped("no mount namespace can be made here")
-    subprocess.run(["mount", *map(str, words)], check=True)
+    subprocess.run(["mount", *map(str, words), trial.results], check=True)
+    trial.mounted = True
 
 
 def full_disk(trial: Trial) -> None:
@@ -170,17 +177,17 @@ def full_disk(trial: Trial) -> None:
     trial.results.rename(kept)
     trial.results.mkdir()
     used = sum(4096 + 4096 * (path.stat().st_size // 4096 + 1) for path in kept.rglob("*"))
-    mount("-t", "tmpfs", "-o", f"size={used + 2**20}", "none", trial.results)
+    mount(trial, "-t", "tmpfs", "-o", f"size={used + 2**20}", "none")
     shutil.copytree(kept, trial.results, dirs_exist_ok=True)
     trial.run("(No space left on device|disk is full) .*make room there", 1)
-    mount("-o", "remount,size=1g", trial.results)
+    mount(trial, "-o", "remount,size=1g")
 
 
 def read_only_results(trial: Trial) -> None:
-    mount("--bind", trial.results, trial.results)
-    mount("-o", "remount,ro,bind", trial.results)
+    mount(trial, "--bind", trial.results)
+    mount(trial, "-o", "remount,ro,bind")
     trial.run("results/.*: Read-only file system", 1)
-    mount("-o", "remount,rw,bind", trial.results)
+    mount(trial, "-o", "remount,rw,bind")
 
 
 # --- data and params -----------------------------------------------------------------------------------------
@@ -257,6 +264,21 @@ def truncated_product(trial: Trial) -> None:
 def emptied_manifest(trial: Trial) -> None:
     os.truncate(trial.product("episodes", MANIFEST), 0)
     trial.run(r"episodes/.*/manifest.json: cannot be read")
+
+
+def wrong_clock(trial: Trial) -> None:
+    """Results of a machine whose clock was a day ahead."""
+    ahead = time.time() + 86400
+    for path in (trial.results / "store").rglob("*"):
+        os.utime(path, (ahead, ahead))
+    trial.run()
+
+
+def state_removed(trial: Trial) -> None:
+    run = trial.until("baselines")
+    shutil.rmtree(trial.results / "state")
+    code = run.process.wait()
+    trial.judge(run.output(), code, "", 0)
 
 
 def stale_locks(trial: Trial) -> None:
@@ -346,6 +368,8 @@ FAULTS = (
     Fault("deleted product", None, deleted_product),
     Fault("truncated product", None, truncated_product),
     Fault("emptied manifest", None, emptied_manifest),
+    Fault("wrong clock", "report", wrong_clock),
+    Fault("saved states removed during a run", "baselines", state_removed),
     Fault("stale locks", "report", stale_locks),
     Fault("two runs in one clone", "baselines", two_runs),
     Fault("clone moved during a pause", "baselines", moved_clone),
@@ -368,13 +392,16 @@ def attempt(fault: Fault, folder: Path, whole: Toy, expected: dict[str, Any]) ->
     trial = Trial(toy, expected, command(fault.stage))
     try:
         fault.do(trial)
-    except (AssertionError, OSError, IndexError) as error:
-        trial.wrong.append(f"the fault itself failed: {error}")
-    before = len(trial.wrong)
-    trial.run()
-    trial.goes_on = len(trial.wrong) == before
-    found = products(trial.toy.folder)
-    trial.different = sorted(name for name in trial.expected if found.get(name) != trial.expected[name])
+        before = len(trial.wrong)
+        trial.run()
+        trial.goes_on = len(trial.wrong) == before
+        found = products(trial.toy.folder)
+        trial.different = sorted(name for name in trial.expected if found.get(name) != trial.expected[name])
+    except (AssertionError, IndexError, OSError, subprocess.SubprocessError) as error:
+        trial.wrong.append(f"it did not come to its end: {error}")
+    finally:
+        if trial.mounted:
+            subprocess.run(["umount", "--lazy", trial.results], check=True)
     return trial
 
 
