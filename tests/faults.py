@@ -115,12 +115,15 @@ class Trial:
         self.half += half_made(self.results)
 
     def until(self, step: str, terminal: bool = False) -> Run:
-        """A run in which a job of this step is at work: it has written to its log."""
+        """A run in which jobs of this step are at work: each has written to its log."""
         run = Run(self.toy.folder, self.toy.environment(), terminal, self.command)
         logs = self.results / "logs" / step
-        wait_for(
-            lambda: any(log.stat().st_size for log in logs.glob("*.log")) or run.process.poll() is not None
-        )
+
+        def at_work() -> bool:
+            begun = sum(log.stat().st_size > 0 for log in logs.glob("*.log"))
+            return begun >= list(run.jobs().values()).count(step) >= 1 or run.process.poll() is not None
+
+        wait_for(at_work)
         assert run.process.poll() is None, f"the run ended before {step}: {run.output()[-2000:]}"
         return run
 

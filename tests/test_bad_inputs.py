@@ -291,6 +291,21 @@ def test_output_that_nobody_reads_is_no_error(command: str, within: str, tmp_pat
 LABEL = "Größe Σ"
 
 
+def test_ctrl_c_during_the_imports_is_an_interruption(tmp_path: Path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'i2r.cli':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    paths = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "i2r", "readings"]
+    done = subprocess.run(command, check=False, env=paths, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "i2r: interrupted\n")
+
+
 @pytest.fixture
 def latin(tmp_path: Path) -> dict[str, str]:
     """Variables of a user whose locale is Latin-1."""
