@@ -43,7 +43,7 @@ test: lint ## linters and quick tests, eight minutes on two cores
 test-all: lint ## linters and all tests, forty minutes on two cores
 	pytest -n 2 --dist worksteal
 
-chaos: setup ## kill runs of the preset tiny in many ways and compare; a quarter of an hour, see results/chaos.md
+chaos: setup ## kill runs of the preset tiny, make faults, and compare; half an hour, see results/chaos.md
 	PYTHONPATH=$(CURDIR) $(BIN)/python tests/chaos.py
 
 docs: $(DOCS)/.ready ## the documentation site, in site/

@@ -1,3 +1,6 @@
-from i2r.cli import main
+from i2r.errors import as_sentences
 
-main()
+with as_sentences():  # Ctrl-C during the imports, too
+    from i2r.cli import main
+
+    main()

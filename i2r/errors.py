@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,15 @@ class InputError(ValueError):
     """Something that a user can put right; the message names the file or key and says what is wrong with it."""
 
 
+ROOM = "make room there, and the same command goes on"
+REMEDIES = {
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EROFS: "make it writable, and the same command goes on",
+    errno.EACCES: "change its permissions, and the same command goes on",
+}
+
+
 def sentence(error: BaseException) -> str | None:
     """The message for an expected error, or None for one that only a fault of the code can cause."""
     if isinstance(error, InputError):
@@ -19,7 +30,8 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, UnicodeDecodeError):
         return f"a text file is not UTF-8 ({error.reason} at byte {error.start})"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return f"{said} ({REMEDIES[error.errno]})" if error.errno in REMEDIES else said
     return None
 
 
@@ -41,6 +53,7 @@ def as_sentences() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(1)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the end
         print("i2r: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:

@@ -1,19 +1,17 @@
 """Kill a run of the preset tiny in many ways, type the same command again each time, and compare the products.
 
-`make chaos` runs it. A pass begins with the results of all steps before `evaluate`, or with none: soon after a job has
-begun, or while it runs, the run is killed in the way that has been tried least in this step, and `i2r stage all` is
-called again. A Snakemake that lives on without its killed parent is killed as well when the next command waits for it;
-at the end of a pass it may go on. A pass ends when the command has ended by itself; the products must then equal those
-of a run that nobody disturbed.
+`make chaos` runs it, and then the faults of faults.py. A pass begins with the results of all steps before `evaluate`,
+or with none: soon after a job has begun, or while it runs, the run is killed in the way that has been tried least in
+this step, and `i2r stage all` is called again. A Snakemake that lives on without its killed parent is killed as well
+when the next command waits for it; at the end of a pass it may go on. A pass ends when the command has ended by itself;
+the products must then equal those of a run that nobody disturbed. With --every, one run of any preset is killed with -9
+in equal times instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
-import pty
 import random
 import shutil
 import signal
@@ -26,14 +24,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import psutil
 from conftest import Toy, make_copy
+from disturbed import COMMAND, Run, begin, finished, products, seconds, steps_from
+from faults import cpu_seconds, run_faults, with_own_mounts
 
-from i2r.files import sha256, write_text
+from i2r.files import write_text
 from i2r.pipeline.steps import STEPS
 
-COMMAND = ["i2r", "stage", "all", "--cores", "2"]
 KINDS = ("group", "parent", "snakemake", "job", "ctrl-c", "sigterm")
 STARTS = ("evaluate", "data")  # a pass begins with the results of all steps before one of these
 
@@ -41,138 +39,21 @@ STARTS = ("evaluate", "data")  # a pass begins with the results of all steps bef
 Cell = tuple[str, str]  # kind of kill, step
 
 
-def is_time(name: str) -> bool:
-    return "seconds" in name or name.endswith("_s")
-
-
-def untimed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: untimed(part) for name, part in value.items() if not is_time(name)}
-    return [untimed(part) for part in value] if isinstance(value, list) else value
-
-
-def content(path: Path) -> Any:
-    """What must be equal in a product: everything but measured times."""
-    if path.suffix == ".json":
-        return untimed(json.loads(path.read_text(encoding="utf-8")))
-    if path.suffix == ".jsonl":
-        return [untimed(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    if path.suffix == ".csv":
-        table = pd.read_csv(path)
-        return table[[name for name in table if not is_time(name)]].to_csv()
-    return sha256(path)
-
-
-def products(folder: Path) -> dict[str, Any]:
-    """Product -> content, for every finished job; the report's page and the count of imported runs are left out."""
-    found = {}
-    for manifest in sorted((folder / "results/store").glob("*/*/manifest.json")):
-        for name in json.loads(manifest.read_text(encoding="utf-8"))["products"]:
-            if name not in ("report.html", "tracked.json"):
-                path = manifest.parent / name
-                found[str(path.relative_to(folder / "results/store"))] = content(path)
-    return found
-
-
-def finished(folder: Path) -> Counter[str]:
-    """Number of finished jobs of each step."""
-    return Counter(path.parts[-3] for path in (folder / "results/store").glob("*/*/manifest.json"))
-
-
-def seconds(folder: Path) -> dict[str, float]:
-    """Mean seconds of the jobs of each step, from its first to its last moment."""
-    files = [(path.parent.name, path) for path in (folder / "results/benchmarks").glob("*/*.tsv")]
-    rows = pd.DataFrame([(step, pd.read_csv(path, sep="\t")["s"][0]) for step, path in files])
-    return rows.groupby(0)[1].mean().to_dict()
-
-
-def begin(folder: Path, whole: Toy, start: str) -> Toy:
-    """A copy of the project with the results of all steps before `start`, from a run that is complete."""
-    toy, late = make_copy(folder), steps_from(start)
-    store = whole.folder / "results/store"
-    shutil.copytree(
-        store, toy.folder / "results/store", ignore=lambda at, _: late if Path(at) == store else []
-    )
-    return toy
-
-
-def steps_from(start: str) -> list[str]:
-    return list(STEPS)[list(STEPS).index(start) :]
-
-
-class Run:
-    """One call of the command, in a session of its own; in a pseudo-terminal if `terminal`."""
-
-    def __init__(self, folder: Path, environment: dict[str, str], terminal: bool) -> None:
-        self.master = None
-        self.left: list[psutil.Process] = []  # a Snakemake that lives on after its parent was killed
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True}
-        if terminal:  # the output goes to the log, the keyboard is the terminal
-            self.master, slave = pty.openpty()
-            streams |= {"stdin": slave, "preexec_fn": _take_terminal}
-        with (folder / "output.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                COMMAND, cwd=folder, env=environment, stdout=log, stderr=log, **streams
-            )
-        if terminal:
-            os.close(slave)
-
-    def close(self) -> None:
-        if self.master is not None:
-            os.close(self.master)
-
-    def children(self, recursive: bool = False) -> list[psutil.Process]:
-        with contextlib.suppress(psutil.Error):
-            return psutil.Process(self.process.pid).children(recursive)
-        return []
-
-    def jobs(self) -> dict[int, str]:
-        """Process -> step, of the jobs that this run has started."""
-        found = {}
-        for process in self.children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                words = process.cmdline()
-                if words[1:4] == ["-m", "i2r", "run"]:
-                    found[process.pid] = words[4]
-        return found
-
-    def kill(self, kind: str, job: int) -> None:
-        pid = self.process.pid
-        with contextlib.suppress(ProcessLookupError, psutil.Error):
-            if kind == "group":
-                os.killpg(pid, signal.SIGKILL)
-            elif kind == "parent":
-                self.left = self.children()
-                os.kill(pid, signal.SIGKILL)
-            elif kind == "snakemake":
-                for child in self.children():
-                    child.kill()
-            elif kind == "job":
-                os.kill(job, signal.SIGKILL)
-            elif kind == "ctrl-c":
-                os.write(self.master, b"\x03")
-            else:
-                os.kill(pid, signal.SIGTERM)
-
-
-def _take_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
 class Battery:
     """Counts of tries, recoveries and equal products, by kind of kill and step.
 
     Attributes:
         whole: finished jobs of each step in a complete run.
+        steps: those that have any.
         lasts: mean seconds of the jobs of each step.
     """
 
     def __init__(self, seed: int, whole: Counter[str], lasts: dict[str, float]) -> None:
         self.random, self.whole, self.lasts = random.Random(seed), whole, lasts
-        self.counts: dict[Cell, Counter[str]] = {(kind, step): Counter() for step in STEPS for kind in KINDS}
+        self.steps = [step for step in STEPS if whole[step]]
+        self.counts: dict[Cell, Counter[str]] = {
+            (kind, step): Counter() for step in self.steps for kind in KINDS
+        }
 
     def wanted(self, steps: Iterable[str]) -> list[Cell]:
         """The cells of these steps that are among the least tried ones of all, in the order of the steps."""
@@ -244,16 +125,21 @@ class Battery:
                     self.counts[done]["recovered"] += 1
                 return attacks
 
+    def with_minus_9(self) -> int:
+        """Number of kills with -9."""
+        soft = ("ctrl-c", "sigterm")
+        return sum(count["tries"] for (kind, _), count in self.counts.items() if kind not in soft)
+
     def table(self) -> str:
         """Kind of kill x step: tries / recovered / equal, as Markdown."""
         lines = [
             "Each cell: tries / recovered / products equal.",
             "",
-            f"| kill | {' | '.join(STEPS)} | all |",
+            f"| kill | {' | '.join(self.steps)} | all |",
         ]
-        lines.append("| --- " * (len(STEPS) + 2) + "|")
+        lines.append("| --- " * (len(self.steps) + 2) + "|")
         for kind in KINDS:
-            own = [self.counts[kind, step] for step in STEPS]
+            own = [self.counts[kind, step] for step in self.steps]
             cells = [_cell(count) for count in (*own, sum(own, Counter()))]
             lines.append(f"| {kind} | {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
@@ -263,24 +149,28 @@ def _cell(count: Counter[str]) -> str:
     return " / ".join(str(count[name]) for name in ("tries", "recovered", "equal")) if count["tries"] else ""
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    options.add_argument("--minutes", type=float, default=14)
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--out", type=Path, default=Path("results/chaos.md"))
-    args = options.parse_args()
-    # a command in the background would ignore Ctrl-C
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    started = time.monotonic()
-    end = started + 60 * args.minutes
-    home = Path(tempfile.mkdtemp(prefix="chaos-"))
-    quiet = make_copy(home / "undisturbed")
-    quiet.run(*COMMAND)
-    took = time.monotonic() - started
-    expected, number, wrong = products(quiet.folder), 0, False
-    battery = Battery(args.seed, finished(quiet.folder), seconds(quiet.folder))
-    print(f"an undisturbed run: {took:.0f} s, {len(expected)} products", flush=True)
-    while number == 0 or time.monotonic() + 2 * took < end:
+def undisturbed(folder: Path, preset: str) -> Toy:
+    """A whole run of a preset."""
+    toy = of_preset(folder, preset)
+    toy.run(*COMMAND)
+    return toy
+
+
+def of_preset(folder: Path, preset: str) -> Toy:
+    toy = make_copy(folder)
+    (folder / "params.yaml").write_text(f"extends: workflow/presets/{preset}.yaml\nexperiment: {preset}\n")
+    return toy
+
+
+def kill_in_many_ways(
+    home: Path, quiet: Toy, expected: dict[str, Any], args: argparse.Namespace
+) -> tuple[str, bool]:
+    """A table of kills in passes, and whether all products were equal."""
+    lasts = seconds(quiet.folder)
+    battery, number, wrong = Battery(args.seed, finished(quiet.folder), lasts), 0, False
+    took = sum(lasts[step] * count for step, count in battery.whole.items()) / 2  # two jobs at a time
+    end = time.monotonic() + 60 * args.minutes
+    while battery.with_minus_9() < args.kills and (number == 0 or time.monotonic() + 2 * took < end):
         number += 1
         toy = begin(home / f"pass{number}", quiet, battery.start())
         # the last part of the time is left for the run to end, and a pass must not take all of it
@@ -288,8 +178,7 @@ def main() -> None:
         attacks = battery.one_pass(
             toy.folder, toy.environment(), min(end - 1.2 * took, now + 0.6 * (end - now))
         )
-        found = products(toy.folder)
-        different = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        different = differences(expected, toy)
         for attack in attacks:
             battery.counts[attack]["equal"] += not different
         wrong = wrong or bool(different)
@@ -297,10 +186,71 @@ def main() -> None:
             f"pass {number}: {len(attacks)} kills, {len(different)} products differ {different[:5]}",
             flush=True,
         )
-    write_text(args.out, battery.table())
-    print(f"{battery.table()}\nwrote {args.out}")
-    if wrong:
-        sys.exit(f"some runs did not go on, or their products differ; they are in {home}")
+    return battery.table(), not wrong
+
+
+def kill_every(home: Path, expected: dict[str, Any], args: argparse.Namespace) -> tuple[str, bool]:
+    """Kill a run and all its jobs with -9 in equal times, until it ends by itself or `args.kills` times at most."""
+    toy, kills, code = of_preset(home / "killed", args.preset), 0, None
+    while code is None:
+        run = Run(toy.folder, toy.environment())
+        try:
+            code = run.process.wait(args.every if kills < args.kills else None)
+        except subprocess.TimeoutExpired:
+            run.kill("group", 0)
+            run.process.wait()
+            kills += 1
+            print(f"kill {kills}: {finished(toy.folder).total()} jobs are done", flush=True)
+    different = differences(expected, toy)
+    text = f"{args.preset}, killed with -9 every {args.every:.0f} s: {kills} kills, ended with {code}, "
+    return text + f"{len(different)} products differ {different[:5]}\n", code == 0 and not different
+
+
+def differences(expected: dict[str, Any], toy: Toy) -> list[str]:
+    found = products(toy.folder)
+    return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+
+
+def options() -> argparse.Namespace:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    asked.add_argument(
+        "--kills", type=int, default=20, help="at most about this many with -9; 0: faults alone"
+    )
+    asked.add_argument("--minutes", type=float, default=14, help="of kills, at most about")
+    asked.add_argument("--preset", default="tiny", help="another one needs --every, and no faults are tried")
+    asked.add_argument("--every", type=float, help="kill once in so many seconds, until the run ends")
+    asked.add_argument("--faults", default="", metavar="WORDS", help="only faults that match; '^$' for none")
+    asked.add_argument("--undisturbed", type=Path, metavar="FOLDER", help="an undisturbed run of before")
+    asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("--out", type=Path, default=Path("results/chaos.md"))
+    args = asked.parse_args()
+    if args.preset != "tiny" and args.every is None:
+        asked.error("--preset needs --every")
+    return args
+
+
+def main() -> None:
+    args = options()
+    with_own_mounts()
+    # a command in the background would ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    started, home = time.monotonic(), Path(tempfile.mkdtemp(prefix="chaos-"))
+    quiet = Toy(args.undisturbed) if args.undisturbed else undisturbed(home / "undisturbed", args.preset)
+    expected = products(quiet.folder)
+    print(f"an undisturbed run: {time.monotonic() - started:.0f} s, {len(expected)} products", flush=True)
+    parts = []
+    if args.every:
+        parts.append(kill_every(home, expected, args))
+    else:
+        if args.kills:
+            parts.append(kill_in_many_ways(home, quiet, expected, args))
+        parts.append(run_faults(home, quiet, expected, args.faults))
+    took = f"It took {(time.monotonic() - started) / 60:.0f} minutes, {cpu_seconds() / 60:.0f} of CPU.\n"
+    text = "\n".join([*(table for table, _ in parts), took])
+    write_text(args.out, text)
+    print(f"{text}\nwrote {args.out}")
+    if not all(right for _, right in parts):
+        sys.exit(f"something is not as it must be; the runs are in {home}")
     shutil.rmtree(home)
 
 

@@ -144,13 +144,13 @@ CASES = [
     Case("environment", "a port out of range", lambda: None, "ui --port 99999", "must be a number from 1 to 65535"),
     Case("environment", "standard output on a full disk", lambda: None, "readings", "No space left on device", "{} >/dev/full"),
     Case("environment", "a folder that cannot be written to", lambda: None, "preset tiny --force", "Read-only file system", read_only(".")),
-    Case("disk", "full", lambda: None, "plan", "No space left on device; specs are written to results/specs", full("8k", "results")),
+    Case("disk", "full", lambda: None, "plan", "goes on); specs are written to results/specs", full("8k", "results")),
     Case("disk", "full, for data", lambda: None, "data", "/out: No space left on device", full("64k", "results/state")),
     Case("disk", "full, for products", lambda: None, "data", "No space left on device", full("8k", "results/store")),
     Case("disk", "full, for MLflow", lambda: None, "track", "database or disk is full", full("8k", "results")),
-    Case("disk", "results/ is read-only", lambda: None, "plan", "Read-only file system; specs are written to", read_only("results")),
-    Case("disk", "results/ is read-only", lambda: None, "data", "Read-only file system; data shapes needs a lock", read_only("results")),
-    Case("disk", "results/ is read-only", lambda: None, "stage all", "Read-only file system; the workflow needs a lock", read_only("results")),
+    Case("disk", "results/ is read-only", lambda: None, "plan", "Read-only file system (make it writable, and the same command goes on); specs are", read_only("results")),
+    Case("disk", "results/ is read-only", lambda: None, "data", "goes on); data shapes needs a lock", read_only("results")),
+    Case("disk", "results/ is read-only", lambda: None, "stage all", "goes on); the workflow needs a lock", read_only("results")),
     Case("disk", "results/ is read-only", lambda: None, "track", "Read-only file system", read_only("results")),
     Case("disk", "results/ is read-only", lambda: None, "ui --port 59391", "Read-only file system", read_only("results")),
     Case("MLflow", "no server", set_variable("MLFLOW_TRACKING_URI", "http://127.0.0.1:9"), "track", "no answer within"),
@@ -270,7 +270,10 @@ with as_sentences(), replacing("disk/weights.pt") as temporary:
         Path("disk").mkdir()
         text("write.py", code)()
         status, said = said_by_a_shell(full("64k", "disk").format(f"{sys.executable} write.py"))
-    assert (status, said) == (1, "i2r: disk/weights.pt: No space left on device\n")
+    assert (status, said) == (
+        1,
+        "i2r: disk/weights.pt: No space left on device (make room there, and the same command goes on)\n",
+    )
 
 
 PRINTING = ("readings", "params", "params --json", "plan", "show", "data status voc2012", "--help")
@@ -286,6 +289,21 @@ def test_output_that_nobody_reads_is_no_error(command: str, within: str, tmp_pat
 
 
 LABEL = "Größe Σ"
+
+
+def test_ctrl_c_during_the_imports_is_an_interruption(tmp_path: Path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'i2r.cli':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    paths = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "i2r", "readings"]
+    done = subprocess.run(command, check=False, env=paths, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "i2r: interrupted\n")
 
 
 @pytest.fixture

@@ -19,10 +19,11 @@ from i2r.config import load
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
 from i2r.errors import InputError
-from i2r.files import read_json, sha256, write_json
+from i2r.files import read_json, sha256, write_json, write_text
 from i2r.pipeline import digests, jobs, plan, store
 from i2r.pipeline.jobs import run_job
 from i2r.pipeline.spec import JobError, Spec, read_spec, write_spec
+from i2r.pipeline.stage import failures
 from i2r.pipeline.steps import STEPS, steps_of
 
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -451,6 +452,25 @@ def test_a_lock_that_cannot_be_taken_is_named(tmp_path: Path):
         jobs.locked(tmp_path / "state/stage.lock", "the workflow"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("", "its log is empty: it was stopped as it began, or the disk is full (make room there"),
+        (
+            "train x: started\n",
+            "for want of memory or of room on the disk; its last line is 'train x: started'",
+        ),
+        ("train x: started\ni2r: a.jpg: damaged\n", "a.jpg: damaged"),
+    ],
+)
+def test_a_job_that_did_not_finish_is_named_with_its_last_words(tmp_path: Path, log: str, said: str):
+    made = planned()
+    spec = next(spec for spec in made.of("all") if spec.step == "train")
+    write_text(tmp_path / "logs/train" / f"{spec.key}.log", log)
+    (found,) = failures(made, tmp_path)
+    assert found.startswith(f"{spec.title} did not finish (") and said in found
 
 
 def test_what_is_no_manifest_is_none(tmp_path: Path):

@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 import pytest
-from chaos import products
 from conftest import Toy, make_copy, make_toy
+from disturbed import products
 from slurm_cluster import Cluster, missing, running, wait_for
 
 from i2r.pipeline.steps import STEPS

@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):
     schedule = Schedule(
         optimiser="sgd", warmup=0.0, steps=5, batch=1, lr=0.1, momentum=0.0, weight_decay=0.0, power=1.0
     )
-    with pytest.raises(JobError, match="loss is nan at step 2"):
+    with pytest.raises(JobError, match=r"^toy: the loss is nan at step 2, .*; train\.lr below 0\.1 may help"):
         learn.fit(job, model, schedule, losses, label="toy")
 
 

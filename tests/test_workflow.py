@@ -241,9 +241,17 @@ def test_a_result_made_again_with_another_outcome_makes_what_came_from_it_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["remove", "cut", "manifest cut", "manifest gone"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("remove", "scores.json: missing; it is made again"),
+        ("cut", "scores.json: damaged, its size has changed; it is made again"),
+        ("manifest cut", "manifest.json: cannot be read; it is made again"),
+        ("manifest gone", "cam_head "),  # as if it had never been made
+    ],
+)
 @pytest.mark.parametrize("command", [("snakemake",), ("i2r", "stage", "all")])
-def test_a_damaged_result_is_made_again(copied: Toy, damage: str, command: tuple[str, ...]):
+def test_a_damaged_result_is_made_again(copied: Toy, damage: str, said: str, command: tuple[str, ...]):
     folder = next((copied.folder / STORE).glob("cam_head/*"))
     shutil.rmtree(copied.folder / VIEW / "cam_head")  # the view has the same files by another name
     if damage == "remove":
@@ -254,7 +262,7 @@ def test_a_damaged_result_is_made_again(copied: Toy, damage: str, command: tuple
         (folder / "manifest.json").write_text("{")
     else:
         (folder / "manifest.json").unlink()
-    copied.run(*command)
+    assert said in copied.run(*command)
     assert copied.ran() == Counter(cam_head=1)
     assert NOTHING in copied.run("snakemake", "-n")
 
@@ -279,6 +287,17 @@ def test_damage_of_the_same_kind_is_seen_again(copied: Toy):
             manifest.write_text('{"spec": {}, "products": {}, "sizes": {}}')
         copied.run("snakemake")
         assert copied.ran() == Counter(cam_head=1)
+
+
+@pytest.mark.slow
+def test_results_that_a_wrong_clock_dated_ahead_are_no_obstacle(copied: Toy):
+    damaged = next((copied.folder / STORE).glob("cam_head/*/scores.json"))
+    damaged.write_text("")
+    for path in (copied.folder / STORE).rglob("*"):
+        os.utime(path, (time.time() + 86400,) * 2)
+    copied.run("snakemake")
+    assert copied.ran() == Counter(cam_head=1)
+    assert NOTHING in copied.run("snakemake", "-n")
 
 
 @pytest.mark.slow
@@ -481,9 +500,9 @@ def test_what_a_job_finished_after_snakemake_was_killed_is_kept(copied: Toy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_goes_on(copied: Toy, number: signal.Signals):
-    """After Ctrl-C, sent to the process group as by a terminal, and after a plain kill, no lock remains."""
+@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM]])
+def test_a_stopped_run_goes_on(copied: Toy, numbers: list[signal.Signals]):
+    """After Ctrl-C, once or twice, sent to the process group as by a terminal, and a plain kill, no lock remains."""
     copied.change(train={"steps": 52}, methods={"bam": {"train": {"steps": 52}}})
     (copied.folder / "slow").mkdir()
     (copied.folder / "slow/train").touch()
@@ -492,8 +511,9 @@ def test_a_stopped_run_goes_on(copied: Toy, number: signal.Signals):
     streams = {"stdout": log, "stderr": log, "start_new_session": True}
     with log, subprocess.Popen(command, cwd=copied.folder, env=copied.environment(), **streams) as running:
         wait_for(lambda: (copied.folder / "ran.txt").is_file())
-        (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
-        time.sleep(1)
+        for number in numbers:
+            (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
+            time.sleep(1)
         (copied.folder / "slow/train").unlink()
         assert running.wait(60) == 130
     said = (copied.folder / "output.txt").read_text()
@@ -512,7 +532,8 @@ def test_a_failed_job_names_its_log_and_leaves_nothing_half(toy: Toy):
     assert "results/logs/backbone/" in output and "no sense in it" in output and "Traceback" in output
     module.write_text(module.read_text().replace("raise ValueError('", "raise OSError(28, '"))
     output = toy.run("i2r", "stage", "all", "--cores", "2", code=1)
-    assert output.rstrip().endswith("/out: No space left on device") and "Traceback" not in output
+    assert output.rstrip().endswith("goes on)") and "/out: No space left on device (make room" in output
+    assert "Traceback" not in output
     assert not list((toy.folder / STORE).glob("backbone/*/*"))
     module.write_text(text)
     toy.ran()

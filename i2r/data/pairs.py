@@ -291,9 +291,16 @@ def faults(checked: dict[str, Checked]) -> dict[str, str]:
 
 
 def describe_faults(found: dict[str, str], pairs: int) -> str:
-    """One message that lists all bad pairs."""
+    """One message that lists all bad pairs, and says what to do."""
+    remedy = "`data.faulty: leave_out` goes on without"
     if len(found) == 1:
-        return next(iter(found.values()))
+        return f"{next(iter(found.values()))}; mend it, or {remedy}"
     lines = list(found.values())[:_SHOWN]
     more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-    return "\n  ".join([f"{len(found)} of {pairs} pairs of image and mask are not usable:", *lines, *more])
+    return "\n  ".join(
+        [
+            f"{len(found)} of {pairs} pairs of image and mask are not usable; mend them, or {remedy}:",
+            *lines,
+            *more,
+        ]
+    )

@@ -24,6 +24,7 @@ from i2r.files import replacing
 from i2r.nets.device import open_device
 from i2r.nets.whole_batch import add_up_gradients, count, norm_whole_batches, rank
 from i2r.pipeline.jobs import Job, JobError
+from i2r.pipeline.work import SCHEDULED
 from i2r.progress import Progress
 
 # Maximal number of lines of metrics.jsonl, besides one for each validation; longer trainings write means over steps
@@ -245,7 +246,7 @@ def fit(
         # each process has a dropout of its own
         torch.manual_seed(seed_of(*named, *([rank()] if rank() else []), seed=seed))
         numbers = _step(model, optimiser, schedule, losses, done)
-        _check(numbers["loss"], done, schedule, label)
+        _check(numbers["loss"], done, label, f"{SCHEDULED[job.step]}.lr below {schedule.lr}")
         spent += numbers["seconds"]
         done += 1
         return numbers, validation.after(done, model) if validation else None
@@ -299,11 +300,10 @@ def _restored(
     return state
 
 
-def _check(loss: float, step: int, schedule: Schedule, label: str) -> None:
+def _check(loss: float, step: int, label: str, remedy: str) -> None:
     if not math.isfinite(loss):
         raise JobError(
-            f"{label}: the loss is {loss} at step {step}, so training cannot continue; "
-            f"a learning rate below {schedule.lr} may help"
+            f"{label}: the loss is {loss} at step {step}, so training cannot continue; {remedy} may help"
         )
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from i2r.config.experiment import Runtime
-from i2r.errors import InputError
+from i2r.errors import InputError, sentence
 from i2r.files import flush, naming_the_disk, read_json, sha256, write_json, write_text
 from i2r.pipeline import gpus
 from i2r.pipeline.digests import digest
@@ -84,11 +84,13 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
     except Timeout:
         holder = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "another process"
         if not wait:
-            raise JobError(f"{what} is being worked on by {holder}") from None
+            raise JobError(
+                f"{path}: {what} is being worked on by {holder}; wait until it has ended, or end it"
+            ) from None
         print(f"{what} is being worked on by {holder}; waiting", file=sys.stderr, flush=True)
         lock.acquire()
     except OSError as error:
-        raise JobError(f"{error.filename}: {error.strerror}; {what} needs a lock there") from None
+        raise JobError(f"{sentence(error)}; {what} needs a lock there") from None
     try:
         write_text(owner, f"process {os.getpid()} on {platform.node()}\n")
         yield

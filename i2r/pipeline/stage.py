@@ -14,7 +14,7 @@ from typing import Any
 
 from i2r.config.experiment import STAGES
 from i2r.config.load import PARAMS, Params, load
-from i2r.errors import sentence
+from i2r.errors import ROOM, sentence
 from i2r.files import write_json
 from i2r.pipeline import store
 from i2r.pipeline.alone import began, has_stale_lock
@@ -65,7 +65,7 @@ def run_stage(
         plan = prepare(params, results)
         jobs = plan.of(stage)
         for wrong in store.check(plan, jobs, results):
-            print(f"i2r: {wrong}", file=sys.stderr)
+            print(f"i2r: {wrong}; it is copied from its other place or made again", file=sys.stderr)
         store.fill(plan.experiment, results)
         if not problems(plan, jobs, results):
             print(f"i2r: nothing to do for {stage}: {len(jobs)} done", file=sys.stderr)
@@ -179,7 +179,9 @@ def _last_words(log: Path) -> str:
     said = [line.removeprefix("i2r: ") for line in lines if line.startswith("i2r: ")]
     if said or any(line.startswith("Traceback") for line in lines):
         return (said or lines)[-1]
-    return f"it was killed, perhaps for want of memory; its last line is {(lines or [''])[-1]!r}"
+    if not lines:  # a job writes a line as soon as it has begun
+        return f"its log is empty: it was stopped as it began, or the disk is full ({ROOM})"
+    return f"it was killed, perhaps for want of memory or of room on the disk; its last line is {lines[-1]!r}"
 
 
 def _caches() -> dict[str, str]:

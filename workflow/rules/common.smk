@@ -1,6 +1,7 @@
 """The plan (i2r/pipeline/plan.py), and what rules need from it: files, inputs and resources of jobs."""
 
 import atexit
+import signal
 import sys
 from contextlib import contextmanager
 from functools import cache
@@ -38,6 +39,16 @@ def as_workflow_errors():
 # A --configfile replaces params.yaml. With a `configfile:` directive here, Snakemake would merge the two.
 with as_workflow_errors():
     PLAN = prepare(read_params(workflow.overwrite_configfiles, workflow.config_settings.config))
+
+
+def stop_once(number, frame):
+    """End Snakemake and its jobs after Ctrl-C; a second one must not interrupt that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if workflow.is_main_process and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, stop_once)
 
 if workflow.is_main_process:  # also in a dry run, for at this point Snakemake does not say which it is
     alone.hold()
@@ -88,10 +99,19 @@ def needs(step):
             return []
         if step == "fetch" and workflow.is_main_process:
             announced(str(spec.path(RESULTS)))
+        again = LOCATED.again(spec)
+        if again and workflow.is_main_process and (why := LOCATED.problem(spec)):
+            damaged(why)
         given = [(LOCATED.manifest(needed), LOCATED.remade(needed)) for needed in spec.inputs.values()]
-        return [file if remade else ancient(file) for file, remade in given] + LOCATED.again(spec)
+        return [file if remade else ancient(file) for file, remade in given] + again
 
     return found
+
+
+@cache
+def damaged(text):
+    """What is wrong with a result, said once."""
+    print(f"i2r: {text}; it is made again", file=sys.stderr)
 
 
 @cache
