@@ -215,7 +215,7 @@ def test_a_networks_metrics_name_the_queries_that_vanish(inputs, tmp_path):
 def test_the_report_shows_both_numbers(tmp_path, monkeypatch):
     plain = fake_jobs.scores
     more = {"vanished_queries": 3, "miou_without_vanished": 61.25}
-    monkeypatch.setattr(fake_jobs, "scores", lambda frame: plain(frame) | more)
+    monkeypatch.setattr(fake_jobs, "scores", lambda *given: plain(*given) | more)
     home = fake_jobs.report(tmp_path / "results")
     page = (home / "report.html").read_text()
     assert "Objects too thin to be seen" in page and "61.2" in page
