@@ -153,7 +153,8 @@ def the_training_loses_its_node_and_then_its_time(runs: Runs) -> None:
     [first] = runs.jobs_of("real", "train")
     assert first["JobState"] == "RUNNING"
     cluster.power_off(first["NodeList"])
-    assert _training(real) is None and saved.exists()
+    wait_for(lambda: _training(real) is None, 30)  # a killed process needs a moment to end
+    assert saved.exists()
     wait_for(lambda: cluster.job(first["JobId"])["Restarts"] == "1", 120, cluster.logs)
     before = saved.stat().st_mtime_ns
     wait_for(lambda: _training(real) and saved.stat().st_mtime_ns > before, 180, cluster.logs)
