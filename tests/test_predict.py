@@ -259,3 +259,12 @@ def test_the_package_alone_brings_no_torch():
     code = "import sys, i2r; print('torch' in sys.modules); i2r.load; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_networks_are_set_up_and_opened_without_the_compiler(trained):
+    """Importing it takes a second, in which nothing is computed, in each of the hundreds of jobs of a run."""
+    code = f"import sys, i2r; i2r.load({str(trained[0])!r}, device='cpu'); from i2r.engine.trainer import set_up; "
+    code += "from i2r.config.experiment import Runtime; set_up(Runtime(device='cpu'), 1); import torch; "
+    code += "print(torch.are_deterministic_algorithms_enabled(), 'torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]

@@ -41,7 +41,8 @@ def set_up(runtime: Runtime, threads: int) -> torch.device:
     """
     torch.set_num_threads(threads)
     device = open_device(runtime.device, "runtime.device")
-    torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
+    # torch.use_deterministic_algorithms does the same for code that is not compiled, but imports the compiler: a second
+    torch.set_deterministic_debug_mode("warn" if device.type == "cpu" else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # it only serves debugging, and costs time
     return device
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import hashlib
 from collections.abc import Mapping
 from functools import cache
@@ -36,7 +35,7 @@ def modules(step: str, params: Mapping[str, Any] | None = None) -> list[str]:
         name = todo.pop()
         if name not in found and not _carries(name):
             found.add(name)
-            todo += _imports(name)
+            todo += _read(name)[1]
     return sorted(found)
 
 
@@ -72,7 +71,7 @@ def digest(step: str, params: Mapping[str, Any] | None = None) -> str:
 
 @cache
 def _digest_of(used: tuple[str, ...]) -> str:
-    text = "\n".join(f"{name} {_content(name)}" for name in used)
+    text = "\n".join(f"{name} {_read(name)[0]}" for name in used)
     folders = {path_of(name).parent for name in used}
     files = sorted(path for folder in folders for kind in DATA for path in folder.glob(f"**/*{kind}"))
     text += "".join(f"\n{path.relative_to(PACKAGE)} {sha256(path)}" for path in files)
@@ -92,35 +91,26 @@ def path_of(module: str) -> Path | None:
 
 
 @cache
-def _tree(module: str) -> ast.Module:
+def _read(module: str) -> tuple[str, list[str]]:
+    """The hash of a module's content, and the modules of this package that it imports, with those that contain them."""
     path = path_of(module)
     if path is None:
         raise FileNotFoundError(f"{module}: no such module of i2r")
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-@cache
-def _content(module: str) -> str:
-    return hashlib.sha256(content(_tree(module)).encode()).hexdigest()
-
-
-@cache
-def _imports(module: str) -> list[str]:
-    """Modules of this package that a module imports, and the packages that contain these."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     names = set()
-    for node in ast.walk(_tree(module)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     ours = {name for name in names if name.split(".")[0] == "i2r"}
     ours |= {".".join(name.split(".")[:end]) for name in ours for end in range(2, name.count(".") + 1)}
-    return sorted(name for name in ours if path_of(name))
+    imported = sorted(name for name in ours if path_of(name))
+    return hashlib.sha256(content(tree).encode()).hexdigest(), imported
 
 
 def content(tree: ast.Module) -> str:
-    """A module's syntax tree as text, without docstrings (a syntax tree has no comments)."""
-    tree = copy.deepcopy(tree)
+    """A module's syntax tree as text, without docstrings (a syntax tree has no comments); the tree loses them."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):

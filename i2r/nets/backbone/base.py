@@ -14,7 +14,7 @@ Grids at an image of side S (rounded as convolutions do), and channels of layer2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -170,6 +170,16 @@ def before_relu(block: nn.Module, x: Tensor) -> Tensor:
         y = getattr(block, f"bn{number}")(getattr(block, f"conv{number}")(y))
         y = F.relu(y) if number < last else y
     return y + (x if block.downsample is None else block.downsample(x))
+
+
+def initialise(modules: Iterable[nn.Module]) -> None:
+    """Random values of He et al. for the convolutions among `modules` that have values.
+
+    For one without, which is loaded next (nets/io/weights.py), torch would import its compiler: a second of each job.
+    """
+    for module in modules:
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def build_backbone(options: schema.Backbone, classes: int = 1000, dense: bool = True) -> Backbone:

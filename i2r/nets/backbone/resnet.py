@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from i2r.config import schema
-from i2r.nets.backbone.base import Backbone
+from i2r.nets.backbone.base import Backbone, initialise
 
 CHANNELS = (512, 1024, 2048)
 
@@ -42,9 +42,7 @@ def resnet_bam(options: schema.Backbone, classes: int) -> Backbone:
     first = net.layer1[0]
     first.conv1 = nn.Conv2d(128, 64, 1, bias=False)
     first.downsample[0] = nn.Conv2d(128, 256, 1, bias=False)
-    for module in [*stem, first.conv1, first.downsample[0]]:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    initialise([*stem, first.conv1, first.downsample[0]])
     for layer, dilation in ((net.layer3, 2), (net.layer4, 4)):
         layer[0].downsample[0].stride = (1, 1)
         for block in layer:

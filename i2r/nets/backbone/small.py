@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2r.config import schema
-from i2r.nets.backbone.base import Backbone
+from i2r.nets.backbone.base import Backbone, initialise
 
 
 def small(options: schema.Backbone, classes: int, dense: bool = True) -> Backbone:
@@ -29,9 +29,7 @@ def small(options: schema.Backbone, classes: int, dense: bool = True) -> Backbon
         nn.Sequential(deep),
     ]
     net = Backbone(layers, (32, 64, 128), classes)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    initialise(net.modules())
     return net
 
 
