@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import fake_jobs
 import pandas as pd
@@ -50,6 +50,14 @@ def test_the_record_is_kept_while_the_job_runs(tmp_path: Path):
     with measured(kept, every=0.01):
         while not kept.is_file():
             time.sleep(0.01)
+        assert json.loads(kept.read_text())["seconds"] > 0
+
+
+def test_the_record_is_kept_while_torch_is_being_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    kept = tmp_path / "spent.json"
+    with measured(kept, gpu=True, every=0.01):
+        time.sleep(0.2)
         assert json.loads(kept.read_text())["seconds"] > 0
 
 

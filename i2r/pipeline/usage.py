@@ -134,7 +134,8 @@ def _busy_seconds() -> float | None:
 def _gpus_used(all_gpus: bool) -> dict[str, int]:
     """UUID of each GPU that this process has used, or of all -> most memory that it has taken of it, in bytes."""
     torch: Any = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
+    # while torch is being imported, which takes seconds on a busy machine, it has no torch.cuda yet
+    if not hasattr(torch, "cuda") or not torch.cuda.is_initialized():
         return {}
     peaks = {number: torch.cuda.max_memory_reserved(number) for number in range(torch.cuda.device_count())}
     return {
