@@ -78,6 +78,26 @@ def test_planning_touches_nothing(copied: Toy):
 
 
 @pytest.mark.slow
+def test_snakemake_looks_for_jobs_no_more_often_after_many_have_ended(copied: Toy):
+    """Snakemake's own timers multiply with each job, and after hundreds of jobs take a core."""
+    copied.change(targets={"table1": {"seeds": [1, 2, 3, 4, 5, 6]}})
+    started = time.monotonic()
+    said = copied.run("snakemake", "--cores", "1", "--verbose")
+    jobs, seconds = sum(copied.ran().values()), time.monotonic() - started
+    assert jobs >= 12 and jobs < said.count("Ready jobs: ") < 3 * jobs + seconds
+
+
+@pytest.mark.slow
+def test_a_trained_network_is_scored_before_the_next_is_trained(copied: Toy):
+    """A run that is stopped in the middle then has scores, not only weights."""
+    copied.change(targets={"table1": {"seeds": [1, 2]}})
+    copied.run("snakemake", "--cores", "1")
+    lines = (copied.folder / "ran.txt").read_text().splitlines()
+    steps = [line.split()[0] for line in lines if line.startswith(("train", "evaluate"))]
+    assert steps == ["train", "evaluate", "train", "evaluate"]
+
+
+@pytest.mark.slow
 def test_a_result_is_asked_for_by_its_readable_path(toy: Toy):
     path = f"{VIEW}/train/bam-1shot-fold0-seed0/weights.safetensors"
     toy.run("snakemake", path)

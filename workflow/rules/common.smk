@@ -6,9 +6,11 @@ import sys
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePath
+from threading import Timer
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import ColorizingTextHandler, logger
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.settings.enums import Quietness
 
 from i2r.config.experiment import STAGES
@@ -52,6 +54,25 @@ if workflow.is_main_process and signal.getsignal(signal.SIGINT) is signal.defaul
 
 if workflow.is_main_process:  # also in a dry run, for at this point Snakemake does not say which it is
     alone.hold()
+
+
+def look_again(scheduler, delay):
+    """Let Snakemake look for jobs to start after `delay` seconds, if it does not wait for that already.
+
+    Its own form sets a timer whenever it looks: also whenever a job has ended, so that after hundreds of jobs it looks
+    hundreds of times a second, which takes a core.
+    """
+
+    def look():
+        scheduler.looks_again = False
+        scheduler._open_jobs.release()
+
+    if not getattr(scheduler, "looks_again", False):
+        scheduler.looks_again = True
+        Timer(delay, look).start()
+
+
+JobScheduler._schedule_reevalutation = look_again
 
 LOCATED = store.Located(PLAN)
 RUNTIME = PLAN.params.values.runtime

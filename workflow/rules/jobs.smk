@@ -14,8 +14,8 @@ for depth, step in enumerate(STEPS.values()):
             f"results/logs/{step.name}/{{key}}.log",
         benchmark:
             f"results/benchmarks/{step.name}/{{key}}.tsv"
-        # what much depends on first, so that the long jobs are not the last ones
-        priority: len(STEPS) - depth
+        # First the scores of what is trained, so that an interrupted run has some; then what much depends on.
+        priority: len(STEPS) - (depth if depth <= list(STEPS).index("train") else 0)
         localrule: step.local
         conda:
             "../../envs/i2r.yaml"
