@@ -128,7 +128,7 @@ def _design(results: Results) -> dict[str, str]:
     trained, evaluated = ({row[end] for row in runs} for end in ("train", "evaluate"))
     seeds = sorted({row["seed"] for row in runs})
     draws = sorted({row["eval_seed"] for row in (*runs, *params["baselines"])})
-    chosen = sorted({method["params"]["evaluate"]["checkpoint"] for method in results.methods.values()})
+    chosen = sorted(results.evaluations["checkpoint"].unique())
     return {
         "The range of hyper-parameters considered, method to select the best hyper-parameter configuration, and "
         "specification of all hyper-parameters used to generate results": (
