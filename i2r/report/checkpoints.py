@@ -41,18 +41,20 @@ def table(targets: Sequence[Target]) -> pd.DataFrame:
     rows = []
     for target in targets:
         for id in target.trained:
-            for shot in target.shots if _choice(target, id) == "all" else ():
+            every = target.method(id)["params"]["evaluate"]["checkpoint"] == "all"
+            for shot in target.shots if every else ():
                 over = target.over(target.dataset(id), shot)
                 start = {"target": target.name, "dataset": target.dataset(id), "shot": shot, "method": id}
                 start |= {"folds": " ".join(map(str, over))}
                 items = [target.items_of(id, shot, fold) for fold in over]
-                if items and all(items):  # every fold was scored
+                if items and all(map(_scored, items)):
                     rows += [start | row for row in _rows(target.results, items)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _choice(target: Target, id: str) -> str:
-    return target.method(id)["params"]["evaluate"]["checkpoint"]
+def _scored(items: Sequence[Scored]) -> bool:
+    """Whether a fold has evaluations, all with a score."""
+    return bool(items) and all(item.scores.get("miou") is not None for item in items)
 
 
 def _rows(results: Results, folds: Sequence[Sequence[Scored]]) -> list[dict]:
@@ -81,9 +83,10 @@ def _scores(results: Results, item: Scored) -> dict[str | float, Measured]:
     resamplings = results.params["report"]["bootstrap"]
     each = {name: miou(own, resamplings) for name, own in counts.groupby("checkpoint")}
     spaced = [*sorted((name for name in each if name.isdigit()), key=int), "last"]
-    tried = {100 * place / len(spaced): each[name] for place, name in enumerate(spaced, 1)}
+    by_share = {100 * place / len(spaced): each[name] for place, name in enumerate(spaced, 1)}
     best = {BEST: each["best"]} if "best" in each else {}
-    return {LAST: each["last"], **best, TEST: max(tried.values(), key=lambda own: own.value), **tried}
+    chosen = max(by_share.values(), key=lambda own: own.value)
+    return {LAST: each["last"], **best, TEST: chosen, **by_share}
 
 
 def _row(checkpoint: str | float, minus: str, measured: Measured, by_seed: pd.Series) -> dict:
