@@ -144,8 +144,6 @@ class Estimates:
         """Seconds by what was measured on such a card elsewhere."""
         if not (self.card and self.on_gpu and work) or value(spec.params, "train.augment.views"):
             return None
-        if value(spec.params, "evaluate.checkpoint") == "all":  # the times are those of one checkpoint
-            return None
         precisions = (
             str(value(spec.params, f"{part}.precision") or "fp32") for part in ("backbone", "train")
         )
