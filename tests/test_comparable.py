@@ -171,9 +171,14 @@ def test_any_other_training_is_reimplemented(coco, key, value):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("evaluate.scoring", "original"), ("evaluate.tta", "none"), ("evaluate.episodes", 4000)],
+    [
+        ("evaluate.scoring", "original"),
+        ("evaluate.tta", "none"),
+        ("evaluate.episodes", 4000),
+        ("train.checkpoints", 9),
+    ],
 )
-def test_the_evaluation_does_not_decide_the_level(coco, key, value):
+def test_the_evaluation_and_what_is_kept_do_not_decide_the_level(coco, key, value):
     assert level(changed(coco["i2r"][0], key, value)) == "retrained"
 
 

@@ -113,6 +113,14 @@ def test_what_was_measured_on_a_card_counts_more_than_its_peak():
     assert Estimates(plans[1], {}, on_gpu=True, card="h100").of(five).source == "calculated"
 
 
+def test_the_time_of_one_checkpoint_says_nothing_of_all(tmp_path: Path):
+    made(tmp_path)
+    every = {"train": {"checkpoints": 9}, "evaluate": {"checkpoint": "all"}}
+    plan = fake_jobs.planned(targets=TWO, make=["table1"], **every)
+    assert Estimates(plan, records(tmp_path), on_gpu=False).of(one(plan, "evaluate")).seconds is None
+    assert Estimates(plan, records(tmp_path), on_gpu=False).of(one(plan, "episodes")).seconds == 42
+
+
 def test_counted_multiply_adds_are_those_of_the_networks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import multiply_adds

@@ -175,10 +175,9 @@ def test_final_logits_are_means_over_the_passes():
         return Output(final_logits=maps)
 
     first, second = torch.rand(2, 2, 9, 9), torch.rand(2, 2, 17, 17)
-    other = types.SimpleNamespace(inputs=lambda part: second)
-    output, alone = evaluate.augmented(head, [], [], first)
+    output, alone = evaluate.augmented(head, [first])
     assert torch.equal(output.final_logits, first) and alone is None
-    output, alone = evaluate.augmented(head, [other], [], first)
+    output, alone = evaluate.augmented(head, [first, second])
     torch.testing.assert_close(output.final_logits, (first + second[..., ::2, ::2]) / 2)
     assert torch.equal(alone, first)
 

@@ -198,7 +198,8 @@ def test_what_cannot_run_is_named():
     params = load.load(ROOT / "workflow/presets/tiny.yaml", {"targets": {"table1": None}})
     assert params.impossible["table1"]["i2r-resnet101"] == "backbone.name is small, not resnet50"
     assert params.values.targets["table1"].methods == ["i2r", "bam"]
-    assert "needs a training with validations" in params.impossible["beyond"]["i2r-best"]
+    given = load.load(ROOT / "workflow/presets/tiny.yaml", {"train": {"weights": "meta.safetensors"}})
+    assert "needs a training that keeps checkpoints" in given.impossible["beyond"]["i2r-kept"]
     photographs = load.load(ROOT / "workflow/presets/voc-small.yaml")
     assert photographs.impossible["table2"]["bam-resnet101"] == "backbone.weights names a file"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from types import SimpleNamespace
@@ -124,16 +125,33 @@ def test_the_audit_of_the_paper_has_only_known_signs():
 # --- the checklist ---------------------------------------------------------------------------------------------
 
 
-def answers(folder, **energy: float) -> dict[str, str]:
-    """Beginning of each item of the checklist -> its answer."""
+# SHA-256 of the lines of the published form (v2.0, 7 April 2020): headings, and items with their full stops
+FORM = "ea2f28629bf718405229526b1fa6938745223919aa0659f2ca155ea227df8e29"
+
+
+def grids_of(folder, **energy: float) -> list[Grid]:
+    """The parts of the checklist."""
     spec = json.loads((folder / "manifest.json").read_text())["spec"]
     store = folder.parents[1]
     inputs = {role: store / given["step"] / given["key"] for role, given in spec["inputs"].items()}
     results = Results(spec["params"], inputs)
     left_out = page.excluded_classes(results)
     costs = cost.table(results).assign(**energy)
-    found = checklist.grids(results, labels(results), {"": "snakemake report"}, left_out, costs)
-    return {item: answer for grid in found for item, answer in grid.rows}
+    return checklist.grids(results, labels(results), {"": "snakemake report"}, left_out, costs)
+
+
+def answers(folder, **energy: float) -> dict[str, str]:
+    """Item of the checklist -> its answer."""
+    return {item: answer for grid in grids_of(folder, **energy) for item, answer in grid.rows}
+
+
+def test_the_checklist_has_the_words_and_the_order_of_the_published_form(home):
+    lines = []
+    for grid in grids_of(home):
+        lines.append(f"{grid.title}, {grid.header[0][1].lower()}:")
+        lines += [f"{item}." for item, _ in grid.rows]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == FORM
+    assert "v2.0 of 7 April 2020" in (home / "checklist.md").read_text()
 
 
 def test_the_checklist_has_every_item_and_stands_on_the_page(home):

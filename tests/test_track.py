@@ -25,6 +25,7 @@ pytest.importorskip("mlflow", reason="mlflow is not installed")
 from mlflow import MlflowClient
 
 from i2r.config.experiment import Runtime
+from i2r.config.schema import GRIDS
 from i2r.pipeline.jobs import Job
 from i2r.steps import track as track_step
 from i2r.tracking import database, ui
@@ -196,6 +197,37 @@ def test_evaluation_has_scores_and_pictures_and_no_weights(imported):
     assert files == {"manifest.json", "scores.json", "episodes.csv", "episodes.png"}
     report = one(results, step="report")
     assert "report.html" in {item.path for item in client.list_artifacts(report.info.run_id)}
+
+
+def test_scores_on_every_grid_stand_in_a_group_of_their_own(imported):
+    """In an evaluation and, as means over folds, in its parent; the main score has the name without a group."""
+    results, made = imported
+    sticks = {}
+    for fold in (0, 1):
+        spec = spec_of(made, "evaluate", fold)
+        found = json.loads((results / spec.folder / "scores.json").read_text())["yardsticks"]
+        sticks[fold] = {
+            f"yardsticks/{score}_{grid}": value for grid, own in found.items() for score, value in own.items()
+        }
+        own = one(results, **{"i2r.key": spec.key}).data.metrics
+        assert {name: value for name, value in own.items() if name.startswith("yardsticks/")} == sticks[fold]
+        assert own[f"yardsticks/miou_{spec.params['evaluate']['scoring']}"] == own["miou"]
+    assert {f"yardsticks/miou_{grid}" for grid in GRIDS} < set(sticks[0])
+    mean = parent_of(results).data.metrics
+    for name in sticks[0]:
+        assert mean[name] == pytest.approx((sticks[0][name] + sticks[1][name]) / 2), name
+    alone = [name for name in mean if "/" not in name and "miou" in name]
+    assert sorted(alone) == ["miou", "miou_fold0", "miou_fold1"]
+
+
+def test_test_time_augmentation_has_its_first_pass_beside_it(empty, tmp_path):
+    results = tmp_path / "results"
+    targets = {"table1": {"methods": ["i2r"], "folds": [0]}}
+    made = fake_jobs.make(results, methods={"i2r": {"evaluate": {"tta": "scales"}}}, targets=targets)
+    shutil.copy(empty, results)
+    track.track(results)
+    metrics = one(results, **{"i2r.key": spec_of(made, "evaluate").key}).data.metrics
+    assert 0 < metrics["yardsticks/miou_without_tta"] < metrics["miou"]
 
 
 def test_importing_twice_changes_nothing(imported):

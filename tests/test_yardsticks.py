@@ -1,17 +1,15 @@
-"""The report's second yardstick, test-time augmentation, and best and last checkpoint, on synthetic finished jobs."""
+"""The report's second yardstick, and test-time augmentation, on synthetic finished jobs."""
 
 from __future__ import annotations
 
 import json
 
 import fake_jobs
-import numpy as np
 import pandas as pd
 import pytest
 
 from i2r.config.schema import GRIDS
-from i2r.metrics.statistics import seed_interval
-from i2r.report import cells, checkpoints
+from i2r.report import cells
 from i2r.report.results import Results
 from i2r.report.target import Target
 
@@ -94,52 +92,3 @@ def test_what_test_time_augmentation_adds_comes_from_one_evaluation(made):
     assert f"<strong>with TTA</strong>: test-time augmentation adds {added:+.1f} [" in page
     assert "<strong>I²R</strong>: test-time augmentation" not in page
     assert page.count("test-time augmentation adds") == 2  # in both targets
-
-
-# --- best and last checkpoint --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chosen(tmp_path_factory):
-    """Two checkpoints of each training: the best on held-out classes is better in fold 1 and worse in fold 0."""
-    methods = {"i2r": {"label": "I²R"}, "best": {"evaluate": {"checkpoint": "best"}}}
-    methods["bam"] = {"network": "bam", "evaluate": {"checkpoint": "best"}}
-    targets = {"table3": {"methods": list(methods), "folds": [0, 1], "seeds": [0, 1, 2], "ablation": True}}
-    sections = {"methods": methods, "targets": targets, "train": {"validate_every": 1}}
-    return fake_jobs.report(tmp_path_factory.mktemp("chosen") / "results", **sections)
-
-
-def test_best_and_last_checkpoint_stand_side_by_side(chosen):
-    metrics = pd.read_csv(chosen / "metrics.csv").set_index(["method", "fold", "seed"])["miou"]
-    last, best = metrics["i2r"], metrics["best"]
-    assert (best[0] < last[0]).all() and (best[1] > last[1]).all()
-    test = np.maximum(last, best)
-    table = pd.read_csv(chosen / "checkpoints.csv").fillna({"minus": ""}).set_index(["checkpoint", "minus"])
-    known = {checkpoints.LAST: last, checkpoints.BEST: best, checkpoints.TEST: test}
-    assert set(table.index) == {(name, "") for name in known} | set(checkpoints.COMPARED)
-    for (name, minus), row in table.iterrows():
-        own = known[name] - (known[minus] if minus else 0)
-        assert row["value"] == pytest.approx(own.mean(), abs=1e-3) and row["method"] == "i2r"
-        seeds = seed_interval(list(own.groupby("seed").mean()))
-        assert [row["seeds low"], row["seeds high"]] == pytest.approx(seeds, abs=1e-3)
-        assert row["pictures low"] < row["value"] < row["pictures high"]
-    assert table.at[(checkpoints.TEST, checkpoints.BEST), "value"] > 0.5
-    ablation = pd.read_csv(chosen / "ablation.csv").set_index("method")
-    ends = ["difference", "difference low", "difference high"]
-    paired = table.loc[(checkpoints.BEST, checkpoints.LAST), ["value", "pictures low", "pictures high"]]
-    assert paired.tolist() == pytest.approx(ablation.loc["best", ends].tolist(), abs=1e-3)
-
-
-def test_the_habit_of_the_field_is_marked_as_optimistic(chosen, made):
-    text = (chosen / "ablation.md").read_text()
-    assert "| I²R | better of the two on the test episodes (optimistic) | last | +" in text
-    assert "is a control, and no result" in text
-    for name in ("ablation.md", "table.md"):
-        assert "optimistic" not in (made / name).read_text()
-    assert pd.read_csv(made / "checkpoints.csv").empty
-
-
-def test_a_checkpoint_that_was_not_evaluated_everywhere_is_not_compared(chosen):
-    target = targets_of(chosen)[0]
-    target.items = [i for i in target.items if (i.id, i.row["fold"], i.row["seed"]) != ("best", 1, 2)]
-    assert checkpoints.table([target]).empty

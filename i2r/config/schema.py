@@ -180,6 +180,11 @@ class Train(Schedule):
         "none. The best weights are kept beside the last",
     )
     validation_episodes: Positive = Field(200, description="number of held-out episodes")
+    checkpoints: Count = Field(
+        0,
+        description="number of evenly spaced weights that are kept besides the last (9: at 10 %, 20 %, ... of the "
+        "steps), for evaluate.checkpoint: all",
+    )
     start: str | None = Field(
         None,
         description="initial weights: a file (may contain {fold}, {shot}, {seed}), or 1shot: those of the 1-shot "
@@ -207,6 +212,12 @@ class Train(Schedule):
         """Numbers of steps after which the meta learner is validated; as for the base learner."""
         return validation_steps(self, self.validate_every, images)
 
+    def kept_steps(self) -> tuple[int, ...]:
+        """Numbers of steps after which weights are kept; `steps` must be a number, see `over`. The last step is none
+        of them."""
+        ends = (self.steps * part // (self.checkpoints + 1) for part in range(1, self.checkpoints + 1))
+        return tuple(dict.fromkeys(end for end in ends if end))
+
 
 class Evaluate(Section):
     """Evaluation on the fixed test episodes; no value here changes a training."""
@@ -225,9 +236,10 @@ class Evaluate(Section):
     )
     tta: Literal["none", "scales", "released"] = said("test-time augmentation at sides 1, 0.8 and 1.25 of S")
     mask: Literal["none", "cyctr"] = Field("none", description="attention mask at test (paper Table 3)")
-    checkpoint: Literal["last", "best"] = Field(
+    checkpoint: Literal["last", "best", "all"] = Field(
         "last",
-        description="weights of the training: the last, or those of its best validation (train.validate_every)",
+        description="weights of the training: the last, or those of its best validation (train.validate_every); all: "
+        "the last, and beside its scores those of every other that was kept (train.checkpoints)",
     )
     delta: Share | Literal["adaptive"] | None = Field(
         None, description="CAM threshold at test; null: as in training"
@@ -306,6 +318,10 @@ class RunParams(Sections):
         if self.evaluate.checkpoint == "best" and (self.train.weights or not self.train.validate_every):
             raise ValueError(
                 "evaluate.checkpoint: best needs a training with validations (train.validate_every)"
+            )
+        if self.evaluate.checkpoint == "all" and (self.train.weights or not self.train.checkpoints):
+            raise ValueError(
+                "evaluate.checkpoint: all needs a training that keeps checkpoints (train.checkpoints)"
             )
         if mode == "retrained" and self.backbone.name == "squeezenet1_1":
             raise ValueError(

@@ -211,6 +211,7 @@ def fit(
     groups: Groups | None = None,
     seed: int = 0,
     validation: Validation | None = None,
+    after: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Train `model` and write metrics.jsonl; the training loop of all steps.
 
@@ -224,6 +225,8 @@ def fit(
         seed: from the step's params, in addition to the job's own seed.
         validation: scores the model during the training, and can end it early; its mIoU is logged as
             `validation_miou`.
+        after: called after each step with the number of steps, in the first process. A killed training repeats steps,
+            so what it writes must depend on the model alone.
 
     Returns:
         The means over the last logged window, and `seconds_per_step` over all steps.
@@ -277,6 +280,8 @@ def fit(
     ):
         while not over():
             numbers, score = advance()
+            if after:
+                after(done)
             log.add(done, numbers, learning_rate(schedule, done - 1), score)
             progress.update(loss=numbers["loss"])
             if done < schedule.steps:

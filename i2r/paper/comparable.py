@@ -39,7 +39,7 @@ CHECKPOINT = (
 
 RELEASED, RETRAINED, REIMPLEMENTED = "released weights", "retrained", "reimplemented"
 UNDECIDING = ("base_learner.weights", "train.start", "train.validate_every", "train.validation_episodes")
-UNDECIDING += ("base_learner.seed", "cam_head.seed")
+UNDECIDING += ("train.checkpoints", "base_learner.seed", "cam_head.seed")
 LEVELS = {  # level of a result -> what it means
     RELEASED: "weights from a file, train.weights",
     RETRAINED: "trained here as the published code trains",

@@ -15,7 +15,7 @@ from i2r.config.schema import BACKBONES, FROM_ONE_SHOT, BaseLearner
 from i2r.pipeline.fetched import ROLE, fetch_params, table_of
 from i2r.pipeline.identity import by_content, data_identity
 from i2r.pipeline.spec import RESULTS, Input, Spec, make_spec
-from i2r.pipeline.steps import BEST, LAST, STEPS
+from i2r.pipeline.steps import BEST, BY_CHECKPOINT, KEPT, LAST, STEPS
 
 
 @dataclass
@@ -180,10 +180,11 @@ class Planner:
             else by_content(uses, "train", ("start",), args, f"methods.{method.name}.train.start")
         )
         label = f"{method.name}-{shot}shot-fold{fold}-seed{seed}"
-        best = (BEST,) if sections.train.validate_every else ()
+        more = (BEST,) if sections.train.validate_every else ()
+        more += (KEPT,) if sections.train.checkpoints else ()
         return self.add(
             *("train", args, uses, needs, label, method.name),
-            data_root=self.root(method), files=files, products=(*STEPS["train"].products, *best),
+            data_root=self.root(method), files=files, products=(*STEPS["train"].products, *more),
         )  # fmt: skip
 
     def episodes(self, method: Method, lists: Spec, fold: int, shot: int, eval_seed: int) -> Spec:
@@ -214,9 +215,12 @@ class Planner:
             where = f"methods.{method.name}.train.weights"
             files = by_content(uses, "train", ("weights",), args | {"seed": seed}, where)
         label = f"{method.name}-{shot}shot-fold{fold}-seed{seed}-eval{eval_seed}"
+        every = step == "evaluate" and sections.evaluate.checkpoint == "all"
         evaluation = self.add(
-            step, args, uses, needs, label, method.name, data_root=self.root(method), files=files
-        )
+            *(step, args, uses, needs, label, method.name),
+            data_root=self.root(method), files=files,
+            products=(*STEPS[step].products, *((BY_CHECKPOINT,) if every else ())),
+        )  # fmt: skip
         return evaluation, trained
 
     def baseline(self, method: Method, fold: int, shot: int, eval_seed: int) -> Spec:

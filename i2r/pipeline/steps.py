@@ -75,10 +75,12 @@ class Step:
 NETWORK = {"data": ("size",), "backbone": ("name", "stride_at")}  # what every step with a network reads
 EPISODES = NETWORK | {"backbone": ("name", "stride_at", "precision")}  # what every step with episodes reads
 # Values that are left out of keys, so that results from before the params existed keep theirs.
-UNSAID = {("backbone", "precision"): "fp32"}
+UNSAID = {("backbone", "precision"): "fp32", ("train", "checkpoints"): 0}
 LEARNED = ("weights.safetensors", "scores.json", "metrics.jsonl")
 # Beside weights.safetensors, where a training is validated.
 BEST, LAST = "best.safetensors", "last.safetensors"
+# Of train.checkpoints: STEP.safetensors, in a folder; and the counts of every checkpoint on every test episode.
+KEPT, BY_CHECKPOINT = "checkpoints", "checkpoints.csv"
 SCORED = ("scores.json", "episodes.csv", "pictures.npz")
 
 # MEASURED, on CPUs: peak memory in MB (`peak_memory_mb` of manifests, results/benchmarks/) of shapes at 97 px; of
@@ -124,13 +126,13 @@ STEPS = {
         ),
         Step(
             "train", "train", "i2r.steps.train:run", ("weights.safetensors", "metrics.jsonl"), 4,
-            EPISODES | {"network": ALL, "train": ALL}, sometimes=(BEST,),
+            EPISODES | {"network": ALL, "train": ALL}, sometimes=(BEST, KEPT),
             torch=True, shared=True, memory=5000, minutes=2880,
         ),
         Step(
             "evaluate", "evaluate", "i2r.steps.evaluate:run", SCORED, 5,
             EPISODES | {"network": ALL, "evaluate": ("scoring", "tta", "mask", "delta", "checkpoint", "pictures")},
-            torch=True, minutes=720,
+            sometimes=(BY_CHECKPOINT,), torch=True, minutes=720,
         ),
         Step(
             "controls", "evaluate", "i2r.steps.controls:run", ("scores.json", "controls.csv"), 1,
@@ -152,7 +154,7 @@ STEPS = {
                 *("table.tex", "ablation.tex", "priors.tex", "claims.tex", "numbers.tex"),
                 "figures",
             ),
-            11, folders=("figures",), memory=1500,
+            12, folders=("figures",), memory=1500,
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",), local=True, memory=800),  # needs MLflow
     )

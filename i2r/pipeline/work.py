@@ -26,6 +26,7 @@ ALIKE = (
     ),
     *("cam_head.mode", "network.name", "network.width", "network.blocks", "network.cross"),
     *("network.support_branch", "train.precision", "train.augment.views", "evaluate.tta"),
+    "evaluate.checkpoint",
 )
 # Steps whose time grows with a number of images or episodes.
 SCHEDULED = {

@@ -1,6 +1,6 @@
-"""The Machine Learning Reproducibility Checklist, version 2.0 (J. Pineau and others, April 2020), filled from the run.
+"""The Machine Learning Reproducibility Checklist, v2.0 of 7 April 2020 (J. Pineau), filled from the run.
 
-What the run does not know is answered so.
+Parts and items have the order and the words of the form. What the run does not know is answered so.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from i2r.report.text import Grid, counted, listed
 
 TITLE = "Reproducibility checklist"
 NOT_KNOWN = "Not known to the run"
+CHECK = "Check if you include"
 SOURCE = (
-    "The Machine Learning Reproducibility Checklist, v2.0 (Pineau and others, 2020). The answers are made from the "
-    "manifests and the params of this run."
+    "The Machine Learning Reproducibility Checklist, v2.0 of 7 April 2020 (J. Pineau, "
+    "www.cs.mcgill.ca/~jpineau/ReproducibilityChecklist.pdf), in the words and the order of the form. It is not the "
+    "paper checklist that NeurIPS has asked for since 2021. The answers are made from the manifests and the params of "
+    "this run."
 )
 
 
@@ -42,17 +45,17 @@ def grids(
     """
     made = list(results.jobs.values())
     parts = {
-        "Models and algorithms": _models(results, labels),
-        "Theoretical claims": {"A clear statement of the claim": "No theoretical claim is made.",
+        "For all models and algorithms presented": _models(results, labels),
+        "For any theoretical claim": {"A clear statement of the claim": "No theoretical claim is made.",
                                "A complete proof of the claim": "No theoretical claim is made."},
-        "Data sets": _data(results, left_out),
-        "Code": _code(results, made, commands),
-        "Experimental results": _design(results) | _cost(made, costs),
+        "For all datasets used": _data(results, left_out),
+        "For all shared code related to this work": _code(results, made, commands),
+        "For all reported experimental results": _design(results) | _cost(made, costs),
     }  # fmt: skip
     found = []
     for title, answers in parts.items():
         rows = [[item, answer] for item, answer in answers.items()]
-        found.append(Grid([("", "Item"), ("", "Answer")], rows, words=2, title=title))
+        found.append(Grid([("", CHECK), ("", "Answer")], rows, words=2, title=title))
     found[-1].note = SOURCE
     return found
 
@@ -128,7 +131,7 @@ def _design(results: Results) -> dict[str, str]:
     trained, evaluated = ({row[end] for row in runs} for end in ("train", "evaluate"))
     seeds = sorted({row["seed"] for row in runs})
     draws = sorted({row["eval_seed"] for row in (*runs, *params["baselines"])})
-    chosen = sorted({method["params"]["evaluate"]["checkpoint"] for method in results.methods.values()})
+    chosen = sorted(results.evaluations["checkpoint"].unique())
     return {
         "The range of hyper-parameters considered, method to select the best hyper-parameter configuration, and "
         "specification of all hyper-parameters used to generate results": (

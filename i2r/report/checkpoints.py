@@ -1,130 +1,143 @@
 """Which checkpoint of a training is evaluated: the last, the best on held-out episodes of training classes, or, as is
-the habit of the field, the best on the test episodes themselves, which is optimistic.
+the habit of the field, the best of many on the test episodes themselves, which is optimistic.
 
-Compared are methods of a target that differ in evaluate.checkpoint alone: they share their trainings.
+Shown for methods with evaluate.checkpoint: all. Their result is that of the last checkpoint, here as elsewhere.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+from functools import partial
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from i2r.metrics.statistics import Samples, averaged, seed_interval
-from i2r.report.forms.shown import PICTURES, SEEDS, differing, setting
-from i2r.report.results import Scored
+from i2r.metrics.statistics import Measured, averaged_scores, miou, seed_interval
+from i2r.pipeline.steps import BY_CHECKPOINT
+from i2r.report import figures
+from i2r.report.forms.shown import PICTURES, SEEDS, Figure, Shown, setting, suffix
+from i2r.report.results import Results, Scored
 from i2r.report.target import OVER_PICTURES, OVER_SEEDS, Target
-from i2r.report.text import Grid, bracket, folds_said, points, with_interval
+from i2r.report.text import Grid, bracket, folds_said, listed, points, with_interval
 
 LAST, BEST = "last", "best on held-out training classes"
-TEST = "better of the two on the test episodes (optimistic)"
+TEST = "best of all on the test episodes (optimistic)"
 COMPARED = ((BEST, LAST), (TEST, LAST), (TEST, BEST))
 COLUMNS = ["target", "dataset", "shot", "method", "checkpoint", "minus", "value", *OVER_PICTURES, *OVER_SEEDS]
-COLUMNS += ["seeds", "folds"]
+COLUMNS += ["seeds", "folds", "share"]
 NOTE = (
-    "mIoU in percent, differences in points, paired. The published codes report the checkpoint that is best on the "
-    "test episodes, of all validations of a training. A training here keeps two, the last and the best on held-out "
-    "training classes. The better of the two on each evaluation's own test episodes is a control, and no result: by "
-    "its lead the habit is optimistic, and with more checkpoints to choose from it is more so."
+    "mIoU in percent, differences in points, paired. The published codes validate on the test classes in every epoch, "
+    "and report the best checkpoint. Here {count} evenly spaced ones were scored on the test episodes, the last of "
+    "them included; the best of these, in each evaluation, is a control, and no result. By its lead the habit is "
+    "optimistic, and with more checkpoints to choose from it is more so. Intervals take the choice as given."
 )
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """mIoU of evaluations over the folds of a target, in percent: its mean, its samples over pictures, and the mean of
-    each training seed."""
-
-    value: float
-    samples: Samples
-    by_seed: dict[int, float]
-
-
 def table(targets: Sequence[Target]) -> pd.DataFrame:
-    """COLUMNS: the mIoU of each checkpoint, and the differences between them (`minus`)."""
+    """COLUMNS: the mIoU of each checkpoint, and the differences between them (`minus`).
+
+    `share`: percent of the training steps after which a checkpoint was kept; only those have it.
+    """
     rows = []
     for target in targets:
-        for last, best in pairs(target):
-            for shot in target.shots:
-                start = {"target": target.name, "dataset": target.dataset(last), "shot": shot, "method": last}
-                over = target.over(target.dataset(last), shot)
+        for id in target.trained:
+            every = target.method(id)["params"]["evaluate"]["checkpoint"] == "all"
+            for shot in target.shots if every else ():
+                over = target.over(target.dataset(id), shot)
+                start = {"target": target.name, "dataset": target.dataset(id), "shot": shot, "method": id}
                 start |= {"folds": " ".join(map(str, over))}
-                rows += [start | row for row in _compared(target, last, best, shot, over)]
+                items = [target.items_of(id, shot, fold) for fold in over]
+                if items and all(map(_scored, items)):
+                    rows += [start | row for row in _rows(target.results, items)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def pairs(target: Target) -> list[tuple[str, str]]:
-    """The methods that are evaluated with the last checkpoint, each with the same method with the best one."""
-    by: dict[str, list[str]] = {"last": [], "best": []}
-    for id in target.trained:
-        by[target.method(id)["params"]["evaluate"]["checkpoint"]].append(id)
-    both = product(by["last"], by["best"])
-    return [pair for pair in both if differing(target, *pair) == ["evaluate.checkpoint"]]
+def _scored(items: Sequence[Scored]) -> bool:
+    """Whether a fold has evaluations, all with a score."""
+    return bool(items) and all(item.scores.get("miou") is not None for item in items)
 
 
-def _compared(target: Target, last: str, best: str, shot: int, over: Sequence[int]) -> list[dict]:
-    """The rows of a pair; none unless both were scored in every fold, with the same seeds."""
-    chosen: dict[str, dict[int, list[Scored]]] = {LAST: {}, BEST: {}, TEST: {}}
-    for fold in over:
-        lasts, bests = (
-            {(item.row["seed"], item.row["eval_seed"]): item for item in target.items_of(id, shot, fold)}
-            for id in (last, best)
-        )
-        scored = all(item.scores.get("miou") is not None for item in (*lasts.values(), *bests.values()))
-        if not lasts or lasts.keys() != bests.keys() or not scored:
-            return []
-        chosen[LAST][fold], chosen[BEST][fold] = list(lasts.values()), [bests[seeds] for seeds in lasts]
-        both = zip(chosen[LAST][fold], chosen[BEST][fold], strict=True)
-        chosen[TEST][fold] = [max(pair, key=lambda item: item.scores["miou"]) for pair in both]
-    if not over:
-        return []
-    found = {name: _evaluated(target, items) for name, items in chosen.items()}
-    rows = [_row(name, "", own.value, own.samples, list(own.by_seed.values())) for name, own in found.items()]
+def _rows(results: Results, folds: Sequence[Sequence[Scored]]) -> list[dict]:
+    """Rows of a method, from its evaluations in each fold."""
+    items = [item for own in folds for item in own]
+    scored = [(item.row["fold"], item.row["seed"], _scores(results, item)) for item in items]
+    names = [name for name in scored[0][2] if all(name in own for _, _, own in scored)]
+    means, by_seed = {}, {}
+    for name in names:
+        cells = pd.DataFrame([(*at, own[name]) for *at, own in scored], columns=["fold", "seed", "measured"])
+        folds_means = [averaged_scores(list(own["measured"])) for _, own in cells.groupby("fold")]
+        means[name] = averaged_scores(folds_means)
+        values = cells.assign(value=[one.value for one in cells["measured"]])
+        by_seed[name] = values.pivot_table("value", "seed", "fold").dropna().mean(axis=1)
+    rows = [_row(name, "", means[name], by_seed[name]) for name in names]
     for name, minus in COMPARED:
-        a, b = found[name], found[minus]
-        by_seed = [a.by_seed[seed] - b.by_seed[seed] for seed in a.by_seed]
-        rows.append(_row(name, minus, a.value - b.value, a.samples - b.samples, by_seed))
+        if name in means and minus in means:
+            rows.append(_row(name, minus, means[name] - means[minus], by_seed[name] - by_seed[minus]))
     return rows
 
 
-def _evaluated(target: Target, items: dict[int, list[Scored]]) -> Evaluated:
-    """items: of each fold."""
-    drawn, values, seeds = [], [], defaultdict(lambda: defaultdict(list))
-    for fold, own in items.items():
-        drawn.append(averaged([target.results.samples(item) for item in own]))
-        values.append(np.mean([item.scores["miou"] for item in own]))
-        for item in own:
-            seeds[item.row["seed"]][fold].append(item.scores["miou"])
-    by_seed = {
-        seed: float(np.mean([np.mean(scores) for scores in folds.values()]))
-        for seed, folds in sorted(seeds.items())
-        if len(folds) == len(items)
-    }
-    return Evaluated(float(np.mean(values)), averaged(drawn), by_seed)
+def _scores(results: Results, item: Scored) -> dict[str | float, Measured]:
+    """The mIoU of LAST, BEST (of a training with validations) and TEST, and of each evenly spaced checkpoint by percent
+    of the steps."""
+    counts = pd.read_csv(item.job.folder / BY_CHECKPOINT, dtype={"checkpoint": str, "query": str})
+    resamplings = results.params["report"]["bootstrap"]
+    each = {name: miou(own, resamplings) for name, own in counts.groupby("checkpoint")}
+    spaced = [*sorted((name for name in each if name.isdigit()), key=int), "last"]
+    by_share = {100 * place / len(spaced): each[name] for place, name in enumerate(spaced, 1)}
+    best = {BEST: each["best"]} if "best" in each else {}
+    chosen = max(by_share.values(), key=lambda own: own.value)
+    return {LAST: each["last"], **best, TEST: chosen, **by_share}
 
 
-def _row(checkpoint: str, minus: str, value: float, samples: Samples, by_seed: list[float]) -> dict:
-    ends = (*samples.interval(), *seed_interval(by_seed))
-    row = {"checkpoint": checkpoint, "minus": minus, "value": value, "seeds": len(by_seed)}
+def _row(checkpoint: str | float, minus: str, measured: Measured, by_seed: pd.Series) -> dict:
+    known = isinstance(checkpoint, str)
+    row = {"checkpoint": checkpoint if known else f"after {checkpoint:.3g} % of the steps", "minus": minus}
+    row |= {"share": None if known else checkpoint, "value": measured.value, "seeds": len(by_seed)}
+    ends = (*measured.samples.interval(), *seed_interval(list(by_seed)))
     return row | dict(zip((*OVER_PICTURES, *OVER_SEEDS), ends, strict=True))
 
 
-def grids(compared: pd.DataFrame, target: Target) -> list[Grid]:
-    """A table of a target for each data set and number of shots."""
-    found = []
+def add(made: Shown, compared: pd.DataFrame, target: Target) -> None:
+    """Add what there is of a target: a table for each data set and number of shots, and for each of its methods a
+    sentence and a curve."""
     own = compared[compared["target"] == target.name]
     for (dataset, shot), rows in own.groupby(["dataset", "shot"], sort=False):
-        title = ", ".join(filter(None, ("Best and last checkpoint", setting(target, dataset, shot))))
-        header = ["Method", "Checkpoint", "minus", f"mIoU {PICTURES}", SEEDS]
-        note = f"{NOTE} Each number: {folds_said([int(fold) for fold in rows['folds'].iloc[0].split()])}."
-        grid = Grid([("", name) for name in header], [], words=3, title=title, note=note)
-        for row in rows.to_dict("records"):
-            ends = [row[name] for name in OVER_PICTURES]
-            number = points(row["value"], *ends) if row["minus"] else with_interval(row["value"], *ends)
-            seeds = bracket(*(row[name] for name in OVER_SEEDS))
-            grid.rows.append([target.labels[row["method"]], row["checkpoint"], row["minus"], number, seeds])
-        found.append(grid)
-    return found
+        made.grids.append(_grid(target, dataset, shot, rows))
+        for id, found in rows.groupby("method", sort=False):
+            lead = found[(found["checkpoint"] == TEST) & (found["minus"] == LAST)].iloc[0]
+            made.sentences.append(
+                f"**{target.labels[id]}**: of {tried(found)} checkpoints, the best on the test episodes leads the "
+                f"last by {points(*lead[['value', *OVER_PICTURES]])} points, by the choice alone."
+            )
+            name = f"{target.name}-checkpoints-{id}{suffix(target, dataset, shot)}"
+            caption = f"{target.labels[id]}: mIoU on the test episodes by checkpoint. The best of them is no result."
+            made.figures.append(Figure(name, caption, partial(_curve, found)))
+
+
+def tried(rows: pd.DataFrame) -> int:
+    """Number of checkpoints among which the best on the test episodes was chosen."""
+    return rows["share"].nunique()
+
+
+def _grid(target: Target, dataset: str, shot: int, rows: pd.DataFrame) -> Grid:
+    title = ", ".join(filter(None, ("Checkpoints of a training", setting(target, dataset, shot))))
+    header = ["Method", "Checkpoint", "minus", f"mIoU {PICTURES}", SEEDS]
+    counts = sorted({tried(own) for _, own in rows.groupby("method")})
+    folds = folds_said([int(fold) for fold in rows["folds"].iloc[0].split()])
+    note = f"{NOTE.format(count=listed(counts))} Each number: {folds}."
+    grid = Grid([("", name) for name in header], [], words=3, title=title, note=note)
+    for row in rows[rows["share"].isna()].to_dict("records"):
+        ends = [row[name] for name in OVER_PICTURES]
+        number = points(row["value"], *ends) if row["minus"] else with_interval(row["value"], *ends)
+        seeds = bracket(*(row[name] for name in OVER_SEEDS))
+        grid.rows.append([target.labels[row["method"]], row["checkpoint"], row["minus"], number, seeds])
+    return grid
+
+
+def _curve(rows: pd.DataFrame, path: Path) -> Path:
+    """mIoU by percent of the steps, with lines at BEST and TEST."""
+    own = rows[(rows["minus"] == "") & (rows["checkpoint"] != LAST)]
+    low, high = OVER_PICTURES
+    drawn = own.rename(columns={"value": "mean", low: "low", high: "high"})
+    drawn = drawn.assign(x=drawn["share"].astype(object).where(drawn["share"].notna(), drawn["checkpoint"]))
+    return figures.line(drawn, "training steps, %", "mIoU on the test episodes, %", path)

@@ -322,7 +322,8 @@ class Results:
             values["key"] = item.job.key
             values |= {f"{role}_key": item.job.inputs.get(role) for role in ("train", "episodes")}
             evaluate = self.methods[item.row["method"]]["params"]["evaluate"]
-            values["checkpoint"] = "none" if item.baseline else evaluate["checkpoint"]
+            best = evaluate["checkpoint"] == "best"  # with all, the scores are those of the last
+            values["checkpoint"] = "none" if item.baseline else "best" if best else "last"
             rows.append(self.where(item) | values)
         numbers = [f"{measure}{end}" for measure in SCORES for end in ("", "_low", "_high")]
         numbers += ["miou_without_vanished", *BY_YARDSTICK]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from i2r.config.networks import NetworkOptions, network_options
+from i2r.data.dataset import Dataset
 from i2r.data.episodes import load_episodes
 from i2r.engine.episode_loop import (
+    COLUMNS,
+    Tally,
     cam_classes,
     count_all,
+    counter,
     episode_row,
     finite,
     no_number,
@@ -36,10 +41,11 @@ from i2r.nets.output import Output
 from i2r.nets.pmgm.regions import cam_regions
 from i2r.nets.resize import bilinear
 from i2r.pipeline.jobs import Job
+from i2r.pipeline.steps import BEST, BY_CHECKPOINT, KEPT
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write scores.json, episodes.csv and pictures.npz."""
+    """Write scores.json, episodes.csv and pictures.npz; with evaluate.checkpoint: all also checkpoints.csv."""
     device = set_up(job.runtime, job.threads)
     episodes = load_episodes(job.inputs["episodes"] / "episodes.json")
     draws = [evaluation_draw(episode) for episode in episodes.episodes]
@@ -48,21 +54,32 @@ def run(job: Job) -> dict[str, Any]:
     dataset, options = job_dataset(job), evaluation_options(job)
     encoder = job_encoder(job, device, options)
     meta_learner = evaluated_network(job, options, encoder).to(device)
+    kept = {
+        name: loaded_network(job, options, encoder, file).to(device)
+        for name, file in kept_weights(job).items()
+    }
     passes = encoder_passes(job, encoder, options, device)
-    predict = partial(augmented, meta_learner, passes[1:])
     scoring = job.params["evaluate"]["scoring"]
 
-    def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: dict[str, Any]) -> None:
-        output, first = predict(part, inputs)
+    def measure(part: Sequence[Draw], inputs: EpisodeInputs, tally: Tally) -> None:
+        seen = of_all_passes(passes, part, inputs)
+        output, first = augmented(meta_learner, seen)
         measured = beside_the_scores(part, inputs, output, options, tally["hists"])
         for place, draw in enumerate(part):
             logits, alone = output.final_logits[place], None if first is None else first[place]
             row = episode_row(len(tally["rows"]), draw)
             row |= count_all(dataset, draw, logits, inputs.mask_q[place], scoring, alone)
             tally["rows"].append(row | measured[place])
+        if kept:
+            count_kept(kept, seen, part, dataset, scoring, tally)
 
-    tally = walk(job, passes, draws, {"rows": [], "hists": {}}, measure, f"evaluate {job.label}")
+    initial = {"rows": [], "hists": {}, "kept": [], "kept_seconds": 0.0}
+    tally = walk(job, passes, draws, initial, measure, f"evaluate {job.label}")
     rows = tally["rows"]
+    if scores_all(job):
+        last = [{"checkpoint": "last"} | {name: row[name] for name in COLUMNS} for row in rows]
+        write_rows(job.out / BY_CHECKPOINT, [*tally["kept"], *last], ("checkpoint", *COLUMNS))
+        tally["seconds"] -= tally["kept_seconds"]
     result = summary(rows, dataset.classes, episodes, tally["seconds"], scoring)
     if tally["hists"]:
         result["prior"] = prior_summary(rows, tally["hists"])
@@ -74,7 +91,8 @@ def run(job: Job) -> dict[str, Any]:
     write_rows(job.out / "episodes.csv", rows)
 
     def predicted(draw: Draw, inputs: EpisodeInputs) -> tuple[Arrays, Mapping[str, Any]]:
-        return arrays_of(predict([draw], inputs)[0], inputs, options), {}
+        output, _ = augmented(meta_learner, of_all_passes(passes, [draw], inputs))
+        return arrays_of(output, inputs, options), {}
 
     most = job.params["evaluate"]["pictures"]
     write_pictures(job.out / "pictures.npz", draws, most, passes[0], dataset.classes, rows, predicted)
@@ -92,6 +110,8 @@ def without_episodes(job: Job, result: dict[str, Any]) -> dict[str, Any]:
     write_json(job.out / "scores.json", result)
     write_rows(job.out / "episodes.csv", [])
     save_arrays(job.out / "pictures.npz", {})
+    if scores_all(job):
+        write_rows(job.out / BY_CHECKPOINT, [], ("checkpoint", *COLUMNS))
     return {name: result[name] for name in ("miou", "why", "episodes")}
 
 
@@ -103,15 +123,55 @@ def evaluation_options(job: Job) -> NetworkOptions:
 
 def evaluated_network(job: Job, options: NetworkOptions, encoder: Encoder) -> nn.Module:
     """The trained meta learner, or that of a weights file, with the attention mask of the evaluation."""
-    given = job.params["evaluate"]
-    trained = "best.safetensors" if given.get("checkpoint") == "best" else WEIGHTS
+    trained = BEST if job.params["evaluate"].get("checkpoint") == "best" else WEIGHTS
+    given = job.params.get("train", {}).get("weights")
+    return loaded_network(job, options, encoder, given or job.inputs["train"] / trained)
+
+
+def loaded_network(job: Job, options: NetworkOptions, encoder: Encoder, file: str | Path) -> nn.Module:
+    """The meta learner of a file, with the attention mask of the evaluation."""
     meta_learner = build_meta_learner(options, encoder.layout, job.args["shot"])
-    load_meta_learner(
-        meta_learner, job.params.get("train", {}).get("weights") or job.inputs["train"] / trained
-    )
-    if (mask := given["mask"]) != "none":
+    load_meta_learner(meta_learner, file)
+    if (mask := job.params["evaluate"]["mask"]) != "none":
         meta_learner.test_mask = mask
     return meta_learner.eval()
+
+
+def scores_all(job: Job) -> bool:
+    """Whether every checkpoint of the training is scored beside the last."""
+    return job.params["evaluate"].get("checkpoint") == "all"
+
+
+def kept_weights(job: Job) -> dict[str, Path]:
+    """Files of the checkpoints that are scored beside the last, by number of steps; that with the best validation, if
+    there is one, as `best`."""
+    if not scores_all(job):
+        return {}
+    files = sorted((job.inputs["train"] / KEPT).glob("[0-9]*.safetensors"), key=lambda file: int(file.stem))
+    best = job.inputs["train"] / BEST
+    return {file.stem: file for file in [*files, *([best] if best.is_file() else [])]}
+
+
+def count_kept(
+    kept: Mapping[str, nn.Module],
+    seen: Sequence[EpisodeInputs],
+    part: Sequence[Draw],
+    dataset: Dataset,
+    scoring: str,
+    tally: Tally,
+) -> None:
+    """Add to the tally a row for each episode and kept checkpoint, and the seconds that they took.
+
+    seen: see of_all_passes.
+    """
+    began = time.perf_counter()
+    logits = {name: augmented(network, seen)[0].final_logits for name, network in kept.items()}
+    for place, draw in enumerate(part):
+        on = counter(dataset, draw, seen[0].mask_q[place])
+        row = episode_row(tally["done"] + place, draw)
+        for name, own in logits.items():  # own: (B, 2, S, S)
+            tally["kept"].append({"checkpoint": name} | row | on(scoring, own[place])._asdict())
+    tally["kept_seconds"] += time.perf_counter() - began
 
 
 def encoder_passes(
@@ -143,16 +203,24 @@ def tta_sides(tta: str, size: int) -> list[tuple[int, ...]]:
     }[tta]
 
 
-def augmented(
-    meta_learner: nn.Module, others: Sequence[CachedEncoder], part: Sequence[Draw], inputs: EpisodeInputs
-) -> tuple[Output, Tensor | None]:
-    """Output for these draws, with final logits (B, 2, S, S) averaged over all passes, and those of the first pass
-    alone; None if there is no other."""
-    output: Output = meta_learner(inputs)
-    if not others:
+def of_all_passes(
+    passes: Sequence[CachedEncoder], part: Sequence[Draw], inputs: EpisodeInputs
+) -> list[EpisodeInputs]:
+    """Inputs of these draws for each pass of test-time augmentation; `inputs`: those of the first."""
+    return [inputs, *(other.inputs(part) for other in passes[1:])]
+
+
+def augmented(meta_learner: nn.Module, seen: Sequence[EpisodeInputs]) -> tuple[Output, Tensor | None]:
+    """Output with final logits (B, 2, S, S) averaged over all passes, and those of the first pass alone; None if there
+    is no other.
+
+    seen: the same episodes for each pass, see of_all_passes.
+    """
+    output: Output = meta_learner(seen[0])
+    if len(seen) == 1:
         return output, None
     first = output.final_logits
-    logits = [meta_learner(other.inputs(part)).final_logits for other in others]
+    logits = [meta_learner(inputs).final_logits for inputs in seen[1:]]
     same = [bilinear(maps, first.shape[-2:]) for maps in logits]
     output.final_logits = torch.stack([first, *same]).mean(0)
     return output, first

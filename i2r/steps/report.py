@@ -39,7 +39,7 @@ def run(job: Job) -> dict[str, Any]:
     chosen = checkpoints.table(targets)
     chosen.to_csv(out / "checkpoints.csv", index=False, float_format="%.4f")
     for target, made in shown:
-        made.grids += checkpoints.grids(chosen, target)
+        checkpoints.add(made, chosen, target)
         made.sentences += [f"{id} is not possible here: {why}." for id, why in target.impossible.items()]
     for name in dict.fromkeys([*FILES, *(made.file for _, made in shown)]):
         write_tables(out, name, [(target, made) for target, made in shown if made.file == name])

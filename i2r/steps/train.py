@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from i2r.nets.networks import build_meta_learner
 from i2r.nets.output import Output
 from i2r.nets.whole_batch import mean, places, total
 from i2r.pipeline.jobs import Job
+from i2r.pipeline.steps import KEPT
 
 PROBES = 50  # steps of a training in which the attention is measured
 
@@ -49,7 +51,8 @@ class Batch(NamedTuple):
 
 @shared
 def run(job: Job) -> dict[str, Any]:
-    """Train and write weights.safetensors of the meta learner; with validations also best.safetensors.
+    """Train and write weights.safetensors of the meta learner; with validations also best.safetensors, and with
+    train.checkpoints the folder checkpoints/.
 
     A training that starts from a network file writes a network file again, because the meta learner fits only the
     frozen networks of that file.
@@ -107,11 +110,17 @@ def run(job: Job) -> dict[str, Any]:
     if train.validate_every:
         held_out_miou = validated(job, encoder, options, train, meta_learner, device)
         validation = Validation(train.validations(images), held_out_miou)
-    metrics = fit(job, meta_learner, train, losses, label=f"train {job.label}", validation=validation)
+    save = partial(save_trained, job, options, encoder, meta_learner)
+    metrics = fit(
+        *(job, meta_learner, train, losses),
+        label=f"train {job.label}", validation=validation, after=keeping(job.state / KEPT, train.kept_steps(), save),
+    )  # fmt: skip
     if device.type == "cuda":
         metrics["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
     for file in kept_files(meta_learner, validation, "last"):
-        save_trained(job, options, encoder, meta_learner, job.out / file)
+        save(job.out / file)
+    if train.checkpoints:  # copied, for the job can still be killed
+        shutil.copytree(job.state / KEPT, job.out / KEPT, ignore=shutil.ignore_patterns(".*"))
     return metrics | ({"best_step": validation.best_step} if validation else {})
 
 
@@ -136,6 +145,17 @@ def validated(
     read = evaluation_reader(dataset, job.params["data"]["size"])
     cached = CachedEncoder(encoder, options, read, memory, device, job.runtime.workers)
     return lambda: miou(meta_learner, cached, draws)
+
+
+def keeping(folder: Path, steps: Collection[int], save: Callable[[Path], None]) -> Callable[[int], None]:
+    """A function of the number of steps done, which saves STEP.safetensors to the folder after each of these steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(done: int) -> None:
+        if done in steps:
+            save(folder / f"{done}.safetensors")
+
+    return keep
 
 
 def save_trained(

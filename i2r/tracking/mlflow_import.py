@@ -51,7 +51,7 @@ from i2r.tracking.runs import (
 
 KEY, STATE, STEPS, CONFIG = "i2r.key", "i2r.state", "i2r.steps_logged", "i2r.configuration"
 DESCRIBED = "i2r.described"
-IMPORTED = "imported, 2"  # with the version of what an import writes: runs of an older one are completed
+IMPORTED = "imported, 3"  # with the version of what an import writes: runs of an older one are completed
 KIND = "mlflow.experimentKind"
 EXTERNAL = "mlflow.model.isExternal"
 MOST_LINKS = 20  # in a note

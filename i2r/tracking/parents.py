@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 from mlflow.entities import Metric, RunTag
 
 from i2r.files import canonical
-from i2r.report.results import Finished
-from i2r.tracking.runs import flat, made_with, metric_name, milliseconds, scored
+from i2r.report.results import BY_YARDSTICK, Finished
+from i2r.tracking.runs import YARDSTICKS, flat, made_with, metric_name, milliseconds, scored
 
 if TYPE_CHECKING:
     from i2r.tracking.mlflow_import import Importer
 
 NOTE = "mlflow.note.content"  # shown above a run, as Markdown
 NOTE_LENGTH = 8000  # MLflow's limit
-WRITTEN = "i2r.written"  # digest of the keys of what a parent shows
+WRITTEN = "i2r.written"  # digest of VERSION and the keys of what a parent shows
+VERSION = 2  # of what is written: older parents are written again
 SCORED = ("evaluate", "baselines")
 SCORES = ("miou", "fb_iou")
 TABLES = ("metrics.csv", "per_class.csv")  # of a report, with a row for each fold and seed of each method
@@ -38,7 +39,7 @@ def write(to: Importer) -> None:
     for parent, every in scored.items():
         keys = {job.key for job in every}
         shown = [report for report in reports.values() if keys & set(report.inputs.values())]
-        content = canonical([sorted(keys), [report.key for report in shown]])
+        content = canonical([VERSION, sorted(keys), [report.key for report in shown]])
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         if tags.get(parent, {}).get(WRITTEN) == digest:
             continue
@@ -67,10 +68,12 @@ def log_means(to: Importer, parent: str, name: str, own: list[Finished], note: l
     values: dict[str, dict[int, dict[int, float]]] = {}  # metric -> fold -> evaluation seed -> value
     for job in own:
         for baseline, scores in job.scores.items():
-            start = f"{baseline}/" if baseline else ""
-            for score in (score for score in SCORES if scores.get(score) is not None):
-                cells = values.setdefault(metric_name(start + score), {}).setdefault(job.args["fold"], {})
-                cells[job.args["eval_seed"]] = scores[score]  # the latest one, if the code has changed
+            named = {f"{baseline}/{score}" if baseline else score: score for score in SCORES}
+            named |= {} if baseline else {f"{YARDSTICKS}/{score}": score for score in BY_YARDSTICK}
+            for metric, score in named.items():
+                if scores.get(score) is not None:
+                    cells = values.setdefault(metric_name(metric), {}).setdefault(job.args["fold"], {})
+                    cells[job.args["eval_seed"]] = scores[score]  # the latest one, if the code has changed
     found = {}
     for score, folds in values.items():
         means = {fold: sum(v.values()) / len(v) for fold, v in folds.items()}

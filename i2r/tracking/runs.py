@@ -11,7 +11,10 @@ from typing import Any
 
 from i2r.files import read_json
 from i2r.pipeline.steps import STEPS
-from i2r.report.results import Finished, from_manifest, read_job, read_steps
+from i2r.report.results import BY_YARDSTICK, Finished, from_manifest, read_job, read_steps
+
+# Group of the metrics with the scores on every grid, and without test-time augmentation: `yardsticks/miou_bam`.
+YARDSTICKS = "yardsticks"
 
 
 def finished_jobs(results: Path) -> list[Finished]:
@@ -86,7 +89,8 @@ def numbers(values: dict[str, Any], start: str = "") -> dict[str, float]:
 
 
 def scores_of(job: Finished) -> dict[str, float]:
-    """Metrics of an evaluation: mIoU and FB-IoU in percent, IoU by class, quality of priors; for baselines by name."""
+    """Metrics of an evaluation: mIoU and FB-IoU in percent, the same by yardstick, IoU by class, quality of priors; for
+    baselines by name, and without the yardsticks."""
     found: dict[str, float] = {}
     for baseline, scores in job.scores.items():
         start = f"{baseline}/" if baseline else ""
@@ -95,6 +99,8 @@ def scores_of(job: Finished) -> dict[str, float]:
         found |= numbers({"iou": {c["name"]: c["iou"] for c in scores.get("classes", {}).values()}}, start)
         found |= numbers({"prior": scores.get("prior") or {}}, start)
         found |= numbers({"mask_ratio": dict(enumerate(scores.get("mask_ratio") or []))}, start)
+    if job.step == "evaluate":
+        found |= numbers({YARDSTICKS: {name: job.scores[""].get(name) for name in BY_YARDSTICK}})
     if job.step == "baselines":
         found |= numbers({"priors": job.json("scores.json").get("priors", {})})
     return found
