@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from i2r.config import schema
 from i2r.config.training import Schedule
+from i2r.engine.feature_cache import TOGETHER, CachedEncoder, Draw
 from i2r.engine.graphs import WARM, Recorded
+from i2r.engine.images import View
 from i2r.engine.trainer import build_optimiser, moment, synchronise
 from i2r.nets.backbone.base import build_backbone
 from i2r.nets.encoder import Encoder, EpisodeInputs, encode_episode
@@ -281,7 +283,30 @@ def evaluation(options: argparse.Namespace) -> dict[str, float]:
                     lambda way=way, images=images: way.encoder.images(images), options, way.device
                 )
                 found[f"{name}, {number} images at a time: batches/s"] = rate
+            for how, pixels in (("one by one", 0), ("together", TOGETHER)):
+                rate = per_second(lambda way=way, pixels=pixels: new_inputs(way, pixels), options, way.device)
+                found[f"{name}, episodes of new images {how}: episodes/s"] = rate * options.batch
     return found
+
+
+def new_inputs(way: Way, together: int) -> EpisodeInputs:
+    """The inputs of a batch of test episodes, of which nothing is kept. Reading images takes no time.
+
+    Args:
+        together: pixels that are encoded together.
+    """
+    query, supports, masks, mask_q, _ = way.episodes
+    images, labels = torch.cat([query, supports[:, 0]]), torch.cat([mask_q, masks[:, 0]])
+    cached = CachedEncoder(
+        way.encoder,
+        way.options,
+        lambda view: (images[view.number], labels[view.number]),
+        0.0,
+        way.device,
+    )
+    cached.together = together
+    batch = len(query)
+    return cached.inputs([Draw(1, View("", place), (View("", batch + place),)) for place in range(batch)])
 
 
 def per_second(task: Callable[[], Any], options: argparse.Namespace, device: torch.device) -> float:

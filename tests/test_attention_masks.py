@@ -95,6 +95,20 @@ def test_a_fully_masked_row_attends_as_if_unmasked():
     assert (weights[partly] == 0).all()
 
 
+@pytest.mark.parametrize("strategy", ATTENTION_MASKS)
+def test_gradients_are_those_of_filling_masked_cells(strategy):
+    torch.manual_seed(3)
+    q, k, v = (torch.randn(2, 3, 20, 16, requires_grad=True) for _ in range(3))
+    support, query = torch.rand(2, 3, 20) < 0.5, torch.rand(2, 1, 20) < 0.5
+    mask = find_mask(strategy, q @ k.transpose(-1, -2), support, query)
+    partly = mask & ~mask.all(-1, keepdim=True)
+    assert partly.any()
+    ours = masked_softmax(q @ k.transpose(-1, -2), mask) @ v
+    plain = (q @ k.transpose(-1, -2)).masked_fill(partly, float("-inf")).softmax(-1) @ v
+    gradients = [torch.autograd.grad(out.square().sum(), (q, k, v)) for out in (ours, plain)]
+    assert torch.equal(ours, plain) and all(map(torch.equal, *gradients))
+
+
 @pytest.mark.parametrize("strategy", ["none", *ATTENTION_MASKS])
 def test_cross_attention_with_every_strategy_is_finite_and_learns(strategy):
     torch.manual_seed(3)

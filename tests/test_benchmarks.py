@@ -17,6 +17,11 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
     [
         ("step.py", ["--size", "65", "--batch", "1", "--rounds", "1"], r"BAM, evaluation +\d+\.\d+ units"),
         ("index.py", ["--images", "300"], r"Parquet, written +\d+\.\d+ s"),
+        (
+            "decoder.py",
+            ["--setting", "published", "--size", "65", "--rounds", "1"],
+            r"as it is +encoder +\d+, forward +\d+, backward +\d+ ms, step 1\.000 \[1\.000, 1\.000\], same bytes",
+        ),
         ("attention_masks.py", ["--side", "5", "--rounds", "1"], r"dicm +\d+\.\d+ ms"),
         (
             "gpu_step.py",

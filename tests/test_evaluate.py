@@ -18,11 +18,12 @@ from i2r.data.episodes import load_episodes
 from i2r.data.index_table import read_index
 from i2r.engine import episode_loop
 from i2r.engine.episode_pictures import in_turn
-from i2r.engine.feature_cache import Draw, evaluation_draw
+from i2r.engine.feature_cache import CachedEncoder, Draw, evaluation_draw
 from i2r.engine.images import View
 from i2r.engine.inputs import job_dataset, job_encoder
 from i2r.metrics import segmentation as scores
 from i2r.metrics.prior_maps import cam_measures
+from i2r.nets.encoder import Encoder
 from i2r.steps import baselines, evaluate, train
 
 
@@ -175,6 +176,22 @@ def test_memory_changes_nothing(inputs, done, tmp_path):
     job = make_job(tmp_path, "evaluate", inputs, runtime={"cache_gb": 0.0})
     evaluate.run(job)
     assert without_times(read(job)) == without_times(read(done))
+
+
+def test_images_encoded_together_score_the_same_episodes(inputs, done, tmp_path, monkeypatch):
+    """As on a GPU: the 16 and fewer new images of a batch in groups of five."""
+    encoded, images = [], Encoder.images
+    monkeypatch.setattr(
+        CachedEncoder, "together", property(lambda _: 5 * 97**2, lambda *_: None), raising=False
+    )
+    monkeypatch.setattr(Encoder, "images", lambda *args: (encoded.append(len(args[1])), images(*args))[1])
+    job = make_job(tmp_path, "evaluate", inputs)
+    evaluate.run(job)
+    assert max(encoded) == 5
+    for row, alone in zip(table(job), table(done), strict=True):
+        assert all(row[name] == alone[name] for name in ("index", "class", "query", "supports"))
+        counts = [[int(one[name]) for name in scores.Counts._fields] for one in (row, alone)]
+        assert np.abs(np.subtract(*counts)).max() <= 2  # pixels whose logits are equal but for rounding
 
 
 def test_bam_is_scored_by_the_same_way(inputs, tmp_path):
@@ -361,8 +378,8 @@ def test_nearer_prototype_finds_a_marked_region():
     """With one feature vector on the object and another elsewhere, every cell is classified correctly."""
 
     class Kept:
-        def features(self, view):
-            return type("Features", (), {"x4": self.x4})(), self.mask
+        def features(self, views):
+            return {view: (type("Features", (), {"x4": self.x4})(), self.mask) for view in views}
 
     kept = Kept()
     kept.mask = torch.zeros(8, 8, dtype=torch.uint8)

@@ -183,8 +183,9 @@ def kept_features(
             read.expect(map(views, range(step, options.steps)))
             begun = True
         read.advance()
-        parts = [memory.get(view, lambda view=view: make(view)) for view in views(step)]
-        x, masks = (torch.stack(part) for part in zip(*parts, strict=True))
+        own = views(step)
+        kept = memory.get("x4", own, lambda new: map(make, new))
+        x, masks = (torch.stack(part) for part in zip(*(kept[view] for view in own), strict=True))
         return x, masks
 
     return of_step

@@ -284,13 +284,10 @@ def nearer_prototype(cached: CachedEncoder, draws: Sequence[Draw], inputs: Episo
     A prototype is the mean over the cells of all shots of the unmasked supports' layer4, weighted by the mask at
     that grid; unknown pixels belong to neither prototype.
     """
-    kept = [[cached.features(view) for view in draw.supports] for draw in draws]
-    x4 = torch.stack([torch.cat([features.x4 for features, _ in shots]) for shots in kept])  # (B, K, C, h, w)
-    masks = torch.stack(
-        [
-            torch.stack([binary(mask, draw.cls) for _, mask in shots])
-            for draw, shots in zip(draws, kept, strict=True)
-        ]
+    kept = cached.features([view for draw in draws for view in draw.supports])
+    x4 = torch.stack([torch.cat([kept[view][0].x4 for view in draw.supports]) for draw in draws])
+    masks = torch.stack(  # (B, K, S, S); x4 is (B, K, C, h, w)
+        [torch.stack([binary(kept[view][1], draw.cls) for view in draw.supports]) for draw in draws]
     )
     sides = torch.stack([masks == 0, masks == 1], 2).float()  # (B, K, 2, S, S)
     weights = bilinear(sides, x4.shape[-2:])

@@ -123,7 +123,7 @@ def walked(job: Job, network: Evaluated, planned: Sequence[Control], label: str)
         output = network.meta_learner(inputs)
         for place, draw in enumerate(part):
             control, logits = planned[tally["done"] + place], output.final_logits[place]
-            mask = network.cached.features(draw.query)[1]  # (S, S)
+            mask = network.cached.features([draw.query])[draw.query][1]  # (S, S)
             asked = draw._replace(cls=control.asked)
             shown = count(dataset, draw, logits, inputs.mask_q[place], scoring)
             row = about(control) | count(dataset, asked, logits, binary(mask, control.asked), scoring)
