@@ -321,7 +321,9 @@ def main(argv: list[str] | None = None) -> None:
     with as_sentences():
         args = parser().parse_args(argv)
         if args.function in IN_A_CLONE and not Path("Snakefile").is_file():
-            raise JobError(f"{Path.cwd()}: no clone of the project, for it has no Snakefile; change to one")
+            raise JobError(
+                f"{Path.cwd()}: not in a clone of the project (there is no Snakefile); change to one"
+            )
         args.function(args)
 
 

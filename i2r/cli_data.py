@@ -33,7 +33,9 @@ def fetch(args: argparse.Namespace) -> None:
     except FetchError as error:
         raise JobError(str(error)) from None
     except KeyboardInterrupt:
-        print("i2r: interrupted; when run again, it goes on from what has arrived", file=sys.stderr)
+        print(
+            "i2r: interrupted; run the same command again to continue from what has arrived", file=sys.stderr
+        )
         sys.exit(130)
     for name, place in places.items():
         print(f"{name}: {place}")

@@ -75,7 +75,7 @@ def lists(args: argparse.Namespace) -> None:
     if wrong := differences(found, found["source"]):
         text = "BAM's rule does not give the published counts: " + "; ".join(wrong)
         if args.counts == "assert":
-            raise JobError(f"{text}. `--counts print` goes on")
+            raise JobError(f"{text}. `--counts print` prints this and continues")
         print(text)
 
 

@@ -102,15 +102,15 @@ def set_variable(name: str, value: str) -> Callable[[], object]:
 
 
 CASES = [
-    Case("params", "no params file", lambda: os.remove("params.yaml"), "plan", "params.yaml: no such params file"),
+    Case("params", "no params file", lambda: os.remove("params.yaml"), "plan", "params.yaml: no such params file; `i2r preset"),
     Case("params", "a key that does not exist", params("train: {stepps: 3}\n"), "plan", "train.stepps"),
     Case("params", "a word instead of a number", params("train: {steps: many}\n"), "plan", "train.steps"),
     Case("params", "a section that stands twice", params("train: {}\ntrain: {}\n"), "plan", "'train' is given twice"),
     Case("params", "in UTF-16", text("params.yaml", TINY.encode("utf-16")), "plan", "not UTF-8 text"),
     Case("params", "in Latin-1", text("params.yaml", (TINY + "# ü").encode("latin-1")), "plan", "not UTF-8 text"),
-    Case("params", "no YAML", params("train: [\n"), "plan", "not YAML"),
+    Case("params", "no YAML", params("train: [\n"), "plan", "not YAML: line 4: expected the node content"),
     Case("params", "a list", text("params.yaml", "- 1\n"), "plan", "expected a mapping of sections"),
-    Case("params", "a device that is none", params("runtime: {device: gpu}\n"), "plan", "runtime.device"),
+    Case("params", "a device that is none", params("runtime: {device: gpu}\n"), "plan", "runtime.device: must be auto, cpu, cuda or cuda:N"),
     Case("params", "a folder", lambda: (os.remove("params.yaml"), os.mkdir("params.yaml")), "plan", "params.yaml: no such"),
     Case("params", "a preset that does not exist", lambda: None, "preset pascall", "pascall: no such preset"),
     Case("data", "no folder", voc(lambda: shutil.rmtree("voc")), "data", "voc"),
@@ -143,17 +143,17 @@ CASES = [
     Case("jobs", "results/ is a file", text("results", ""), "plan", "specs are written to results/specs"),
     Case("jobs", "no report yet", lambda: None, "show", "no report yet"),
     Case("pictures", "one file for a shot", lambda: None, PREDICT.replace(" m.png", ""), "an image and a mask for each shot"),
-    Case("environment", "not in a clone", lambda: os.remove("Snakefile"), "track", "no clone of the project"),
+    Case("environment", "not in a clone", lambda: os.remove("Snakefile"), "track", "not in a clone of the project"),
     Case("environment", "a port out of range", lambda: None, "ui --port 99999", "must be a number from 1 to 65535"),
     Case("environment", "standard output on a full disk", lambda: None, "readings", "No space left on device", "{} >/dev/full"),
     Case("environment", "a folder that cannot be written to", lambda: None, "preset tiny --force", "Read-only file system", read_only(".")),
-    Case("disk", "full", lambda: None, "plan", "goes on); specs are written to results/specs", full("8k", "results")),
+    Case("disk", "full", lambda: None, "plan", "command again); specs are written to results/specs", full("8k", "results")),
     Case("disk", "full, for data", lambda: None, "data", "/out: No space left on device", full("64k", "results/state")),
     Case("disk", "full, for products", lambda: None, "data", "No space left on device", full("8k", "results/store")),
     Case("disk", "full, for MLflow", lambda: None, "track", "database or disk is full", full("8k", "results")),
-    Case("disk", "results/ is read-only", lambda: None, "plan", "Read-only file system (make it writable, and the same command goes on); specs are", read_only("results")),
-    Case("disk", "results/ is read-only", lambda: None, "data", "goes on); data shapes needs a lock", read_only("results")),
-    Case("disk", "results/ is read-only", lambda: None, "stage all", "goes on); the workflow needs a lock", read_only("results")),
+    Case("disk", "results/ is read-only", lambda: None, "plan", "Read-only file system (make it writable, then run the same command again); specs are", read_only("results")),
+    Case("disk", "results/ is read-only", lambda: None, "data", "command again); data shapes needs a lock", read_only("results")),
+    Case("disk", "results/ is read-only", lambda: None, "stage all", "command again); the workflow needs a lock", read_only("results")),
     Case("disk", "results/ is read-only", lambda: None, "track", "Read-only file system", read_only("results")),
     Case("disk", "results/ is read-only", lambda: None, "ui --port 59391", "Read-only file system", read_only("results")),
     Case("MLflow", "no server", set_variable("MLFLOW_TRACKING_URI", "http://127.0.0.1:9"), "track", "no answer within"),
@@ -275,7 +275,7 @@ with as_sentences(), replacing("disk/weights.pt") as temporary:
         status, said = said_by_a_shell(full("64k", "disk").format(f"{sys.executable} write.py"))
     assert (status, said) == (
         1,
-        "i2r: disk/weights.pt: No space left on device (make room there, and the same command goes on)\n",
+        "i2r: disk/weights.pt: No space left on device (make room there, then run the same command again)\n",
     )
 
 

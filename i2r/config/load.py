@@ -84,11 +84,7 @@ def defaults(model: type[BaseModel]) -> Values:
     for name, field in model.model_fields.items():
         value = field.get_default(call_default_factory=False)
         nested = field.annotation if isinstance(field.annotation, type) else None
-        if (
-            nested
-            and issubclass(nested, BaseModel)
-            and not (value is not PydanticUndefined and value is None)
-        ):
+        if nested and issubclass(nested, BaseModel) and value is not None:
             found[name] = defaults(nested)
         elif field.default_factory is not None:
             found[name] = field.default_factory()
@@ -141,8 +137,9 @@ def _mapping(loader: yaml.Loader, node: yaml.MappingNode) -> Values:
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
         if key in seen:
-            line = key_node.start_mark.line + 1
-            raise yaml.constructor.ConstructorError(None, None, f"line {line}: {key!r} is given twice", None)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{key!r} is given twice", key_node.start_mark
+            )
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -158,16 +155,23 @@ def read(path: str | Path) -> Values:
     """
     path = Path(path)
     if not path.is_file():
-        raise ParamsError(f"{path}: no such params file")
+        remedy = "; `i2r preset NAME` writes one" if path == PARAMS else ""
+        raise ParamsError(f"{path}: no such params file{remedy}")
     try:
         values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except UnicodeDecodeError:
         raise ParamsError(f"{path}: not UTF-8 text") from None
     except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise ParamsError(f"{path}: not YAML: {_fault(error)}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: expected a mapping of sections")
     return values
+
+
+def _fault(error: yaml.YAMLError) -> str:
+    """What is wrong and in which line, without the parser's own words for where it was."""
+    mark = getattr(error, "problem_mark", None)
+    return f"line {mark.line + 1}: {error.problem}" if mark else " ".join(str(error).split())
 
 
 def read_layers(*paths: str | Path) -> list[tuple[str, Values]]:

@@ -158,7 +158,7 @@ def snakemake(*arguments: str) -> None:
     if stopped:
         raise KeyboardInterrupt
     if code < 0:
-        raise JobError(f"snakemake was killed by signal {-code}; the same command goes on")
+        raise JobError(f"snakemake was killed by signal {-code}; run the same command again to continue")
     if code:
         sys.exit(code)
 
