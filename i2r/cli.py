@@ -85,7 +85,7 @@ def export(args: argparse.Namespace) -> None:
             f"{error.name} is not installed; `pip install {error.name}` in this environment"
         ) from None
     made = make_plan(_params(args))
-    path = write(made, args.configfile or PARAMS, args.to or RESULTS / f"{made.experiment}.crate.zip")
+    path = write(made, args.configfile or [PARAMS], args.to or RESULTS / f"{made.experiment}.crate.zip")
     print(f"wrote {path}")
 
 
