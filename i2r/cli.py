@@ -11,7 +11,7 @@ from pathlib import Path
 from i2r import cli_data, cli_plan
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
-from i2r.config.load import PARAMS, PRESETS, Params, load
+from i2r.config.load import PARAMS, PRESETS, load
 from i2r.errors import as_sentences
 from i2r.files import write_json, write_text
 from i2r.pipeline.spec import RESULTS, JobError
@@ -64,7 +64,7 @@ def show(args: argparse.Namespace) -> None:
     """Print the table of results and where everything is."""
     from i2r.pipeline.plan import make_plan
 
-    made = make_plan(_params(args))
+    made = make_plan(load(args.configfile))
     home = RESULTS / made.experiment / "report"
     if not (home / "table.md").is_file():
         raise JobError(f"{home}: no report yet; `snakemake` makes it")
@@ -84,7 +84,7 @@ def export(args: argparse.Namespace) -> None:
         raise JobError(
             f"{error.name} is not installed; `pip install {error.name}` in this environment"
         ) from None
-    made = make_plan(_params(args))
+    made = make_plan(load(args.configfile))
     path = write(made, args.configfile or [PARAMS], args.to or RESULTS / f"{made.experiment}.crate.zip")
     print(f"wrote {path}")
 
@@ -93,11 +93,7 @@ def show_params(args: argparse.Namespace) -> None:
     """Print every value of the params, or of one method's, and where it comes from."""
     from i2r.config.show import print_params
 
-    print_params(_params(args), args.method, args.json)
-
-
-def _params(args: argparse.Namespace) -> Params:
-    return load(args.configfile or PARAMS)
+    print_params(load(args.configfile), args.method, args.json)
 
 
 def readings(_: argparse.Namespace) -> None:
@@ -135,7 +131,7 @@ def register(args: argparse.Namespace) -> None:
         from i2r.tracking.registry import register as add
     except ModuleNotFoundError as error:
         raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
-    made = add(RESULTS, _params(args).values.experiment, args.method, args.shot, args.fold)
+    made = add(RESULTS, load(args.configfile).values.experiment, args.method, args.shot, args.fold)
     print(made.description)
     print(
         f"models:/{made.name}/{made.version}: `mlflow models serve -m` serves it, `mlflow.pyfunc.load_model` loads it"

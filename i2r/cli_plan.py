@@ -33,7 +33,7 @@ def plan(args: argparse.Namespace) -> None:
     from i2r.pipeline.store import Located
     from i2r.report.seeds import seeds_said
 
-    made = stages.prepare(load(args.configfile or PARAMS))
+    made = stages.prepare(load(args.configfile))
     if args.write:
         _write(made, args.configfile or [PARAMS])
         return

@@ -6,7 +6,8 @@ import argparse
 import os
 import re
 from collections import Counter
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
 
 from i2r.config.data_set import GENERATED, SOURCES, grid_side
@@ -133,13 +134,14 @@ def _protocol(text: str) -> tuple[str, int]:
     return found[1] or "full", int(found[2] or 1000)
 
 
-def _clear(function):
-    """The command, with wrong files as messages instead of tracebacks."""
+def _clear(function: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """The command, with wrong values and files as messages instead of tracebacks."""
 
+    @wraps(function)
     def run(args: argparse.Namespace) -> None:
         try:
             function(args)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             raise JobError(str(error)) from None
 
     return run

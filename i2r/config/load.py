@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 from i2r.config.base import WORD, ParamsError, describe
 from i2r.config.data_set import SOURCES
 from i2r.config.experiment import NETWORK_DEFAULT, Experiment, MethodParams, Target
-from i2r.config.networks import NETWORKS
+from i2r.config.networks import options_of
 from i2r.config.paper_targets import paper_targets, with_paper
 from i2r.config.readings import settle
 from i2r.config.schema import RunParams
@@ -100,7 +100,7 @@ def _section_defaults(network: str) -> Values:
         for name, field in RunParams.model_fields.items()
         if name != "network"
     }
-    return found | {"network": defaults(NETWORKS[network])}
+    return found | {"network": defaults(options_of(network))}
 
 
 def sections_of(reading: str, network: str, source: str) -> Values:
@@ -235,14 +235,17 @@ def resolve(layers: Sequence[tuple[str, Values]], where: str = "params", paper: 
         raise ParamsError(f"{where}: {error}") from None
 
 
-def load(paths: str | Path | Sequence[str | Path] = PARAMS, command_line: Values | None = None) -> Params:
+def load(paths: str | Path | Sequence[str | Path] = (), command_line: Values | None = None) -> Params:
     """Read and validate params files; each overrides those before it, and values of the command line all of them. The
     paper's targets are added.
+
+    Args:
+        paths: of the files; none: params.yaml.
 
     Raises:
         ParamsError: with the files and what is wrong in them.
     """
-    paths = [paths] if isinstance(paths, str | Path) else paths
+    paths = [paths] if isinstance(paths, str | Path) else paths or [PARAMS]
     layers = read_layers(*paths)
     if command_line:
         layers.append((COMMAND_LINE, command_line))
@@ -345,9 +348,7 @@ def _expect_mappings(values: Values) -> None:
 
 def _sections(network: Values) -> Values:
     name = network.get("name", NETWORK_DEFAULT.model_fields["name"].default)
-    if name not in list(NETWORKS):  # a list, because a name from a file may not be hashable
-        raise ParamsError(f"network.name: must be one of {', '.join(NETWORKS)}, got {name!r}")
-    return _section_defaults(name)
+    return _section_defaults(options_of(name).model_fields["name"].default)
 
 
 def _other_network(below: Values, above: Values) -> bool:
