@@ -152,7 +152,7 @@ STEPS = {
                 *("table.tex", "ablation.tex", "priors.tex", "claims.tex", "numbers.tex"),
                 "figures",
             ),
-            11, folders=("figures",), memory=1500,
+            12, folders=("figures",), memory=1500,
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",), local=True, memory=800),  # needs MLflow
     )
