@@ -254,17 +254,17 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "register", help="put the best network of a method into MLflow's model registry", parents=[values]
     )
-    verb.add_argument("method", metavar="METHOD")
+    verb.add_argument("method", metavar="METHOD", help="its name in the params file")
     verb.add_argument("--shot", type=int, help="of trainings with this number of shots (default: any)")
     verb.add_argument("--fold", type=int, help="of trainings of this fold (default: any)")
     verb.set_defaults(function=register)
 
     verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
-    verb.add_argument("--port", type=_port, default=5000)
+    verb.add_argument("--port", type=_port, default=5000, help="default: 5000")
     verb.set_defaults(function=ui)
 
     verb = verbs.add_parser("import-checkpoint", help="convert a published checkpoint")
-    verb.add_argument("--kind", choices=CHECKPOINTS, required=True)
+    verb.add_argument("--kind", choices=CHECKPOINTS, required=True, help="whose published code wrote it")
     verb.add_argument("--size", type=int, default=473, help="side of the input (default: 473; COCO: 641)")
     verb.add_argument(
         "--ensemble",
@@ -286,7 +286,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="two files per shot; a mask is 1 on the object, 0 on background, 255 where unknown",
     )
-    verb.add_argument("--query", metavar="IMAGE", type=Path, required=True)
+    verb.add_argument("--query", metavar="IMAGE", type=Path, required=True, help="the image to segment")
     verb.add_argument(
         "--weights",
         metavar="FILE",

@@ -178,7 +178,7 @@ def add(tasks: argparse._SubParsersAction) -> None:
 
     task = tasks.add_parser("lists", help="write the lists of all folds", parents=[several])
     task.add_argument("--index", type=Path, metavar="FILE", required=True)
-    task.add_argument("--rule", choices=RULES, default="bam")
+    task.add_argument("--rule", choices=RULES, default="bam", help="default: bam")
     task.add_argument(
         "--min-area", type=int, metavar="N", help="pixels of a class (default: that of the rule)"
     )
@@ -198,10 +198,13 @@ def add(tasks: argparse._SubParsersAction) -> None:
     task = tasks.add_parser("episodes", help="draw the test episodes of a fold")
     task.add_argument("--lists", type=Path, metavar="DIR", required=True, help="what `i2r data lists` wrote")
     task.add_argument("--fold", type=int, required=True)
-    task.add_argument("--shot", type=int, default=1)
-    task.add_argument("--seed", type=int, default=0)
+    task.add_argument("--shot", type=int, default=1, help="supports of an episode (default: 1)")
+    task.add_argument("--seed", type=int, default=0, help="default: 0")
     task.add_argument(
-        "--protocol", type=_protocol, default="bam-1000", help="bam-1000, hsnet-1000, balanced-1000 or full"
+        "--protocol",
+        type=_protocol,
+        default="bam-1000",
+        help="bam-1000, hsnet-1000, balanced-1000 or full (default: bam-1000)",
     )
     task.add_argument("--episodes", type=int, metavar="N", help="instead of the protocol's number")
     task.add_argument(
@@ -212,8 +215,10 @@ def add(tasks: argparse._SubParsersAction) -> None:
 
     task = tasks.add_parser("describe", help="images, classes, areas, and expected queries of each class")
     task.add_argument("--index", type=Path, metavar="FILE", required=True)
-    task.add_argument("--min-area", type=int, default=2048, metavar="N")
-    task.add_argument("--episodes", type=int, default=1000, metavar="N")
+    task.add_argument(
+        "--min-area", type=int, default=2048, metavar="N", help="pixels of a class (default: 2048)"
+    )
+    task.add_argument("--episodes", type=int, default=1000, metavar="N", help="default: 1000")
     task.add_argument("--root", type=Path, metavar="DIR", help="the data set, for sample pictures")
     task.add_argument("--out", type=Path, metavar="DIR", help="write data.md and samples.png there")
     task.set_defaults(function=_clear(describe))
@@ -221,6 +226,6 @@ def add(tasks: argparse._SubParsersAction) -> None:
     task = tasks.add_parser(
         "compare-lists", help="what differs between two lists, such as a fold's and BAM's"
     )
-    task.add_argument("ours", type=Path)
-    task.add_argument("theirs", type=Path)
+    task.add_argument("ours", type=Path, help="a list of `i2r data lists`")
+    task.add_argument("theirs", type=Path, help="the list to compare it with")
     task.set_defaults(function=_clear(compare_lists))
