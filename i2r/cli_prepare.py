@@ -172,7 +172,10 @@ def add(tasks: argparse._SubParsersAction) -> None:
     task.add_argument("--train-list", metavar="FILE", help="below the root (default: that of the source)")
     task.add_argument("--val-list", metavar="FILE", help="below the root (default: that of the source)")
     task.add_argument(
-        "--faulty", choices=("stop", "leave_out"), default="stop", help="what to do with bad pairs"
+        "--faulty",
+        choices=("stop", "leave_out"),
+        default="stop",
+        help="what to do with bad pairs (default: stop)",
     )
     task.set_defaults(function=_clear(index))
 
@@ -186,7 +189,10 @@ def add(tasks: argparse._SubParsersAction) -> None:
     task.add_argument("--draw", choices=("present", "large"), help="default: present")
     task.add_argument("--folds", choices=("contiguous", "interleaved"), help="default: that of the source")
     task.add_argument(
-        "--counts", choices=("assert", "print"), default="assert", help="if counts are not as published"
+        "--counts",
+        choices=("assert", "print"),
+        default="assert",
+        help="if counts are not as published (default: assert)",
     )
     task.add_argument(
         "--size", type=int, metavar="S", help="side of the network: find objects without a pixel left there"
