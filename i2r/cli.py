@@ -11,7 +11,7 @@ from pathlib import Path
 from i2r import cli_data, cli_plan
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
-from i2r.config.load import PARAMS, PRESETS, Params, load
+from i2r.config.load import PARAMS, PRESETS, load
 from i2r.errors import as_sentences
 from i2r.files import write_json, write_text
 from i2r.pipeline.spec import RESULTS, JobError
@@ -64,7 +64,7 @@ def show(args: argparse.Namespace) -> None:
     """Print the table of results and where everything is."""
     from i2r.pipeline.plan import make_plan
 
-    made = make_plan(_params(args))
+    made = make_plan(load(args.configfile))
     home = RESULTS / made.experiment / "report"
     if not (home / "table.md").is_file():
         raise JobError(f"{home}: no report yet; `snakemake` makes it")
@@ -84,8 +84,8 @@ def export(args: argparse.Namespace) -> None:
         raise JobError(
             f"{error.name} is not installed; `pip install {error.name}` in this environment"
         ) from None
-    made = make_plan(_params(args))
-    path = write(made, args.configfile or PARAMS, args.to or RESULTS / f"{made.experiment}.crate.zip")
+    made = make_plan(load(args.configfile))
+    path = write(made, args.configfile or [PARAMS], args.to or RESULTS / f"{made.experiment}.crate.zip")
     print(f"wrote {path}")
 
 
@@ -93,11 +93,7 @@ def show_params(args: argparse.Namespace) -> None:
     """Print every value of the params, or of one method's, and where it comes from."""
     from i2r.config.show import print_params
 
-    print_params(_params(args), args.method, args.json)
-
-
-def _params(args: argparse.Namespace) -> Params:
-    return load(args.configfile or PARAMS)
+    print_params(load(args.configfile), args.method, args.json)
 
 
 def readings(_: argparse.Namespace) -> None:
@@ -135,7 +131,7 @@ def register(args: argparse.Namespace) -> None:
         from i2r.tracking.registry import register as add
     except ModuleNotFoundError as error:
         raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
-    made = add(RESULTS, _params(args).values.experiment, args.method, args.shot, args.fold)
+    made = add(RESULTS, load(args.configfile).values.experiment, args.method, args.shot, args.fold)
     print(made.description)
     print(
         f"models:/{made.name}/{made.version}: `mlflow models serve -m` serves it, `mlflow.pyfunc.load_model` loads it"
@@ -258,17 +254,17 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "register", help="put the best network of a method into MLflow's model registry", parents=[values]
     )
-    verb.add_argument("method", metavar="METHOD")
+    verb.add_argument("method", metavar="METHOD", help="its name in the params file")
     verb.add_argument("--shot", type=int, help="of trainings with this number of shots (default: any)")
     verb.add_argument("--fold", type=int, help="of trainings of this fold (default: any)")
     verb.set_defaults(function=register)
 
     verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
-    verb.add_argument("--port", type=_port, default=5000)
+    verb.add_argument("--port", type=_port, default=5000, help="default: 5000")
     verb.set_defaults(function=ui)
 
     verb = verbs.add_parser("import-checkpoint", help="convert a published checkpoint")
-    verb.add_argument("--kind", choices=CHECKPOINTS, required=True)
+    verb.add_argument("--kind", choices=CHECKPOINTS, required=True, help="whose published code wrote it")
     verb.add_argument("--size", type=int, default=473, help="side of the input (default: 473; COCO: 641)")
     verb.add_argument(
         "--ensemble",
@@ -290,7 +286,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="two files per shot; a mask is 1 on the object, 0 on background, 255 where unknown",
     )
-    verb.add_argument("--query", metavar="IMAGE", type=Path, required=True)
+    verb.add_argument("--query", metavar="IMAGE", type=Path, required=True, help="the image to segment")
     verb.add_argument(
         "--weights",
         metavar="FILE",
@@ -321,7 +317,9 @@ def main(argv: list[str] | None = None) -> None:
     with as_sentences():
         args = parser().parse_args(argv)
         if args.function in IN_A_CLONE and not Path("Snakefile").is_file():
-            raise JobError(f"{Path.cwd()}: no clone of the project, for it has no Snakefile; change to one")
+            raise JobError(
+                f"{Path.cwd()}: not in a clone of the project (there is no Snakefile); change to one"
+            )
         args.function(args)
 
 

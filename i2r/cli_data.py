@@ -15,8 +15,8 @@ DATA_ROOT = Path("data")
 
 def fetch(args: argparse.Namespace) -> None:
     """Download, check and unpack archives."""
-    from i2r.data.fetch import FetchError, read_table
     from i2r.data.fetch import fetch as fetch_archives
+    from i2r.data.fetch import read_table
 
     if bool(args.names) == args.all:
         raise JobError(f"name what to fetch, or use --all; there are {', '.join(read_table())}")
@@ -30,10 +30,10 @@ def fetch(args: argparse.Namespace) -> None:
         places = fetch_archives(
             names, args.data_root, offline=args.offline, mirrors=args.mirror, content=args.check
         )
-    except FetchError as error:
-        raise JobError(str(error)) from None
     except KeyboardInterrupt:
-        print("i2r: interrupted; when run again, it goes on from what has arrived", file=sys.stderr)
+        print(
+            "i2r: interrupted; run the same command again to continue from what has arrived", file=sys.stderr
+        )
         sys.exit(130)
     for name, place in places.items():
         print(f"{name}: {place}")
@@ -41,13 +41,9 @@ def fetch(args: argparse.Namespace) -> None:
 
 def status(args: argparse.Namespace) -> None:
     """Print what of the archives is in the data folder, and what would be fetched."""
-    from i2r.data.fetch import FetchError
     from i2r.data.fetch.stock import status_text
 
-    try:
-        print(status_text(args.names, args.data_root, content=args.check))
-    except FetchError as error:
-        raise JobError(str(error)) from None
+    print(status_text(args.names, args.data_root, content=args.check))
 
 
 def add(verbs: argparse._SubParsersAction) -> None:

@@ -33,14 +33,14 @@ def plan(args: argparse.Namespace) -> None:
     from i2r.pipeline.store import Located
     from i2r.report.seeds import seeds_said
 
-    made = stages.prepare(load(args.configfile or PARAMS))
+    made = stages.prepare(load(args.configfile))
     if args.write:
         _write(made, args.configfile or [PARAMS])
         return
     located, jobs = Located(made), made.needed(args.target)
     if jobs is None:
         known = ", ".join(made.requests)
-        raise JobError(f"{args.target}: no such target or stage; known are {known}")
+        raise JobError(f"{args.target}: no such target or stage; choose one of {known}")
     changed = {spec.key for spec in stages.by_other_code(made, jobs)}
     states = {spec.key: located.state(spec) for spec in jobs}
     count = _gpus(args.gpus, made)
@@ -61,7 +61,8 @@ def plan(args: argparse.Namespace) -> None:
         if located.fetches(spec) and (said := preview(spec)[0]):
             print(said)
     todo = [spec for spec in jobs if spec.key in expected]
-    print(*totals(made, jobs, todo, expected, args.cores or os.cpu_count() or 1, count), sep="\n")
+    cores = args.cores or os.cpu_count() or 1
+    print(*totals(jobs, todo, expected, cores, count, args.card), sep="\n")
     print(*seeds_said(made, RESULTS), sep="\n")
     if changed:
         print(
@@ -89,12 +90,12 @@ def _gpus(asked: int | None, made: Plan) -> int:
 
 
 def totals(
-    made: Plan,
     jobs: Sequence[Spec],
     todo: Sequence[Spec],
     expected: dict[str, Estimate],
     cores: int,
     count: int,
+    card: str | None,
 ) -> list[str]:
     """Lines about what is to run: runs, time by step, GPU hours, memory, disk and wall time.
 
@@ -102,6 +103,8 @@ def totals(
         jobs: all.
         todo: those that will run.
         expected: key -> estimate, of those.
+        cores, count: processor cores and GPUs to run on.
+        card: the GPU whose times were asked for, or None.
     """
     runs = {(row["train"], row["evaluate"]) for spec in jobs for row in spec.params.get("runs", ())}
     lines = [f"{len(runs)} run{'s' * (len(runs) != 1)}, {len(jobs)} jobs"]
@@ -128,12 +131,10 @@ def totals(
         f"  {counts[source]} of these times: {said}" for source, said in SOURCES.items() if counts[source]
     ]
     if counts[""]:
-        lines.append(f"  {counts['']} of these times: unknown, no such job has finished here{_advice(count)}")
+        advice = f"; --card {'|'.join(estimate.cards())} calculates a bound for trainings"
+        advice = advice if count and not card else ""
+        lines.append(f"  {counts['']} of these times: unknown, no such job has finished here{advice}")
     return lines
-
-
-def _advice(count: int) -> str:
-    return f"; --card {'|'.join(estimate.cards())} calculates a bound for trainings" if count else ""
 
 
 def _time(found: Estimate) -> str:

@@ -6,7 +6,8 @@ import argparse
 import os
 import re
 from collections import Counter
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
 
 from i2r.config.data_set import GENERATED, SOURCES, grid_side
@@ -75,7 +76,7 @@ def lists(args: argparse.Namespace) -> None:
     if wrong := differences(found, found["source"]):
         text = "BAM's rule does not give the published counts: " + "; ".join(wrong)
         if args.counts == "assert":
-            raise JobError(f"{text}. `--counts print` goes on")
+            raise JobError(f"{text}. `--counts print` prints this and continues")
         print(text)
 
 
@@ -133,13 +134,14 @@ def _protocol(text: str) -> tuple[str, int]:
     return found[1] or "full", int(found[2] or 1000)
 
 
-def _clear(function):
-    """The command, with wrong files as messages instead of tracebacks."""
+def _clear(function: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """The command, with wrong values and files as messages instead of tracebacks."""
 
+    @wraps(function)
     def run(args: argparse.Namespace) -> None:
         try:
             function(args)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             raise JobError(str(error)) from None
 
     return run
@@ -170,13 +172,16 @@ def add(tasks: argparse._SubParsersAction) -> None:
     task.add_argument("--train-list", metavar="FILE", help="below the root (default: that of the source)")
     task.add_argument("--val-list", metavar="FILE", help="below the root (default: that of the source)")
     task.add_argument(
-        "--faulty", choices=("stop", "leave_out"), default="stop", help="what to do with bad pairs"
+        "--faulty",
+        choices=("stop", "leave_out"),
+        default="stop",
+        help="what to do with bad pairs (default: stop)",
     )
     task.set_defaults(function=_clear(index))
 
     task = tasks.add_parser("lists", help="write the lists of all folds", parents=[several])
     task.add_argument("--index", type=Path, metavar="FILE", required=True)
-    task.add_argument("--rule", choices=RULES, default="bam")
+    task.add_argument("--rule", choices=RULES, default="bam", help="default: bam")
     task.add_argument(
         "--min-area", type=int, metavar="N", help="pixels of a class (default: that of the rule)"
     )
@@ -184,7 +189,10 @@ def add(tasks: argparse._SubParsersAction) -> None:
     task.add_argument("--draw", choices=("present", "large"), help="default: present")
     task.add_argument("--folds", choices=("contiguous", "interleaved"), help="default: that of the source")
     task.add_argument(
-        "--counts", choices=("assert", "print"), default="assert", help="if counts are not as published"
+        "--counts",
+        choices=("assert", "print"),
+        default="assert",
+        help="if counts are not as published (default: assert)",
     )
     task.add_argument(
         "--size", type=int, metavar="S", help="side of the network: find objects without a pixel left there"
@@ -196,10 +204,13 @@ def add(tasks: argparse._SubParsersAction) -> None:
     task = tasks.add_parser("episodes", help="draw the test episodes of a fold")
     task.add_argument("--lists", type=Path, metavar="DIR", required=True, help="what `i2r data lists` wrote")
     task.add_argument("--fold", type=int, required=True)
-    task.add_argument("--shot", type=int, default=1)
-    task.add_argument("--seed", type=int, default=0)
+    task.add_argument("--shot", type=int, default=1, help="supports of an episode (default: 1)")
+    task.add_argument("--seed", type=int, default=0, help="default: 0")
     task.add_argument(
-        "--protocol", type=_protocol, default="bam-1000", help="bam-1000, hsnet-1000, balanced-1000 or full"
+        "--protocol",
+        type=_protocol,
+        default="bam-1000",
+        help="bam-1000, hsnet-1000, balanced-1000 or full (default: bam-1000)",
     )
     task.add_argument("--episodes", type=int, metavar="N", help="instead of the protocol's number")
     task.add_argument(
@@ -210,8 +221,10 @@ def add(tasks: argparse._SubParsersAction) -> None:
 
     task = tasks.add_parser("describe", help="images, classes, areas, and expected queries of each class")
     task.add_argument("--index", type=Path, metavar="FILE", required=True)
-    task.add_argument("--min-area", type=int, default=2048, metavar="N")
-    task.add_argument("--episodes", type=int, default=1000, metavar="N")
+    task.add_argument(
+        "--min-area", type=int, default=2048, metavar="N", help="pixels of a class (default: 2048)"
+    )
+    task.add_argument("--episodes", type=int, default=1000, metavar="N", help="default: 1000")
     task.add_argument("--root", type=Path, metavar="DIR", help="the data set, for sample pictures")
     task.add_argument("--out", type=Path, metavar="DIR", help="write data.md and samples.png there")
     task.set_defaults(function=_clear(describe))
@@ -219,6 +232,6 @@ def add(tasks: argparse._SubParsersAction) -> None:
     task = tasks.add_parser(
         "compare-lists", help="what differs between two lists, such as a fold's and BAM's"
     )
-    task.add_argument("ours", type=Path)
-    task.add_argument("theirs", type=Path)
+    task.add_argument("ours", type=Path, help="a list of `i2r data lists`")
+    task.add_argument("theirs", type=Path, help="the list to compare it with")
     task.set_defaults(function=_clear(compare_lists))

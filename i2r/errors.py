@@ -14,12 +14,13 @@ class InputError(ValueError):
     """Something that a user can put right; the message names the file or key and says what is wrong with it."""
 
 
-ROOM = "make room there, and the same command goes on"
+AGAIN = "then run the same command again"
+ROOM = f"make room there, {AGAIN}"
 REMEDIES = {
     errno.ENOSPC: ROOM,
     errno.EDQUOT: ROOM,
-    errno.EROFS: "make it writable, and the same command goes on",
-    errno.EACCES: "change its permissions, and the same command goes on",
+    errno.EROFS: f"make it writable, {AGAIN}",
+    errno.EACCES: f"change its permissions, {AGAIN}",
 }
 
 

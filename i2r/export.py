@@ -7,7 +7,7 @@ report. Data and weights stay out: the manifests say which they were.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,14 @@ FORMATS = {
 }
 
 
-def export(plan: Plan, params_file: Path, to: Path, results: Path = RESULTS) -> Path:
+def export(plan: Plan, params_files: Sequence[Path], to: Path, results: Path = RESULTS) -> Path:
     """Write the crate of an experiment to a zip file; returns its path. Files are read from the clone's folder.
 
+    Args:
+        params_files: from which the plan was made; those that they extend are added.
+
     Raises:
-        JobError: a job of the experiment has not finished, or `to` is no zip file.
+        JobError: a job of the experiment has not finished, or `to` is not a zip file.
     """
     if to.suffix != ".zip":
         raise JobError(f"{to}: the crate is a zip file; give it a name that ends in .zip")
@@ -59,7 +62,8 @@ def export(plan: Plan, params_file: Path, to: Path, results: Path = RESULTS) -> 
     made = {spec.key: manifest(located.folder(spec.key)) for spec in jobs}
     crate = described(plan, made.values())
     workflow = add_workflow(crate)
-    given = [add_file(crate, path, place(path)) for path in (*extended(params_file), params_file)]
+    files = dict.fromkeys(path for file in params_files for path in (*extended(file), file))
+    given = [add_file(crate, path, place(path)) for path in files]
     given += [add_file(crate, Path(path), path) for path in ENVIRONMENT]
     records = [
         add_file(

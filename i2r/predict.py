@@ -79,10 +79,11 @@ class Model:
             raise DataError("supports and masks must be lists, even for one support")
         if not len(supports) or len(supports) != len(masks):
             raise DataError(f"{len(supports)} supports and {len(masks)} masks: each support needs one mask")
-        pairs = [read_pair(*pair, f"support {k}") for k, pair in enumerate(zip(supports, masks, strict=True))]
+        given = enumerate(zip(supports, masks, strict=True), start=1)
+        pairs = [read_pair(*pair, f"support {k}") for k, pair in given]
         square, _, place = evaluation_view(read_image(query, "query"), None, self.size)
         views = [evaluation_view(image, mask, self.size) for image, mask in pairs]
-        shrunk = [k for k, (_, mask, _) in enumerate(views) if not (mask == 1).any()]
+        shrunk = [k for k, (_, mask, _) in enumerate(views, start=1) if not (mask == 1).any()]
         if shrunk:
             raise DataError(
                 f"the mask of support {shrunk[0]}: the object vanishes when resized to side {self.size}"
@@ -221,7 +222,7 @@ def read_pair(image: Image, mask: Image, what: str) -> tuple[np.ndarray, np.ndar
 
 
 def _existing(path: str | Path) -> Path:
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise DataError(f"{path}: no such file")
     return Path(path)
 

@@ -24,8 +24,8 @@ from conftest import Toy
 from disturbed import Run, begin, command, products
 from PIL import Image
 
+from i2r.config.load import load
 from i2r.pipeline.plan import make_plan
-from i2r.pipeline.stage import read_params
 from i2r.pipeline.store import MANIFEST, manifest, problem
 
 INSIDE = "I2R_CHAOS_MOUNTS"  # set in a process that has a mount namespace of its own
@@ -390,7 +390,7 @@ def attempt(fault: Fault, folder: Path, whole: Toy, expected: dict[str, Any]) ->
         Skipped: the fault cannot be made on this machine.
     """
     toy = begin(folder, whole, fault.start)
-    keys = {spec.key for spec in make_plan(read_params([folder / "params.yaml"])).of(fault.stage)}
+    keys = {spec.key for spec in make_plan(load(folder / "params.yaml")).of(fault.stage)}
     expected = {name: content for name, content in expected.items() if Path(name).parts[1] in keys}
     trial = Trial(toy, expected, command(fault.stage))
     try:

@@ -136,6 +136,11 @@ def test_wrong_files_are_sentences(root):
     file.write_text(json.dumps(values | {"categories": values["categories"][:-1]}))
     with pytest.raises(DataError, match="does not have COCO's 80 categories"):
         index(root)
+    cut = {name: value for name, value in values["annotations"][0].items() if name != "segmentation"}
+    for given in (cut, "text"):
+        file.write_text(json.dumps(values | {"annotations": [given]}))
+        with pytest.raises(DataError, match="not an instances file of COCO"):
+            index(root)
     file.write_text("{")
     with pytest.raises(DataError, match="not an instances file of COCO"):
         index(root)

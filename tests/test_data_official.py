@@ -56,7 +56,7 @@ def test_a_killed_preparation_leaves_nothing_that_counts(voc: Wanted, monkeypatc
 
 def test_what_is_lacking_is_said_with_sizes_and_the_rest_is_not(voc: Wanted):
     text = lacking_text(voc, lacking(voc))
-    assert text.count("from http") == 3 and ", 1 of unknown size, about " in text
+    assert text.count("from http") == 3 and ", 1 file of unknown size, about " in text
     obtain(replace(voc, names=voc.names[1:], folder=""))
     (state,) = lacking(voc)
     assert state.archive.name == "voc2012" and state.to_fetch == len(FILES["voc2012"])

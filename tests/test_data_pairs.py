@@ -16,7 +16,7 @@ from i2r.config.load import load
 from i2r.data import content
 from i2r.data.list_files import read_list
 from i2r.data.lists import fold_lists
-from i2r.data.pairs import Pair, check_pairs
+from i2r.data.pairs import Pair, check_pairs, open_image, open_mask
 from i2r.data.pairs import check_pair as real
 from i2r.data.sources import DataError
 from i2r.data.voc import index_voc
@@ -80,7 +80,33 @@ def cut_mask(_, mask):
     mask.write_bytes(mask.read_bytes()[:-300])
 
 
+def empty_image(image, _):
+    image.write_bytes(b"")
+
+
+def empty_mask(_, mask):
+    mask.write_bytes(b"")
+
+
+def cut_in_the_header(_, mask):
+    mask.write_bytes(mask.read_bytes()[:20])
+
+
+def folder(image, _):
+    image.unlink()
+    image.mkdir()
+
+
+def in_colour(_, mask):
+    Image.open(mask).convert("RGB").save(mask)
+
+
 BAD = {
+    empty_image: "train3.jpg: the file is empty",
+    empty_mask: "train3.png: the file is empty",
+    cut_in_the_header: "train3.png: its header is damaged",
+    folder: "train3.jpg: a folder, not a file",
+    in_colour: "train3.png: a mask must be a palette or grey PNG with 8 bits; this file has mode RGB",
     cut: "train3.jpg: damaged, part of the picture is missing",
     cut_short: "train3.jpg: (damaged|cannot be read)",
     renamed: "train3.png: a mask must be a PNG, but this is a JPEG",
@@ -95,6 +121,25 @@ BAD = {
 def test_a_bad_pair_stops_the_index(root, spoil):
     spoil(root / "JPEGImages/train3.jpg", root / "SegmentationClassAug/train3.png")
     with pytest.raises(DataError, match=BAD[spoil]):
+        read(root)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 20, 60], ids=lambda kept: f"{kept} bytes")
+def test_a_cut_picture_is_named_wherever_it_is_read(root, kept):
+    for name, read_one in (
+        ("JPEGImages/train3.jpg", open_image),
+        ("SegmentationClassAug/train3.png", open_mask),
+    ):
+        path = root / name
+        path.write_bytes(path.read_bytes()[:kept])
+        with pytest.raises(DataError, match=f"^{path}: "):
+            read_one(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_is_named(root):
+    (root / "JPEGImages/train3.jpg").chmod(0)
+    with pytest.raises(DataError, match=r"train3.jpg: may not be read; change its permissions"):
         read(root)
 
 

@@ -139,7 +139,7 @@ def test_the_step_stops_at_other_counts_or_prints_them(tmp_path, monkeypatch, ca
             SimpleNamespace(params={"data": {"source": "voc"} | options}, runtime=runtime, **more)
         )
 
-    with pytest.raises(DataError, match=r"fold 0: 1, published 2. `data.counts: print` goes on"):
+    with pytest.raises(DataError, match=r"fold 0: 1, published 2. Set `data.counts: print` to continue"):
         run()
     run(counts="print")
     assert "fold 0: 1, published 2" in capsys.readouterr().out

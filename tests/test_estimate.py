@@ -186,11 +186,15 @@ def test_a_target_alone_and_its_totals(clone: Path, capsys: pytest.CaptureFixtur
     assert jobs and all("unknown" in line for line in jobs) and not any(" track " in line for line in jobs)
     assert f"{len(jobs)} to do" in said
     assert "wall time on 3 cores: unknown" in said
+    assert "--card" not in "".join(said), "without a GPU it would not help"
+    for card, advised in (([], True), (["--card", "h100"], False)):
+        cli.main(["plan", "table3", "--gpus", "1", *card])
+        assert ("--card " in capsys.readouterr().out) == advised
     cli.main(["plan", "data"])
     assert "i2r-1shot" not in capsys.readouterr().out
     with pytest.raises(SystemExit):
         cli.main(["plan", "table9"])
-    assert "table9: no such target or stage; known are all, data," in capsys.readouterr().err
+    assert "table9: no such target or stage; choose one of all, data," in capsys.readouterr().err
 
 
 def test_planning_costs_imports_nothing_heavy(clone: Path):

@@ -46,18 +46,20 @@ def crate(finished):
         patch.chdir(ROOT)
         to = results / "crate.zip"
         with pytest.raises(JobError, match=r"1 of .* jobs have not finished, the first is report"):
-            export(made, params, to, results)
+            export(made, [params], to, results)
         assert not to.exists()
         run_job(fake_jobs.report_of(made).path(results))
         with pytest.raises(JobError, match=r"ends in .zip"):
-            export(made, params, results / "crate", results)
-        return export(made, params, to, results)
+            export(made, [params], results / "crate", results)
+        return export(made, [ROOT / "workflow/presets/tiny.yaml", params], to, results)
 
 
 def test_the_crate_has_workflow_params_manifests_and_report(crate, finished):
     results, made, params = finished
     with zipfile.ZipFile(crate) as archive:
         names = set(archive.namelist())
+        # of several params files each, and those that they extend
+        assert {f"workflow/presets/{name}.yaml" for name in ("shapes", "tiny")} <= names
         graph = {
             entry["@id"]: entry for entry in json.loads(archive.read("ro-crate-metadata.json"))["@graph"]
         }

@@ -183,19 +183,20 @@ def test_what_is_wrong_with_pictures_is_said(trained, tmp_path):
     weights, pictures = trained
     model = i2r.load(weights, device="cpu")
     (query, _), (support, mask), _ = pictures
-    broken = tmp_path / "broken.png"
+    broken, empty = tmp_path / "broken.png", tmp_path / "empty.png"
     broken.write_bytes(b"nothing")
+    empty.touch()
     Image.fromarray(support).save(tmp_path / "colour.png")
     speck = np.zeros((900, 900), np.uint8)
     speck[1, 1] = 1
     for arguments, message in (
-        ((query, [support], [mask[1:]]), r"mask of support 0 is 79 x 97, but its image is 80 x 97"),
+        ((query, [support], [mask[1:]]), r"mask of support 1 is 79 x 97, but its image is 80 x 97"),
         ((query, [support], [mask * 0]), r"no pixel has the value 1, the object"),
         ((query, [support], [mask * 0 + 255]), r"no pixel has the value 1, the object"),
         ((query, [support], [mask * 15]), r"values \[15.*a mask must be 1 on the object"),
         (
             (query, [np.zeros((900, 900, 3), np.uint8)], [speck]),
-            r"the object vanishes when resized to side 97",
+            r"the mask of support 1: the object vanishes when resized to side 97",
         ),
         ((query, [], []), "0 supports and 0 masks"),
         ((query, [support], [mask, mask]), "1 supports and 2 masks"),
@@ -204,6 +205,8 @@ def test_what_is_wrong_with_pictures_is_said(trained, tmp_path):
         ((query * 1.0, [support], [mask]), r"query: a float image must have values in 0\.\.1"),
         ((broken, [support], [mask]), r"broken.png: cannot be read as an image"),
         ((tmp_path / "none.png", [support], [mask]), r"none.png: no such file"),
+        ((tmp_path, [support], [mask]), r": a folder, not a file"),
+        ((empty, [support], [mask]), r"empty.png: the file is empty"),
         ((query, [support], [broken]), r"broken.png: not an image"),
         ((query, [support], [tmp_path / "colour.png"]), r"colour.png: a mask must be a palette or grey PNG"),
     ):

@@ -215,7 +215,9 @@ def test_killed_with_the_others_and_resumed_equals_whole(inputs, whole, tmp_path
 def test_a_process_that_is_killed_ends_the_job_with_a_sentence(inputs, whole, tmp_path, monkeypatch):
     job = make_job(tmp_path, "train", inputs, **SHORT, runtime=TWO | {"save_every": 1e-6})
     after_steps(monkeypatch, 3, lambda: multiprocessing.active_children()[0].kill())
-    with pytest.raises(ChildProcessError, match=r"process 1 of the 2 .* status -9; the same command goes on"):
+    with pytest.raises(
+        ChildProcessError, match=r"process 1 of the 2 .* status -9; run the same command again"
+    ):
         train.run(job)
     assert not dist.is_initialized() and not (job.out / "weights.safetensors").exists()
     monkeypatch.undo()

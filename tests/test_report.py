@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import fake_jobs
 import numpy as np
@@ -27,7 +28,7 @@ from i2r.report.forms import table1
 from i2r.report.results import Results
 from i2r.report.seeds import seeds_said
 from i2r.report.target import Target, labels
-from i2r.report.text import Grid
+from i2r.report.text import BEST, SECOND, Grid, duration
 
 
 def values_of(folder):
@@ -176,7 +177,7 @@ def test_metrics_json_is_nested_for_dvc(home):
 
 def test_page_says_what_the_numbers_say(home):
     text = page_of(home)
-    assert "reaches" in text and "the bar of +10: one training seed: no verdict" in text
+    assert "reaches" in text and "(required: +10; one training seed: no verdict" in text
     assert "network.prior: ordered, not pmgm" in text and "Missing" not in text
     for key in {row.key for row in pd.read_csv(home / "metrics.csv", dtype=str).itertuples()}:
         assert key in text and f"{key}.json" in text
@@ -479,7 +480,7 @@ def test_three_training_seeds_have_an_interval_of_their_own(tmp_path):
     assert table.at["i2r", "mean evaluation deviation"] == pytest.approx(spread, abs=1e-3)
     text = (folder / "ablation.md").read_text()
     assert "[95 %, training seeds]" in text and "sd over evaluation seeds" in text
-    assert "the bar of +10: not passed" in page_of(folder)
+    assert "(required: +10; not passed" in page_of(folder)
     plan = fake_jobs.make(tmp_path / "again", targets=targets, evaluate=evaluate)
     said = seeds_said(plan, tmp_path / "again")
     assert len(said) == 1 and "+0.82" in said[0] and "over 3 seeds" in said[0]
@@ -501,6 +502,50 @@ def test_a_grid_is_the_same_in_markdown_and_html():
     assert (
         "a &lt;b&gt;" in text and 'best" >2.0' in text and '<span class="interval">[0.5, 1.5]</span>' in text
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "second"),
+    [
+        ([2, 1, 2, 1, 0], {0, 2}, {1, 3}),
+        ([1, 1], set(), set()),
+        ([1, np.nan], set(), set()),
+        ([], set(), set()),
+    ],
+)
+def test_equal_values_have_equal_marks(values, best, second):
+    grid = Grid([("", "Mean")], [[str(value)] for value in values])
+    grid.mark(0, values)
+    assert grid.marks == {(row, 0): BEST for row in best} | {(row, 0): SECOND for row in second}
+
+
+def test_a_class_that_every_method_segments_alike_has_no_best():
+    ious = {"one": [0.5, 0.4, 0.3], "two": [0.5, 0.4, 0.1], "three": [0.5, 0.2, 0.2]}
+    rows = [
+        {
+            "dataset": "voc",
+            "shot": 1,
+            "on": None,
+            "fold": 0,
+            "class": cls,
+            "name": f"n{cls}",
+            "id": id,
+            "iou": iou,
+        }
+        for id, own in ious.items()
+        for cls, iou in enumerate(own, 1)
+    ]
+    (grid,) = classes.grids(
+        SimpleNamespace(per_class=pd.DataFrame(rows), methods=dict(ious)), {id: id for id in ious}
+    )
+    assert set(grid.marks) == {(1, 2), (1, 3), (2, 2)}, "none of class 1, two of class 2, one of class 3"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(9.4, "9 s"), (59.6, "1 min 0 s"), (90, "1 min 30 s"), (7530, "2 h 5 min")]
+)
+def test_durations_name_their_units(seconds, said):
+    assert duration(seconds) == said
 
 
 def test_nothing_of_the_report_imports_torch_or_mlflow():

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from i2r.pipeline import energy, usage
+from i2r.pipeline.steps import STEPS
 from i2r.pipeline.usage import measured
 from i2r.report import cost
 from i2r.report.results import Results
@@ -182,6 +183,10 @@ def test_costs_of_targets_and_steps(tmp_path: Path):
     shared = found.loc["all", "all"]["jobs"]
     assert shared < sum(found.loc[name, "all"]["jobs"] for name in ("table1", "table3", "table4"))
     steps, targets = cost.grids(found.reset_index())
+    named = [row[0] for row in steps.rows]
+    assert named[:-1] == [step for step in STEPS if step in named] and len(named) > 3, (
+        "in the order of the pipeline"
+    )
     assert targets.header[-1] == ("energy, kWh", "GPU")
     assert [row[0] for row in targets.rows] == ["table1", "table3", "table4", "all"]
     assert "a dash: not measured by every job" in steps.note

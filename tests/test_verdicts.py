@@ -168,7 +168,7 @@ def test_a_mean_over_some_folds_is_not_the_papers(tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "not_of_table", lambda *_: [])
     table = cells.table([found["table3"]])
     assert set(table["verdict"]) == {"not comparable"}
-    assert set(table["why"]) == {"fold 0, not of folds 0 to 3"} and table["ours"].notna().all()
+    assert set(table["why"]) == {"fold 0, not the mean of folds 0 to 3"} and table["ours"].notna().all()
 
 
 # --- forms -------------------------------------------------------------------------------------------------------

@@ -552,7 +552,8 @@ def test_a_failed_job_names_its_log_and_leaves_nothing_half(toy: Toy):
     assert "results/logs/backbone/" in output and "no sense in it" in output and "Traceback" in output
     module.write_text(module.read_text().replace("raise ValueError('", "raise OSError(28, '"))
     output = toy.run("i2r", "stage", "all", "--cores", "2", code=1)
-    assert output.rstrip().endswith("goes on)") and "/out: No space left on device (make room" in output
+    assert output.rstrip().endswith("run the same command again)")
+    assert "/out: No space left on device (make room" in output
     assert "Traceback" not in output
     assert not list((toy.folder / STORE).glob("backbone/*/*"))
     module.write_text(text)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from i2r.config.base import Count, NotNegative, Once, Positive, Rate, Section
 from i2r.config.networks import I2ROptions
 from i2r.config.schema import Sections
 
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 NAME = r"^[a-z0-9][a-z0-9._-]{0,59}$"
 NAME_SAID = (
     "names are lower-case letters, digits, dots, hyphens and underscores, begin with a letter or digit, "
@@ -111,7 +112,9 @@ class Report(Section):
 class Runtime(Section):
     """How to run; no value here changes a number."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(
+        "auto", description="auto, cpu, cuda or cuda:N", json_schema_extra={"pattern": DEVICE}
+    )
     jobs_per_gpu: Positive = Field(1, description="jobs that share a GPU")
     processes: Positive = Field(
         1,
@@ -136,6 +139,13 @@ class Runtime(Section):
     archives: str | None = Field(
         None, description="table of archives instead of i2r/data/fetch/archives.csv, with the same columns"
     )
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, device: str) -> str:
+        if not re.fullmatch(DEVICE, device):
+            raise ValueError(f"must be auto, cpu, cuda or cuda:N, got {device!r}")
+        return device
 
     @model_validator(mode="after")
     def _processes(self) -> Self:

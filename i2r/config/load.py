@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 from i2r.config.base import WORD, ParamsError, describe
 from i2r.config.data_set import SOURCES
 from i2r.config.experiment import NETWORK_DEFAULT, Experiment, MethodParams, Target
-from i2r.config.networks import NETWORKS
+from i2r.config.networks import options_of
 from i2r.config.paper_targets import paper_targets, with_paper
 from i2r.config.readings import settle
 from i2r.config.schema import RunParams
@@ -84,11 +84,7 @@ def defaults(model: type[BaseModel]) -> Values:
     for name, field in model.model_fields.items():
         value = field.get_default(call_default_factory=False)
         nested = field.annotation if isinstance(field.annotation, type) else None
-        if (
-            nested
-            and issubclass(nested, BaseModel)
-            and not (value is not PydanticUndefined and value is None)
-        ):
+        if nested and issubclass(nested, BaseModel) and value is not None:
             found[name] = defaults(nested)
         elif field.default_factory is not None:
             found[name] = field.default_factory()
@@ -104,7 +100,7 @@ def _section_defaults(network: str) -> Values:
         for name, field in RunParams.model_fields.items()
         if name != "network"
     }
-    return found | {"network": defaults(NETWORKS[network])}
+    return found | {"network": defaults(options_of(network))}
 
 
 def sections_of(reading: str, network: str, source: str) -> Values:
@@ -141,8 +137,9 @@ def _mapping(loader: yaml.Loader, node: yaml.MappingNode) -> Values:
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
         if key in seen:
-            line = key_node.start_mark.line + 1
-            raise yaml.constructor.ConstructorError(None, None, f"line {line}: {key!r} is given twice", None)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{key!r} is given twice", key_node.start_mark
+            )
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -158,16 +155,23 @@ def read(path: str | Path) -> Values:
     """
     path = Path(path)
     if not path.is_file():
-        raise ParamsError(f"{path}: no such params file")
+        remedy = "; `i2r preset NAME` writes one" if path == PARAMS else ""
+        raise ParamsError(f"{path}: no such params file{remedy}")
     try:
         values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except UnicodeDecodeError:
         raise ParamsError(f"{path}: not UTF-8 text") from None
     except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise ParamsError(f"{path}: not YAML: {_fault(error)}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: expected a mapping of sections")
     return values
+
+
+def _fault(error: yaml.YAMLError) -> str:
+    """What is wrong and in which line, without the parser's own words for where it was."""
+    mark = getattr(error, "problem_mark", None)
+    return f"line {mark.line + 1}: {error.problem}" if mark else " ".join(str(error).split())
 
 
 def read_layers(*paths: str | Path) -> list[tuple[str, Values]]:
@@ -231,14 +235,17 @@ def resolve(layers: Sequence[tuple[str, Values]], where: str = "params", paper: 
         raise ParamsError(f"{where}: {error}") from None
 
 
-def load(paths: str | Path | Sequence[str | Path] = PARAMS, command_line: Values | None = None) -> Params:
+def load(paths: str | Path | Sequence[str | Path] = (), command_line: Values | None = None) -> Params:
     """Read and validate params files; each overrides those before it, and values of the command line all of them. The
     paper's targets are added.
+
+    Args:
+        paths: of the files; none: params.yaml.
 
     Raises:
         ParamsError: with the files and what is wrong in them.
     """
-    paths = [paths] if isinstance(paths, str | Path) else paths
+    paths = [paths] if isinstance(paths, str | Path) else paths or [PARAMS]
     layers = read_layers(*paths)
     if command_line:
         layers.append((COMMAND_LINE, command_line))
@@ -341,9 +348,7 @@ def _expect_mappings(values: Values) -> None:
 
 def _sections(network: Values) -> Values:
     name = network.get("name", NETWORK_DEFAULT.model_fields["name"].default)
-    if name not in list(NETWORKS):  # a list, because a name from a file may not be hashable
-        raise ParamsError(f"network.name: must be one of {', '.join(NETWORKS)}, got {name!r}")
-    return _section_defaults(name)
+    return _section_defaults(options_of(name).model_fields["name"].default)
 
 
 def _other_network(below: Values, above: Values) -> bool:

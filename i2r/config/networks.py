@@ -230,13 +230,21 @@ NETWORKS: dict[str, type[NetworkOptions]] = {
 }
 
 
+def options_of(name: Any) -> type[NetworkOptions]:
+    """The class of the options of a network.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    if name not in list(NETWORKS):  # a list, because a name from a file may not be hashable
+        raise ValueError(f"network.name: must be one of {', '.join(NETWORKS)}, got {name!r}")
+    return NETWORKS[name]
+
+
 def network_options(values: dict[str, Any]) -> NetworkOptions:
     """The options in `values`, checked by the class that `name` chooses.
 
     Raises:
         ValueError: an unknown network; pydantic's ValidationError for wrong options.
     """
-    name = values.get("name", "i2r")
-    if name not in list(NETWORKS):
-        raise ValueError(f"network.name: must be one of {', '.join(NETWORKS)}, got {name!r}")
-    return NETWORKS[name](**values)
+    return options_of(values.get("name", "i2r"))(**values)

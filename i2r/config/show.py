@@ -78,7 +78,7 @@ def _kind(annotation: Any) -> str:
     if origin is list:
         return f"list of {_kind(parts[0])}s"
     if origin is tuple:
-        return "two numbers"
+        return f"{len(parts)} {_kind(parts[0])}s"
     if origin is dict:
         return "mapping"
     return _kind(parts[0])  # Annotated

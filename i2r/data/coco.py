@@ -35,11 +35,14 @@ from i2r.progress import Progress
 
 SPLITS = {"train": "train2014", "val": "val2014"}
 MASKS = {"unknown": "masks", "class": "masks-crowds"}  # what crowds become -> folder of the masks
-RULE, DIGESTS = (
-    "rule.json",
-    "sha256.txt",
-)  # beside the masks: what they were drawn from, and their digests once all are drawn
+# beside the masks: what they were drawn from, and their digests once all are drawn
+RULE, DIGESTS = "rule.json", "sha256.txt"
 UNKNOWN = 255
+FIELDS = {  # what is read of each entry of an instances file
+    "categories": {"id", "name"},
+    "images": {"id", "file_name", "height", "width"},
+    "annotations": {"image_id", "category_id", "segmentation", "iscrowd"},
+}
 COCO_CLASSES = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light"),
     *("fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow"),
@@ -128,11 +131,15 @@ def read_annotations(root: Path, split: str) -> dict[str, Annotated]:
         )
     try:
         values = json.loads(path.read_bytes())
+        if any(not fields <= entry.keys() for name, fields in FIELDS.items() for entry in values[name]):
+            raise KeyError
         categories = sorted(values["categories"], key=lambda category: category["id"])
         images = {image["id"]: image for image in values["images"]}
         annotations = values["annotations"]
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: not an instances file of COCO") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(
+            f"{path}: not an instances file of COCO, or only a part of one; unpack it again"
+        ) from None
     if tuple(category["name"] for category in categories) != COCO_CLASSES:
         raise DataError(f"{path}: does not have COCO's 80 categories")
     classes = {category["id"]: cls for cls, category in enumerate(categories, start=1)}

@@ -11,10 +11,8 @@ from i2r.files import read_json
 
 FILE = Path(__file__).with_name("published_counts.json")
 AREA = 2048
-FSS = {
-    "train": 5200,
-    "val": 2400,
-}  # images of FSS-1000's 520 training classes, and of 240 for validation or test
+# images of FSS-1000's 520 training classes, and of 240 for validation or test
+FSS = {"train": 5200, "val": 2400}
 FSS_CLASSES = 1000
 
 

@@ -131,7 +131,7 @@ def lacking_text(wanted: Wanted, states: Sequence[State]) -> str:
     unknown = sum(state.to_fetch is None for state in load)
     there = next(path for path in (wanted.root, *wanted.root.absolute().parents) if path.exists())
     total = [bytes_text(download)] if download or not unknown else []
-    total += [f"{unknown} of unknown size"] if unknown else []
+    total += [f"{unknown} file{'s' if unknown > 1 else ''} of unknown size"] if unknown else []
     total += [f"about {bytes_text(unpacked)} more when unpacked"] if unpacked else []
     free = bytes_text(shutil.disk_usage(there).free)
     return "\n".join([*lines, f"in all {', '.join(total)}; {free} are free in {wanted.root}"])

@@ -60,11 +60,22 @@ class Checked(NamedTuple):
 
 
 def read_bytes(path: Path) -> bytes:
-    """Content of a file; raises DataError if it is missing."""
+    """Content of an image or mask file.
+
+    Raises:
+        DataError: the file is missing, empty, a folder, or may not be read.
+    """
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file, but it is in a list") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: a folder, not a file") from None
+    except PermissionError:
+        raise DataError(f"{path}: may not be read; change its permissions") from None
+    if not data:
+        raise DataError(f"{path}: the file is empty")
+    return data
 
 
 def _open(path: Path, data: bytes) -> Image.Image:
@@ -72,6 +83,8 @@ def _open(path: Path, data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: its header is damaged ({error})") from None
 
 
 def decode_mask(path: Path, data: bytes) -> np.ndarray:
@@ -82,10 +95,7 @@ def decode_mask(path: Path, data: bytes) -> np.ndarray:
         raise DataError(
             f"{path}: a mask must be a palette or grey PNG with 8 bits; this file has mode {file.mode}"
         )
-    bits, colour = (
-        data[24],
-        data[25],
-    )  # of the header; grey values of fewer bits are stretched to 0..255 when read
+    bits, colour = data[24:26]  # of the header; grey values of fewer bits are stretched to 0..255 when read
     if colour == 0 and bits != 8:
         raise DataError(f"{path}: a grey mask must have 8 bits, this one has {bits}")
     return _decoded(path, file)
@@ -115,7 +125,7 @@ def _decoded(path: Path, file: Image.Image, mode: str | None = None) -> np.ndarr
     """The pixels of an opened file, converted to a mode of Pillow's."""
     try:
         return np.array(file.convert(mode) if mode else file)
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
 
@@ -123,7 +133,10 @@ def decode_image(path: Path, data: bytes) -> np.ndarray:
     """An image file as uint8 (H, W, 3) RGB; grey images get three equal channels."""
     # The orientation tag is ignored, because masks have none
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # of a size that no image has, for example
+        image = None
     if image is None:
         raise DataError(f"{path}: cannot be read as an image")
     return image
@@ -133,7 +146,7 @@ def open_image(path: Path) -> np.ndarray:
     """An image file as uint8 (H, W, 3) RGB.
 
     Raises:
-        DataError: the file is missing or not an image.
+        DataError: the file cannot be read, or is not an image.
     """
     return decode_image(path, read_bytes(path))
 
@@ -142,7 +155,7 @@ def open_mask(path: Path) -> np.ndarray:
     """A mask file as uint8 (H, W): its palette indices or grey values.
 
     Raises:
-        DataError: the file is missing or not a mask.
+        DataError: the file cannot be read, or is not a mask.
     """
     return decode_mask(path, read_bytes(path))
 
@@ -212,7 +225,7 @@ def check_pair(classes: int, pair: Pair) -> Checked:
                 f"{pair.mask}: the mask has {labels.shape[1]} x {labels.shape[0]} pixels, its image {width} x {height}"
             )
         pixels = _pixels(pair, labels, classes)
-    except (DataError, OSError) as error:
+    except DataError as error:
         return Checked({}, [], "", "", str(error))
     digests = (hashlib.sha256(data).hexdigest() for data in (image_bytes, mask_bytes))
     return Checked(pixels, [height, width], *digests)
@@ -292,14 +305,14 @@ def faults(checked: dict[str, Checked]) -> dict[str, str]:
 
 def describe_faults(found: dict[str, str], pairs: int) -> str:
     """One message that lists all bad pairs, and says what to do."""
-    remedy = "`data.faulty: leave_out` goes on without"
+    remedy = "set `data.faulty: leave_out` to go on without"
     if len(found) == 1:
-        return f"{next(iter(found.values()))}; mend it, or {remedy}"
+        return f"{next(iter(found.values()))}; repair it, or {remedy} it"
     lines = list(found.values())[:_SHOWN]
     more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
     return "\n  ".join(
         [
-            f"{len(found)} of {pairs} pairs of image and mask are not usable; mend them, or {remedy}:",
+            f"{len(found)} of {pairs} pairs of image and mask are not usable; repair them, or {remedy} them:",
             *lines,
             *more,
         ]

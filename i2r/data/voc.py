@@ -104,11 +104,11 @@ def index_pairs(
     return {"classes": list(classes), **index, "sizes": sizes, **left_out, "digest": digest, "files": files}
 
 
-def list_voc(root: Path, train_list: str, val_list: str) -> Listing:
+def list_voc(root: Path, train_list: str | None = None, val_list: str | None = None) -> Listing:
     """The lists of a data set and the files that they name, which may be missing.
 
     Args:
-        train_list, val_list: list files, relative to `root`.
+        train_list, val_list: list files, relative to `root`; None: those of LISTS.
 
     Raises:
         DataError: the folder or a list is missing, or a line has no known form.
@@ -118,16 +118,20 @@ def list_voc(root: Path, train_list: str, val_list: str) -> Listing:
     for folder in (IMAGES, MASKS):
         if not (root / folder).is_dir():
             raise DataError(f"data.root: {root} has no folder {folder}")
+    given = {"train": train_list, "val": val_list}
     lists = {
-        split: read_list(root / file, IMAGES, MASKS)
-        for split, file in (("train", train_list), ("val", val_list))
+        split: read_list(root / (given[split] or usual), IMAGES, MASKS) for split, usual in LISTS.items()
     }
     names = dict.fromkeys(lists["train"] + lists["val"])
     return Listing(lists, {name: tuple(root / path for path in voc_paths(name)) for name in names})
 
 
 def index_voc(
-    root: Path, train_list: str, val_list: str, classes: tuple[str, ...] = VOC_CLASSES, **how: Any
+    root: Path,
+    train_list: str | None = None,
+    val_list: str | None = None,
+    classes: tuple[str, ...] = VOC_CLASSES,
+    **how: Any,
 ) -> dict[str, Any]:
     """Index a data set in this layout, see list_voc and index_pairs."""
     found = list_voc(root, train_list, val_list)
@@ -138,19 +142,15 @@ def index_voc(
 
 def listing(options: Mapping[str, Any], root: Path) -> Listing:
     """list_voc with the lists of section `data`."""
-    return list_voc(*_where(options, root))
+    return list_voc(root, options.get("train_list"), options.get("val_list"))
 
 
-def _where(options: Mapping[str, Any], root: Path | None) -> tuple[Path, str, str]:
+def _index(options: Mapping[str, Any], _out: Path, root: Path | None, **how: Any) -> dict[str, Any]:
     if root is None:
         raise DataError(
             "data.root: missing; it must be the folder with JPEGImages/ and SegmentationClassAug/"
         )
-    return root, options.get("train_list") or LISTS["train"], options.get("val_list") or LISTS["val"]
-
-
-def _index(options: Mapping[str, Any], _out: Path, root: Path | None, **how: Any) -> dict[str, Any]:
-    return index_voc(*_where(options, root), **how)
+    return index_voc(root, options.get("train_list"), options.get("val_list"), **how)
 
 
 SOURCE = Source(VOC_CLASSES, _index, read_image, read_mask, IMAGENET_CLASSES, listing=listing, groups=GROUPS)

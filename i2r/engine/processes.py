@@ -149,8 +149,8 @@ def _fault(helpers: Sequence[SpawnProcess], folder: Path, seconds: float = 0) ->
     status = min(failed)  # one that was killed first: the others may have ended because of it
     return ChildProcessError(
         errno.ECHILD,
-        f"process {failed[status]} of the {len(helpers) + 1} of this training ended with status {status}; the same "
-        "command goes on from the last saved state",
+        f"process {failed[status]} of the {len(helpers) + 1} of this training ended with status {status}; run "
+        "the same command again to continue from the last saved state",
     )
 
 

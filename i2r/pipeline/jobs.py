@@ -220,7 +220,7 @@ def _make(
         cost = used()
     if not (state / INPUTS).is_file():  # an OSError, so that Snakemake repeats the job
         raise FileNotFoundError(
-            errno.ENOENT, "removed while the job ran; the same command makes it again", str(state)
+            errno.ENOENT, "removed while the job ran; run the same command again", str(state)
         )
     if "metrics.jsonl" in spec.products:
         (out / "metrics.jsonl").touch()  # not written by a step that had nothing to train

@@ -10,10 +10,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from i2r.config.experiment import STAGES
-from i2r.config.load import PARAMS, Params, load
+from i2r.config.load import Params, load
 from i2r.errors import ROOM, sentence
 from i2r.files import write_json
 from i2r.pipeline import store
@@ -42,15 +41,6 @@ def prepare(params: Params, results: Path = RESULTS) -> Plan:
     return plan
 
 
-def read_params(configfiles: Sequence[Path] = (), config: dict[str, Any] | None = None) -> Params:
-    """Params of params.yaml, or of the given files instead, overridden by values of the command line.
-
-    Raises:
-        ParamsError: the params are wrong.
-    """
-    return load(configfiles or PARAMS, config)
-
-
 def run_stage(
     stage: str, cores: str = "all", configfiles: Sequence[Path] = (), results: Path = RESULTS
 ) -> None:
@@ -60,7 +50,7 @@ def run_stage(
         JobError: a result is missing or damaged, Snakemake was killed, or another `i2r stage` is at work.
         SystemExit: Snakemake failed and has said why.
     """
-    params = read_params(configfiles)
+    params = load(configfiles)
     with locked(results / "state" / "stage.lock", "the workflow", wait=False):
         plan = prepare(params, results)
         jobs = plan.of(stage)
@@ -158,7 +148,7 @@ def snakemake(*arguments: str) -> None:
     if stopped:
         raise KeyboardInterrupt
     if code < 0:
-        raise JobError(f"snakemake was killed by signal {-code}; the same command goes on")
+        raise JobError(f"snakemake was killed by signal {-code}; run the same command again to continue")
     if code:
         sys.exit(code)
 

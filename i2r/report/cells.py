@@ -101,7 +101,7 @@ def _some_folds(target: Target, row: dict[str, Any]) -> dict[str, Any]:
     """What makes a mean over fewer folds than the paper's incomparable."""
     if not row["column"].endswith(MEAN) or len(target.folds) == len(FOLDS):
         return {}
-    return {"differs": [*row["differs"], f"{folds_said(target.folds)}, not of folds 0 to 3"]}
+    return {"differs": [*row["differs"], f"{folds_said(target.folds)}, not the mean of folds 0 to 3"]}
 
 
 def _start(target: Target, table: str, id: str, shot: int, unit: str) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def _printed(target: Target, given: Mapping[str, Any], shot: int) -> list[Pair]:
     table = target.name if target.name in paper_files() else target.form
     differs = not_of_table(target, ours, shot, table)
     if len(target.folds) < 4:
-        differs.append(f"{folds_said(target.folds)}, not of folds 0 to 3")
+        differs.append(f"{folds_said(target.folds)}, not the mean of folds 0 to 3")
     if drawn is None:
         return [pair]
     if differs:

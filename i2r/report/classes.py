@@ -8,6 +8,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from i2r.report.results import Finished, Results
 from i2r.report.text import BEST, Grid, number
 
@@ -27,7 +29,8 @@ def grids(results: Results, labels: Mapping[str, str]) -> list[Grid]:
         grid = Grid(header, [], note=NOTE, title=f"{dataset}, {shot}-shot" if several else "")
         for at, ((fold, cls, name), row) in enumerate(means.iterrows()):
             grid.rows.append([f"{cls} {name}", str(fold), *map(number, row)])
-            grid.marks[at, 2 + int(row.argmax())] = BEST
+            if row.nunique() > 1:
+                grid.marks |= {(at, 2 + column): BEST for column in np.flatnonzero(row == row.max())}
         found.append(grid)
     return found
 

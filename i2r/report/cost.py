@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from i2r.pipeline.steps import STEPS
 from i2r.progress import clock
 from i2r.report.results import Finished, Results
 from i2r.report.text import Grid, number
@@ -43,7 +44,7 @@ def table(results: Results) -> pd.DataFrame:
     names = list(results.params["targets"])
     for target in [*names, ALL]:
         jobs = list(results.jobs.values()) if target == ALL else results.behind(_roles(results, target))
-        for step in [*dict.fromkeys(job.step for job in jobs), ALL]:
+        for step in [*(name for name in STEPS if any(job.step == name for job in jobs)), ALL]:
             own = [job for job in jobs if step in (job.step, ALL)]
             rows.append({"target": target, "step": step, "jobs": len(own)} | _sums(own))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -94,7 +95,8 @@ def grids(costs: pd.DataFrame) -> list[Grid]:
     whole = steps[steps["step"] == ALL].iloc[0]
     found[0].note = " ".join(
         [
-            "Over all attempts of each job, interrupted ones included. Memory is that of a job's main process.",
+            "Over all attempts of each job, interrupted ones included; times are minutes and seconds, or hours, "
+            "minutes and seconds. Memory is that of a job's main process.",
             _energy_said(whole),
         ]
     )

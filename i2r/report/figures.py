@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 COLOURS = (BLUE, GREEN, RED, PURPLE, ORANGE, SKY, "#000000", "#8C6D31", "#F0E442")
@@ -240,6 +241,7 @@ def training_curves(
                 low.append(smooth.min())
                 top.append(smooth.iloc[min(len(smooth) - 1, len(smooth) // 20) :].max())
             axis.set_title(f"{shot}-shot, fold {fold}" if several else f"Fold {fold}")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(color="#EEEEEE")
         room = 0.08 * (max(top) - min(low)) or 0.5  # of a single value there is no range
         if log:

@@ -20,7 +20,7 @@ from i2r.report.data_sets import DataSet
 from i2r.report.forms.shown import Figure, Shown
 from i2r.report.results import Results
 from i2r.report.target import Target
-from i2r.report.text import Grid, number, strong
+from i2r.report.text import Grid, duration, number, strong
 from i2r.report.verdicts import audit_grid
 
 FILES = ("report.html", "report.md")  # each from its template
@@ -107,7 +107,7 @@ def content(
         "labels": labels,
         "numbers": len(results.scored),
         "jobs": len(jobs),
-        "total": origin.clock(sum(job.cost["seconds"] for job in jobs)),
+        "total": duration(sum(job.cost["seconds"] for job in jobs)),
         "judged": judged,
         "audit": audit_grid(),
         "targets": shown,

@@ -65,6 +65,15 @@ def counted(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
+def duration(seconds: float) -> str:
+    """`2 h 5 min`, `1 min 30 s` or `9 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def strong(text: str) -> Markup:
     """The HTML of a sentence in which **...** marks bold text."""
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text, quote=False)))
@@ -91,22 +100,31 @@ class Grid:
     note: str = ""
 
     def mark(self, column: int, values: Iterable[float]) -> None:
-        """Mark the largest and second largest of `values` (one for each row, from the first) in a column."""
-        order = pd.Series(list(values), dtype=float).dropna().sort_values(ascending=False, kind="stable")
-        for row, name in zip(order.index[:2], (BEST, SECOND), strict=False):
-            self.marks[int(row), column] = name
+        """Mark the largest and second largest of `values` (one for each row, from the first) in a column.
 
-    def markdown(self) -> str:
-        """The table as Markdown, with the best in bold and the second best underlined, as in the paper."""
+        Equal values have the same mark; if all are equal, nothing is marked.
+        """
+        known = pd.Series(list(values), dtype=float).dropna()
+        levels = sorted(known.unique(), reverse=True)
+        if len(levels) < 2:
+            return
+        names = dict(zip(levels, (BEST, SECOND), strict=False))
+        self.marks |= {(int(row), column): names[value] for row, value in known.items() if value in names}
+
+    def markdown(self, titled: bool = True) -> str:
+        """The table as Markdown, with the best in bold and the second best underlined, as in the paper.
+
+        titled: whether its title stands above it.
+        """
         form = {BEST: "**{}**", SECOND: "<u>{}</u>", None: "{}"}
-        lines = [" ".join(filter(None, names)) for names in self.header]
+        lines = [": ".join(filter(None, names)) for names in self.header]
         rules = [":--" if at < self.words else "--:" for at in range(len(lines))]
         rows = [
             [form[self.marks.get((y, x))].format(text.replace("|", "\\|")) for x, text in enumerate(row)]
             for y, row in enumerate(self.rows)
         ]
         table = "\n".join("| " + " | ".join(row) + " |" for row in (lines, rules, *rows)) + "\n"
-        title = f"**{self.title}**\n\n" if self.title else ""
+        title = f"**{self.title}**\n\n" if self.title and titled else ""
         return title + table + (f"\n{self.note}\n" if self.note else "")
 
     def html(self) -> Markup:

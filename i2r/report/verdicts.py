@@ -31,7 +31,7 @@ def write(out: Path, targets: Sequence[Target]) -> list[Grid]:
 def claims_grid(said: pd.DataFrame, params: Mapping) -> Grid:
     """One row a claim; of several comparisons the smallest difference and how many are supported."""
     header = ["Claim", "Verdict", "In the paper", "Target", "Paper", f"Here {PICTURES}", SEEDS]
-    grid = Grid([("", name) for name in header], [], words=4, title="Claims of the paper")
+    grid = Grid([("", name) for name in header], [], words=4)
     for (target, claim), own in said.groupby(["target", "claim"], sort=False):
         row = own.loc[own["difference"].idxmin()] if own["difference"].notna().any() else own.iloc[0]
         digits = DIGITS.get(row["unit"], 1)
@@ -50,9 +50,9 @@ def claims_grid(said: pd.DataFrame, params: Mapping) -> Grid:
         grid.note = (
             "Differences are positive where the claim holds, in points of mIoU unless it speaks of something else. A "
             "verdict needs three training seeds (of priors, which are not trained: evaluation seeds), and holds over "
-            "pictures and over seeds; p values are adjusted for all comparisons of the page (Holm). Up to "
-            f"{params['equivalence']:g} points, or {100 * params['reproduced_share']:g} % of other units, count as no "
-            "difference. A claim with several comparisons is supported if all of them are; claims.csv has each."
+            "pictures and over seeds; p values are adjusted for all comparisons of the page (Holm). Differences of up "
+            f"to {_margin(params, 'equivalence')} count as none. A claim with several comparisons is supported if all "
+            "of them are; claims.csv has each."
         )
     return grid
 
@@ -68,11 +68,16 @@ def counts_grid(compared: pd.DataFrame, params: Mapping) -> Grid:
     if params:
         grid.note = (
             f"{counted(len(compared), 'number')} of the paper's tables, those of folds included; cells.csv has each. "
-            f"Reproduced: within {params['reproduced']:g} points, or {100 * params['reproduced_share']:g} % of other "
-            "units, as declared in params. "
+            f"Reproduced: within {_margin(params, 'reproduced')}, as declared in params. "
         )
         grid.note += f"What differs: {'; '.join(dict.fromkeys(reasons))}." if reasons else ""
     return grid
+
+
+def _margin(params: Mapping, name: str) -> str:
+    """`1 point, or 10 % in other units`."""
+    points = params[name]
+    return f"{points:g} point{'' if points == 1 else 's'}, or {100 * params['reproduced_share']:g} % in other units"
 
 
 def cells_grid(compared: pd.DataFrame) -> Grid:

@@ -45,7 +45,7 @@ def run(job: Job) -> dict[str, Any]:
         text = f"{job.data_root}: as long as the published lists, but their folds are not as published: "
         text += "; ".join(differs)
         if data.get("counts", "assert") == "assert":
-            raise DataError(f"{text}. `data.counts: print` goes on")
+            raise DataError(f"{text}. Set `data.counts: print` to continue")
         print(text, flush=True)
     index = {"source": data["source"], **index}
     write_index(job.out / INDEX, index)

@@ -45,7 +45,7 @@ def run(job: Job) -> dict[str, Any]:
         write_tables(out, name, [(target, made) for target, made in shown if made.file == name])
 
     judged = verdicts.write(out, targets)
-    write_grids(out, "claims", "Claims", [*judged, verdicts.audit_grid()])
+    write_grids(out, "claims", "Claims of the paper", [*judged, verdicts.audit_grid()])
     numbers = nested(results)
     write_json(out / "metrics.json", numbers)
     write_text(out / "numbers.tex", latex.macros(targets))

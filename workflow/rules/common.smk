@@ -14,10 +14,11 @@ from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.settings.enums import Quietness
 
 from i2r.config.experiment import STAGES
+from i2r.config.load import load
 from i2r.errors import sentence
 from i2r.pipeline import alone, fetched, gpus, store
 from i2r.pipeline.spec import RESULTS, Input, read_spec
-from i2r.pipeline.stage import failures, prepare, read_params
+from i2r.pipeline.stage import failures, prepare
 from i2r.pipeline.steps import STEPS
 
 
@@ -40,7 +41,7 @@ def as_workflow_errors():
 
 # A --configfile replaces params.yaml. With a `configfile:` directive here, Snakemake would merge the two.
 with as_workflow_errors():
-    PLAN = prepare(read_params(workflow.overwrite_configfiles, workflow.config_settings.config))
+    PLAN = prepare(load(workflow.overwrite_configfiles, workflow.config_settings.config))
 
 
 def stop_once(number, frame):

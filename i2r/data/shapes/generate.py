@@ -308,7 +308,7 @@ def make_shapes(out: Path, shapes: params.Shapes) -> None:
 
 def _index(options: Mapping[str, Any], out: Path, _root: Path | None, **how: Any) -> dict[str, Any]:
     make_shapes(out, params.Shapes(**options["shapes"]))
-    return index_voc(out / "VOC", "lists/train.txt", "lists/val.txt", CLASSES, workers=how.get("workers", 1))
+    return index_voc(out / "VOC", classes=CLASSES, workers=how.get("workers", 1))
 
 
 SOURCE = Source(CLASSES, _index, read_image, read_mask, groups=GROUPS)

@@ -231,11 +231,11 @@ def verdicts(target: Target, dataset: str, shot: int) -> list[str]:
         if pd.isna(means[id]):
             out.append(f"**{target.labels[id]}** has not been evaluated on every fold: no verdict.")
             continue
-        text = f"**{target.labels[id]}** reaches **{means[id]:.1f}** mIoU on {folds_said(over)}"
+        text = f"**{target.labels[id]}** reaches **{means[id]:.1f}** mIoU ({folds_said(over)})"
         if best is not None:
             lead = points(*target.difference(id, best, shot))
             passed = bar(target.comparison(id, best, shot, margin), margin)
-            text += f", {lead} relative to this baseline; the bar of {margin:+g}: **{passed}**"
+            text += f", {lead} relative to this baseline (required: {margin:+g}; **{passed}**)"
         out.append(f"{text}.")
     rests = rests_on(target, [id for id in target.of(dataset) if "@" not in id], shot)
     return out + ([f"Trained methods: {rests}."] if rests and means.notna().any() else [])
