@@ -88,6 +88,15 @@ def test_snakemake_looks_for_jobs_no_more_often_after_many_have_ended(copied: To
 
 
 @pytest.mark.slow
+def test_the_end_of_a_run_says_where_the_report_is(copied: Toy):
+    copied.change(report={"pictures": 3})
+    place = f"{VIEW}/report/report.html"
+    assert copied.run("snakemake", "--cores", "1").rstrip().endswith(f"i2r: {place}: the report")
+    assert (copied.folder / place).is_file()
+    assert place not in copied.run("snakemake", "--cores", "1")
+
+
+@pytest.mark.slow
 def test_a_trained_network_is_scored_before_the_next_is_trained(copied: Toy):
     """A run that is stopped in the middle then has scores, not only weights."""
     copied.change(targets={"table1": {"seeds": [1, 2]}})

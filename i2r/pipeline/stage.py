@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from i2r.config.experiment import STAGES
@@ -155,12 +155,27 @@ def snakemake(*arguments: str) -> None:
 
 def failures(plan: Plan, results: Path = RESULTS) -> list[str]:
     """One sentence for each job that did not finish since Snakemake began: job, log, and the log's last words."""
-    located, since, found = store.Located(plan, results), began(results), []
-    for spec in plan.jobs.values():
-        log = results / "logs" / spec.step / f"{spec.key}.log"
-        if log.is_file() and log.stat().st_mtime >= since and located.problem(spec):
+    located, found = store.Located(plan, results), []
+    for spec, log in _since_began(plan, results):
+        if located.problem(spec):
             found.append(f"{spec.title} did not finish ({log}): {_last_words(log)}")
     return found
+
+
+def reports(plan: Plan, results: Path = RESULTS) -> list[str]:
+    """One sentence for each report that was made since Snakemake began: where it is."""
+    made = {spec.key for spec, _ in _since_began(plan, results) if spec.step == "report"}
+    places = [results / view / "report.html" for view, spec in plan.named().items() if spec.key in made]
+    return [f"{place}: the report" for place in places if place.is_file()]
+
+
+def _since_began(plan: Plan, results: Path) -> Iterator[tuple[Spec, Path]]:
+    """Jobs of the plan whose log was written since Snakemake began, with the log."""
+    since = began(results)
+    for spec in plan.jobs.values():
+        log = results / "logs" / spec.step / f"{spec.key}.log"
+        if log.is_file() and log.stat().st_mtime >= since:
+            yield spec, log
 
 
 def _last_words(log: Path) -> str:
