@@ -122,6 +122,45 @@ def test_claims_in_the_docs_are_those_of_three_seeds():
     assert bce["verdict"].str.startswith("no difference").all()
 
 
+def test_what_every_table_found_in_the_docs_is_recorded():
+    text, folder = page("docs/results.md"), RECORDED / "shapes-paper/paper"
+    claims = pd.read_csv(folder / "claims.csv").dropna(subset=["pictures low"])
+    claims = claims[
+        ~claims["target"].isin(["table1", "table3", "table4"]) & ~claims["claim"].duplicated(keep=False)
+    ]
+    assert len(claims) == 8 and set(claims["verdict"]) == {"one training seed: no verdict"}
+    for _, row in claims.iterrows():
+        ours = f"{row['difference']:+.1f} [{row['pictures low']:+.1f}, {row['pictures high']:+.1f}]"
+        assert f"| {row['claim'].replace('I²R', 'I2R')} | {row['paper']:+.2f} | {ours} |" in text
+    shots = pd.read_csv(folder / "table.csv").query("target == 'table2'").set_index("id")
+    for id, label in (("i2r", "I2R"), ("bam", "BAM"), ("prior-bam@i2r", "BAM's prior at a threshold")):
+        assert f"{label} {bracket(shots.loc[id], '5-shot mean')}" in text
+    assert shots["5-shot mean"].drop(["i2r", "bam"]).idxmax() == "prior-bam@i2r"
+    cams = pd.read_csv(folder / "table6.csv").set_index("method")
+    assert cams["mean"].idxmin() == "i2r"
+    assert f"the lowest, with {bracket(cams.loc['i2r'], 'mean')}" in text
+    for id, label in (("hirescam", "HiResCAM has"), ("bagcam", "BagCAM"), ("gradcam-plus-plus", "GradCAM++"),
+                      ("gradcam", "GradCAM")):  # fmt: skip
+        assert f"{label} {bracket(cams.loc[f'i2r-{id}'], 'mean')}" in text
+    ratios = pd.read_csv(folder / "table5.csv").set_index(["method", "block"])["mean"]
+    assert "would mask {:.2f} and {:.2f} % of the cells".format(*ratios["i2r"]) in text
+    assert "CyCTR {:.1f} and {:.1f} %".format(*ratios[ratios.index.levels[0].drop("i2r")[0]]) in text
+    thresholds = pd.read_csv(folder / "figure5.csv").set_index("method")["mean"]
+    assert thresholds.idxmax() == "i2r-delta-90"
+    assert f"{thresholds.min():.1f} to {thresholds.max():.1f}, flat" in text
+    assert f"the adaptive one has {thresholds['i2r-delta-adaptive']:.1f}" in text
+
+
+def test_decoders_in_the_docs_are_recorded():
+    grid = pd.read_csv(RECORDED / "shapes-paper/paper/table-s1.csv").set_index("method")
+    for cross in range(6):
+        names = [f"i2r-{decoders}-{cross}" for decoders in (2, 3, 4, 5)]
+        cells = [f"{grid.at[name, 'mean']:.1f}" if name in grid.index else "-" for name in names]
+        assert f"| {cross} | {' | '.join(cells)} |" in page("docs/results.md")
+    trivial = grid[[f"fold-{fold}" for fold in range(4)]].lt(0.05).sum(axis=1)
+    assert trivial.max() == 1 and sorted(trivial[trivial > 0].index) == ["i2r-4-4", "i2r-5-1", "i2r-5-4"]
+
+
 def test_controls_and_kinds_in_the_docs_are_recorded():
     text = page("docs/results.md")
     controls = pd.read_csv(RECORDED / "shapes-paper/controls.csv").set_index(["id", "kind", "measure"])
