@@ -51,15 +51,18 @@ def content(path: Path) -> Any:
     return sha256(path)
 
 
+INTERRUPTED = ("report.html", "report.md", "checklist.md", "cost.csv", "cost.md", "cost.tex", "tracked.json")
+
+
 def products(folder: Path) -> dict[str, Any]:
     """Product -> content, for every finished job.
 
-    The report's page, what the jobs cost and the count of imported runs are left out: they tell of interruptions.
+    The report's pages, what the jobs cost and the count of imported runs are left out: they tell of interruptions.
     """
     found = {}
     for manifest in sorted((folder / "results/store").glob("*/*/manifest.json")):
         for name in json.loads(manifest.read_text(encoding="utf-8"))["products"]:
-            if name not in ("report.html", "cost.csv", "tracked.json"):
+            if name not in INTERRUPTED:
                 path = manifest.parent / name
                 found[str(path.relative_to(folder / "results/store"))] = content(path)
     return found
