@@ -214,7 +214,7 @@ def differences(expected: dict[str, Any], toy: Toy) -> list[str]:
 def options() -> argparse.Namespace:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     asked.add_argument(
-        "--kills", type=int, default=20, help="at most about this many with -9; 0: faults alone"
+        "--kills", type=int, default=60, help="at most about this many with -9; 0: faults alone"
     )
     asked.add_argument("--minutes", type=float, default=14, help="of kills, at most about")
     asked.add_argument("--preset", default="tiny", help="another one needs --every, and no faults are tried")
