@@ -10,6 +10,7 @@ import torch
 from learning import make_job, prepare, run_params
 from safetensors.torch import load_file
 from test_evaluate import hooked, read, table, without_times
+from test_held_out import TWICE
 from test_pipeline import keys, planned
 from test_train import lines, same, stop_at, weights
 
@@ -20,14 +21,7 @@ from i2r.metrics.segmentation import Counts
 from i2r.pipeline import store
 from i2r.steps import evaluate, train
 
-KEEPS = {
-    "validate_every": 0.5,
-    "validation_episodes": 10,
-    "batch": 4,
-    "steps": 12,
-    "lr": 0.05,
-    "checkpoints": 3,
-}
+KEEPS = TWICE | {"checkpoints": 3}
 STEPS = (3, 6, 9)
 ALL = {"checkpoint": "all"}
 
