@@ -130,8 +130,7 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     which avoids NaN.
     """
     full = mask.all(-1, keepdim=True)  # (..., n_q, 1)
-    with (
-        torch.no_grad()
-    ):  # a masked cell has weight 0 and so gradient 0; autograd would copy the map to set it to 0
+    # a masked cell has weight 0, and so gradient 0: recorded, the masking would cost a copy of the map
+    with torch.no_grad():
         scores.masked_fill_(mask & ~full, float("-inf"))
     return scores.softmax(-1)
