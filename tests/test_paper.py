@@ -194,6 +194,22 @@ def test_a_target_or_method_of_the_experiment_replaces_the_papers():
     assert len(kept.values.targets["table3"].methods) == 7 and kept.made == ["table1", "table4"]
 
 
+def test_a_target_without_methods_changes_only_what_it_gives_of_the_papers():
+    given = {"paper": {"seeds": [0, 1]}, "targets": {"table-s1": {"folds": [2]}, "table1": {"shots": [1]}}}
+    params = load.load(ROOT / "workflow/presets/tiny.yaml", given)
+    grid, whole = (
+        p.values.targets["table-s1"] for p in (params, load.load(ROOT / "workflow/presets/tiny.yaml"))
+    )
+    assert (
+        grid.folds == [2]
+        and grid.seeds == [0, 1]
+        and grid.methods == whole.methods
+        and grid.form == whole.form
+    )
+    assert params.values.targets["table1"].methods == ["i2r", "bam"]  # tiny's own
+    assert params.origin["targets.table-s1.folds"] == load.COMMAND_LINE
+
+
 def test_what_cannot_run_is_named():
     params = load.load(ROOT / "workflow/presets/tiny.yaml", {"targets": {"table1": None}})
     assert params.impossible["table1"]["i2r-resnet101"] == "backbone.name is small, not resnet50"

@@ -287,7 +287,7 @@ def _resolve(layers: Sequence[tuple[str, Values]], paper: bool) -> Params:
     if paper and given.get("targets"):
         refused = partial(_refused, sections=sections, reading=reading, origin=origin)
         given, added, impossible = with_paper(given, settle(sections, reading), refused)
-        origin |= dict.fromkeys(leaves(added), PAPER)
+        origin = dict.fromkeys(leaves(added), PAPER) | origin
     complete = {**{n: v for n, v in given.items() if n not in SECTIONS}, **settle(sections, reading)}
     values = Experiment(**complete)
     methods = {name: _method(name, own, sections, reading, origin) for name, own in values.methods.items()}

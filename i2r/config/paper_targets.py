@@ -65,8 +65,10 @@ def with_paper(
 ) -> tuple[Values, Values, dict[str, dict[str, str]]]:
     """An experiment with the paper's tables and figures below its own methods and targets.
 
-    A method or target of the experiment replaces the paper's of the same name. A method of the paper that cannot run
-    here (another backbone, a combination that params refuse) is left out of the paper's targets, with the reason.
+    A method of the experiment replaces the paper's of the same name, and so does a target that names methods or
+    baselines; one that names neither (`table-s1: {folds: [0]}`) changes only what it gives. A method of the paper that
+    cannot run here (another backbone, a combination that params refuse) is left out of the paper's targets, with the
+    reason.
 
     Args:
         given: the experiment's values.
@@ -86,13 +88,15 @@ def with_paper(
                 methods[name] = values
     targets, impossible = {}, {}
     for name, target in paper_targets().items():
-        if name in given["targets"]:
+        changed = given["targets"].get(name, {})
+        if not isinstance(changed, Mapping) or {"methods", "baselines"} & set(changed):
             continue
         wanted = target.get("methods", ())
         impossible[name] = {method: why[method] for method in wanted if why.get(method)}
         possible = [method for method in wanted if not why.get(method)]
         if possible or "baselines" in target:
-            targets[name] = target | {"methods": possible} | _runs(given.get("paper") or {}, target)
+            runs = _runs(given.get("paper") or {}, target)
+            targets[name] = target | {"methods": possible} | runs | changed
     whole = {
         "methods": own | methods,
         "targets": given["targets"] | targets,
