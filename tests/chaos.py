@@ -1,7 +1,7 @@
 """Kill a run of the preset tiny in many ways, type the same command again each time, and compare the products.
 
-`make chaos` runs it, and then the faults of faults.py. A pass begins with the results of all steps before `evaluate`,
-or with none: soon after a job has begun, or while it runs, the run is killed in the way that has been tried least in
+`make chaos` runs it, and then the faults of faults.py. Passes begin with no results and with those of all steps before
+`evaluate`, in turn: soon after a job has begun, or while it runs, the run is killed in the way that has been tried least in
 this step, and `i2r stage all` is called again. A Snakemake that lives on without its killed parent is killed as well
 when the next command waits for it; at the end of a pass it may go on. A pass ends when the command has ended by itself;
 the products must then equal those of a run that nobody disturbed. With --every, one run of any preset is killed with -9
@@ -33,7 +33,7 @@ from i2r.files import write_text
 from i2r.pipeline.steps import STEPS
 
 KINDS = ("group", "parent", "snakemake", "job", "ctrl-c", "sigterm")
-STARTS = ("evaluate", "data")  # a pass begins with the results of all steps before one of these
+STARTS = ("data", "evaluate")  # passes begin with the results of all steps before one of these, in turn
 
 
 Cell = tuple[str, str]  # kind of kill, step
@@ -60,9 +60,10 @@ class Battery:
         least, steps = min(count["tries"] for count in self.counts.values()), set(steps)
         return [cell for cell, count in self.counts.items() if count["tries"] == least and cell[1] in steps]
 
-    def start(self) -> str:
-        """Where a pass should begin: as late as it can and still reach a wanted cell."""
-        return next(start for start in STARTS if self.wanted(steps_from(start)))
+    def start(self, number: int) -> str:
+        """Where pass 1, 2, ... begins; at the first step if no cell is wanted after a later one."""
+        start = STARTS[(number - 1) % len(STARTS)]
+        return start if self.wanted(steps_from(start)) else STARTS[0]
 
     def next_kind(self, folder: Path) -> str | None:
         """A way of killing the next run that is wanted in the first possible step; None if nothing is wanted."""
@@ -172,7 +173,7 @@ def kill_in_many_ways(
     end = time.monotonic() + 60 * args.minutes
     while battery.with_minus_9() < args.kills and (number == 0 or time.monotonic() + 2 * took < end):
         number += 1
-        toy = begin(home / f"pass{number}", quiet, battery.start())
+        toy = begin(home / f"pass{number}", quiet, battery.start(number))
         # the last part of the time is left for the run to end, and a pass must not take all of it
         now = time.monotonic()
         attacks = battery.one_pass(
