@@ -116,6 +116,8 @@ def _worded(pair: Pair, verdict: str, kind: str | None) -> str:
         return pair.why
     if kind == "prior":
         verdict = verdict.replace("training seed", "evaluation seed")
+    if kind == "seconds":
+        verdict = verdict.replace("training seed", "timed evaluation")
     return "not supported" if verdict == "opposite" else verdict
 
 
