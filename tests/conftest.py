@@ -17,7 +17,7 @@ import pytest
 import yaml
 from official_archives import Server, contents, served_table, serving
 
-from i2r.config.load import overlay
+from i2r.config.methods import overlay
 from i2r.pipeline.steps import STEPS
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from i2r.config.experiment import Runtime
-from i2r.config.load import overlay, read, resolve
+from i2r.config.load import read, resolve
+from i2r.config.methods import overlay
 from i2r.config.schema import RunParams
 from i2r.data.shapes.generate import CLASSES
 from i2r.nets.backbone.base import build_backbone

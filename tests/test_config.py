@@ -18,6 +18,7 @@ from i2r.config import load, readings, show
 from i2r.config.base import WORD, ParamsError
 from i2r.config.data_set import SOURCES
 from i2r.config.experiment import Experiment
+from i2r.config.methods import SECTIONS, leaves
 from i2r.config.networks import NETWORKS
 from i2r.config.schema import BACKBONES, RunParams
 from i2r.pipeline.steps import STEPS
@@ -238,7 +239,8 @@ def test_values_given_as_text_count_as_what_they_are():
 def test_five_shots_fit_every_preset():
     for path in PRESETS:
         layers = load.read_layers(path)
-        load.resolve([*layers, ("test", {"targets": {"table1": {"shots": [1, 5], "methods": ["i2r"]}}})])
+        five = {"targets": {"table1": {"shots": [1, 5], "methods": ["i2r"]}}}
+        load.resolve([*layers, ("test", five)], paper=True)
 
 
 def test_another_network_starts_from_its_own_defaults():
@@ -261,7 +263,7 @@ def test_every_option_of_a_reading_is_the_default_of_the_schema(reading: str):
 
 def test_pascal_leaves_every_value_in_which_sources_differ_to_the_reading():
     for _, values in load.read_layers(PASCAL):
-        given = set(load.leaves({name: values[name] for name in load.SECTIONS if name in values}))
+        given = set(leaves({name: values[name] for name in SECTIONS if name in values}))
         assert not given & {option.key for option in readings.OPTIONS}
 
 
@@ -305,8 +307,8 @@ def test_the_base_learner_and_the_draw_are_as_published(reading: str, row: str):
     params = load.load(PASCAL, {"reading": reading}).methods[row].params
     expected = BASE_LEARNER["bam" if row == "bam" else reading]
     found = params.model_dump(mode="json")["base_learner"]
-    assert {key: get(found, key) for key in load.leaves(expected)} == {
-        key: get(expected, key) for key in load.leaves(expected)
+    assert {key: get(found, key) for key in leaves(expected)} == {
+        key: get(expected, key) for key in leaves(expected)
     }
     assert (params.data.draw, params.data.folds, params.train.augment.scale) == ("present", None, (0.9, 1.1))
 

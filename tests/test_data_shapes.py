@@ -66,6 +66,22 @@ def test_pictures_without_lookalikes_are_those_from_before_they_existed():
     assert digest.hexdigest() == "b03af2c8603f941c1ae204ecec6b70695d7333bad24b6531de732c55f95d0e39"
 
 
+def test_drawings_are_grey_pictures_of_the_same_scenes_with_the_same_masks(tmp_path):
+    painted, drawn = (tmp_path / name for name in ("painted", "drawn"))
+    for folder in (painted, drawn):
+        shapes.make_shapes(folder, params.Shapes(train_images=2, val_images=2, drawn=folder == drawn))
+    before, after = content(painted), content(drawn)
+    same = {name for name in before if before[name] == after[name]}
+    assert same == {name for name in before if not name.endswith(".jpg")}
+    picture = cv2.imread(str(drawn / "VOC/JPEGImages/val_000001.jpg"))
+    assert np.abs(np.diff(picture.astype(int), axis=2)).max() <= 2  # JPEG rounds colours
+    ink, edges = (
+        picture[..., 0] < 100,
+        cv2.imread(str(painted / "VOC/SegmentationClassAug/val_000001.png")) == 0,
+    )
+    assert 0.02 < ink.mean() < 0.6 and edges.any()
+
+
 @pytest.mark.parametrize(("lookalikes", "low", "high"), [(0.0, 0.1, 0.25), (0.5, 0.4, 0.6), (1.0, 0.7, 0.9)])
 def test_lookalikes_stand_in_as_many_pictures_as_asked(lookalikes, low, high):
     """Share of the classes of the pictures beside which another class of their group stands."""

@@ -19,7 +19,7 @@ from conftest import Toy, make_copy
 from data_samples import write_coco
 from official_archives import Server, contents, served_table
 
-from i2r.config.load import overlay
+from i2r.config.methods import overlay
 from i2r.data.index_table import read_index
 from i2r.files import read_json
 from i2r.progress import bytes_text

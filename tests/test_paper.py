@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from itertools import product
 
@@ -208,6 +209,39 @@ def test_a_target_without_methods_changes_only_what_it_gives_of_the_papers():
     )
     assert params.values.targets["table1"].methods == ["i2r", "bam"]  # tiny's own
     assert params.origin["targets.table-s1.folds"] == load.COMMAND_LINE
+
+
+def test_networks_are_tested_on_data_of_another_kind():
+    plan = planned("tiny")
+    evaluated = {
+        next(iter(plan.labels[spec.key])): spec for spec in plan.target("across") if spec.step == "evaluate"
+    }
+    own, across = (evaluated[f"{name}-1shot-fold1-seed0-eval0"] for name in ("i2r", "i2r-across"))
+    same = {role for role in own.inputs if own.inputs[role] == across.inputs[role]}
+    assert same == {"backbone", "base_learner", "cam_head", "train"} & set(own.inputs)
+    assert set(own.inputs) - same == {"data", "episodes"}
+    drawn = plan.jobs[across.inputs["data"].key]
+    assert drawn.params["data"]["shapes"]["drawn"] is True
+    assert "drawn" not in plan.jobs[own.inputs["data"].key].params["data"]["shapes"]  # it keeps its old key
+    coco = load.load(ROOT / "workflow/presets/coco.yaml")
+    assert coco.impossible["across"]["i2r-across"] == "data.source is coco, not shapes"
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ({"trained_as": "i3r"}, "methods.other.trained_as: no method is called i3r"),
+        ({"trained_as": "second"}, "methods.other.trained_as: second has no networks of its own; name i2r"),
+        (
+            {"trained_as": "i2r", "train": {"steps": 3}},
+            "methods.other.train: the method evaluates the networks of i2r, and can differ in data and evaluate only",
+        ),
+    ],
+)
+def test_a_method_with_networks_of_another_changes_only_data_and_evaluation(method, said):
+    methods = {"other": method, "second": {"trained_as": "i2r", "evaluate": {"delta": 0.5}}}
+    with pytest.raises(load.ParamsError, match=re.escape(said)):
+        load.load(ROOT / "workflow/presets/tiny.yaml", {"methods": methods})
 
 
 def test_what_cannot_run_is_named():

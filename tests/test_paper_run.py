@@ -67,6 +67,10 @@ def test_every_table_and_figure_of_the_paper_runs(tmp_path):
     last = metrics.set_index("method")["miou"]
     assert last["i2r-kept"] == last["i2r"]
     assert claims["verdict"].str.contains("no verdict|not run|not comparable").all()
+    across = claims[claims["target"] == "across"]
+    assert len(across) == 2 and across[["difference", "pictures low", "pictures high"]].notna().all(axis=None)
+    table = pd.read_csv(out / "metrics.csv").set_index("method")["dataset"]
+    assert table["i2r-across"] == "shapes-drawn" and set(table["i2r"]) == {"shapes"}
     ratios = pd.read_csv(out / "table5.csv").set_index("method")["mean"]
     assert 0 < ratios["i2r"] < ratios["i2r-cyctr"]
     assert json.loads((out / "metrics.json").read_text())["i2r-5-4"]["1-shot"]["fb_iou"]["fold0"] > 0

@@ -31,6 +31,9 @@ class Shapes(Section):
         description="probability that one class of an image is replaced by one that looks like another class of the "
         "image (GROUPS in i2r/data/shapes/silhouettes.py)",
     )
+    drawn: bool = Field(
+        False, description="the same scenes as pencil drawings, to test networks on data of another kind"
+    )
 
 
 class Data(Section):

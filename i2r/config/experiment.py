@@ -165,6 +165,11 @@ class MethodParams(Section):
     reading: Literal["paper", "released", "bam"] | None = Field(
         None, description="reading of its sections; null: the experiment's"
     )
+    trained_as: str | None = Field(
+        None,
+        description="method whose networks it evaluates, on data of its own; it can then differ in data and evaluate "
+        "only; null: it has networks of its own",
+    )
     data: dict[str, Any] = Field(default_factory=dict, description="values that differ from data")
     backbone: dict[str, Any] = Field(default_factory=dict, description="values that differ from backbone")
     base_learner: dict[str, Any] = Field(

@@ -9,45 +9,37 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticUndefined
+from pydantic import ValidationError
 
-from i2r.config.base import WORD, ParamsError, describe
+from i2r.config.base import ParamsError, describe
 from i2r.config.data_set import SOURCES
-from i2r.config.experiment import NETWORK_DEFAULT, Experiment, MethodParams, Target
-from i2r.config.networks import options_of
-from i2r.config.paper_targets import paper_targets, with_paper
+from i2r.config.experiment import Experiment, Target
+from i2r.config.methods import (
+    DEFAULT,
+    SECTIONS,
+    Method,
+    Origin,
+    Values,
+    leaves,
+    method_of,
+    other_network,
+    overlay,
+    refused,
+    sections_with,
+    spelled,
+    with_networks,
+)
+from i2r.config.paper_targets import paper_methods, paper_targets, with_paper
 from i2r.config.readings import settle
-from i2r.config.schema import RunParams
 
 PARAMS = Path("params.yaml")
 PRESETS = Path("workflow/presets")
 EXTENDS = "extends"  # key of a params file: the file that it overrides, in its own folder or in PRESETS
-DEFAULT, COMMAND_LINE, PAPER = "default", "command line", "i2r/paper"
-SECTIONS = tuple(RunParams.model_fields)
-
-Values = dict[str, Any]
-Origin = dict[str, str]  # "train.lr": where its value came from
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of an experiment, with its resolved sections.
-
-    Attributes:
-        origin: dotted key -> where the value came from.
-    """
-
-    name: str
-    label: str
-    reading: str
-    params: RunParams
-    origin: Origin
+COMMAND_LINE, PAPER = "command line", "i2r/paper"  # origins of values, as DEFAULT
 
 
 @dataclass(frozen=True)
@@ -76,56 +68,6 @@ class Params:
     def made(self) -> list[str]:
         """Targets that are made when none is requested."""
         return list(self.values.make or self.values.targets)
-
-
-def defaults(model: type[BaseModel]) -> Values:
-    """The defaults of a section as plain values, `reading` unresolved; fields without a default are left out."""
-    found: Values = {}
-    for name, field in model.model_fields.items():
-        value = field.get_default(call_default_factory=False)
-        nested = field.annotation if isinstance(field.annotation, type) else None
-        if nested and issubclass(nested, BaseModel) and value is not None:
-            found[name] = defaults(nested)
-        elif field.default_factory is not None:
-            found[name] = field.default_factory()
-        elif value is not PydanticUndefined:
-            found[name] = list(value) if isinstance(value, tuple) else value
-    return found
-
-
-@cache
-def _section_defaults(network: str) -> Values:
-    found = {
-        name: defaults(field.annotation)
-        for name, field in RunParams.model_fields.items()
-        if name != "network"
-    }
-    return found | {"network": defaults(options_of(network))}
-
-
-def sections_of(reading: str, network: str, source: str) -> Values:
-    """The sections as a reading has them: the defaults, with every `reading` settled for this data source."""
-    return settle(overlay(_section_defaults(network), {"data": {"source": source}}), reading)
-
-
-def overlay(below: Values, above: Values) -> Values:
-    """`below` overridden by `above`: mappings merge, everything else is replaced."""
-    both = {
-        name: overlay(below[name], value)
-        if isinstance(below.get(name), dict) and isinstance(value, dict)
-        else value
-        for name, value in above.items()
-    }
-    return below | both
-
-
-def leaves(values: Values, prefix: str = "") -> list[str]:
-    """Dotted keys of all values that are not mappings."""
-    found = []
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        found += leaves(value, f"{key}.") if isinstance(value, dict) and value else [key]
-    return found
 
 
 class _Loader(yaml.SafeLoader):
@@ -262,35 +204,34 @@ def _options(paths: Sequence[str | Path], command_line: Values) -> tuple[str, ..
     return (*named, *(["--config", *config] if config else []))
 
 
-def _spelled(network: Any) -> Any:
-    """`network: bam` is short for `network: {name: bam}`."""
-    return {"name": network} if isinstance(network, str) else network
-
-
 def _resolve(layers: Sequence[tuple[str, Values]], paper: bool) -> Params:
-    layers = [(source, values | {"network": _spelled(values["network"])} if "network" in values else values)
+    layers = [(source, values | {"network": spelled(values["network"])} if "network" in values else values)
               for source, values in layers]  # fmt: skip
     given: Values = {}
     origin: Origin = {}
     for source, values in layers:
         _expect_text_keys(values)
         _expect_mappings(values)
-        if _other_network(given, values):
+        if other_network(given, values):
             given = {name: value for name, value in given.items() if name != "network"}
         given = overlay(given, values)
         origin |= dict.fromkeys(leaves(values), source)
-    sections = overlay(_sections(given.get("network", {})), {n: given[n] for n in SECTIONS if n in given})
+    sections = overlay(sections_with(given.get("network", {})), {n: given[n] for n in SECTIONS if n in given})
     reading = given.get("reading", "paper")
     origin = dict.fromkeys(leaves(sections), DEFAULT) | origin
     given = _own_targets(given)
     impossible: dict[str, dict[str, str]] = {}
     if paper and given.get("targets"):
-        refused = partial(_refused, sections=sections, reading=reading, origin=origin)
-        given, added, impossible = with_paper(given, settle(sections, reading), refused)
+        known = given.get("methods", {}) | paper_methods()
+        why_not = partial(refused, known=known, sections=sections, reading=reading, origin=origin)
+        given, added, impossible = with_paper(given, settle(sections, reading), why_not)
         origin = dict.fromkeys(leaves(added), PAPER) | origin
     complete = {**{n: v for n, v in given.items() if n not in SECTIONS}, **settle(sections, reading)}
     values = Experiment(**complete)
-    methods = {name: _method(name, own, sections, reading, origin) for name, own in values.methods.items()}
+    methods = {
+        name: method_of(name, with_networks(name, own, values.methods), sections, reading, origin)
+        for name, own in values.methods.items()
+    }
     targets = {
         name: target.model_copy(update={"folds": _folds(name, target, methods)})
         for name, target in values.targets.items()
@@ -344,58 +285,3 @@ def _expect_mappings(values: Values) -> None:
     for name in SECTIONS:
         if not isinstance(values.get(name, {}), dict):
             raise ParamsError(f"{name}: expected a mapping of values, got {values[name]!r}")
-
-
-def _sections(network: Values) -> Values:
-    name = network.get("name", NETWORK_DEFAULT.model_fields["name"].default)
-    return _section_defaults(options_of(name).model_fields["name"].default)
-
-
-def _other_network(below: Values, above: Values) -> bool:
-    """Whether `above` names another network, whose options then start from its own defaults."""
-    default = NETWORK_DEFAULT.model_fields["name"].default
-    name = above.get("network", {}).get("name")
-    return name is not None and name != below.get("network", {}).get("name", default)
-
-
-def _method(name: str, own: MethodParams, sections: Values, reading: str, origin: Origin) -> Method:
-    """The experiment's sections overridden by the method's values, with every `reading` resolved by its reading."""
-    above = {s: v for s, v in own.model_dump(exclude_unset=True).items() if s in SECTIONS}
-    if "network" in above:
-        above["network"] = _spelled(above["network"])
-    own_origin = {key: origin[key] for key in leaves(sections)}
-    reading = own.reading or reading
-    try:
-        if _other_network(sections, above):
-            fresh = _sections(above["network"])["network"]
-            sections = sections | {"network": fresh}
-            own_origin = {k: v for k, v in own_origin.items() if not k.startswith("network.")}
-            own_origin |= dict.fromkeys((f"network.{key}" for key in leaves(fresh)), DEFAULT)
-        merged = overlay(sections, above)
-        params = RunParams(**settle(merged, reading))
-    except ValidationError as error:
-        raise ParamsError(f"methods.{name}: {describe(error)}") from None
-    except ValueError as error:
-        raise ParamsError(f"methods.{name}: {error}") from None
-    own_origin |= dict.fromkeys(leaves(above), f"method {name}")
-    own_origin |= {
-        key: f"reading {reading}, by {own_origin.get(key, DEFAULT)}"
-        for key in leaves(merged)
-        if _at(merged, key) == WORD
-    }
-    return Method(name, own.label or name, reading, params, own_origin)
-
-
-def _refused(name: str, own: Values, sections: Values, reading: str, origin: Origin) -> str:
-    """Why a method cannot run with these sections; empty if it can."""
-    try:
-        _method(name, MethodParams(**own), sections, reading, origin)
-    except ParamsError as error:
-        return str(error).removeprefix(f"methods.{name}: ")
-    return ""
-
-
-def _at(values: Values, key: str) -> Any:
-    for part in key.split("."):
-        values = values[part]
-    return values

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from i2r.config.base import WORD, ParamsError
 from i2r.config.experiment import Experiment, MethodParams, Target
-from i2r.config.load import PAPER, SECTIONS, Params, leaves
+from i2r.config.load import PAPER, Params
+from i2r.config.methods import SECTIONS, leaves
 from i2r.config.networks import NETWORKS
 from i2r.config.readings import BRACKETS, OPTIONS, READINGS, says
 from i2r.config.schema import RunParams

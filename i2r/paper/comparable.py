@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from i2r.config.load import sections_of
+from i2r.config.methods import sections_of
 from i2r.config.readings import OPTIONS, says
 
 Sections = dict[str, Any]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from i2r.config.experiment import Target
-from i2r.config.load import Method, Params
+from i2r.config.load import Params
+from i2r.config.methods import Method
 from i2r.config.schema import BACKBONES, FROM_ONE_SHOT, BaseLearner
 from i2r.pipeline.fetched import ROLE, fetch_params, table_of
 from i2r.pipeline.identity import by_content, data_identity
@@ -80,8 +81,9 @@ class Planner:
     def data(self, method: Method) -> Spec:
         data = method.params.data
         if data.source == "shapes":
-            # without look-alikes their value is left out, so that results from before they existed keep their keys
-            shapes = data.shapes.model_dump(exclude=None if data.shapes.lookalikes else {"lookalikes"})
+            # left out where they are not used, so that results from before they existed keep their keys
+            unused = {name for name in ("lookalikes", "drawn") if not getattr(data.shapes, name)}
+            shapes = data.shapes.model_dump(exclude=unused)
             step = STEPS["data"]
             uses = {"source": data.source, "shapes": shapes}
             products = (*step.products, *step.folders, *step.sometimes)
@@ -158,6 +160,18 @@ class Planner:
             needs["cam_head"] = self.add("cam_head", args, uses, given, label, method.name, data_root=root)
         return needs
 
+    def tested(self, method: Method, fold: int, base_learner: bool, cam_head: bool) -> dict[str, Spec]:
+        """What an evaluation needs in a fold: the frozen networks, and the method's own data and lists."""
+        networks = self.networks_of(method)
+        needs = self.frozen(networks, fold, base_learner, cam_head)
+        if networks is method:
+            return needs
+        return self.in_fold(method, fold) | {r: needs[r] for r in ("base_learner", "cam_head") if r in needs}
+
+    def networks_of(self, method: Method) -> Method:
+        """The method whose networks this one evaluates."""
+        return self.params.methods[method.trained_as] if method.trained_as else method
+
     def train(self, method: Method, fold: int, shot: int, seed: int) -> Spec | None:
         """The training of a run; None for a method that evaluates a weights file."""
         sections, args = method.params, {"fold": fold, "shot": shot, "seed": seed}
@@ -200,8 +214,8 @@ class Planner:
     ) -> tuple[Spec, Spec | None]:
         """An evaluation, or the controls beside it, and its training."""
         sections, network = method.params, method.params.network
-        trained = self.train(method, fold, shot, seed)
-        needs = self.frozen(method, fold, network.uses_base_learner, network.uses_cam)
+        trained = self.train(self.networks_of(method), fold, shot, seed)
+        needs = self.tested(method, fold, network.uses_base_learner, network.uses_cam)
         needs["episodes"] = self.episodes(method, needs.pop("lists"), fold, shot, eval_seed)
         args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
         # the usual checkpoint is left out, as the usual protocol of the episodes is
@@ -225,7 +239,7 @@ class Planner:
 
     def baseline(self, method: Method, fold: int, shot: int, eval_seed: int) -> Spec:
         sections = method.params
-        needs = self.frozen(method, fold, base_learner=False, cam_head=True)
+        needs = self.tested(method, fold, base_learner=False, cam_head=True)
         needs["episodes"] = self.episodes(method, needs["lists"], fold, shot, eval_seed)
         args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
         label = f"{method.name}-{shot}shot-fold{fold}-eval{eval_seed}"
@@ -317,7 +331,7 @@ def dataset(method: Method) -> str:
     """Short name of a method's data set."""
     data = method.params.data
     if data.source == "shapes":
-        return data.source
+        return "shapes-drawn" if data.shapes.drawn else "shapes"
     if data.official:
         return data.official.folder
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(data.root)).name).strip(".-") or data.source

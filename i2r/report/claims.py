@@ -39,6 +39,8 @@ UNITS = {
     "fb_iou": "points of FB-IoU",
 }
 UNITS |= {"prior": "nats a pixel", "ratio": "% of cells", "seconds": "seconds an episode", "none": ""}
+UNITS |= {"cam": "points of IoU", "ap": "points of average precision"}
+NOT_TRAINED = ("prior", "cam", "ap")  # of frozen networks: their seeds are evaluation seeds
 
 
 @dataclass
@@ -114,7 +116,7 @@ def _worded(pair: Pair, verdict: str, kind: str | None) -> str:
     """A verdict in the words of this page."""
     if pair.why:
         return pair.why
-    if kind == "prior":
+    if kind in NOT_TRAINED:
         verdict = verdict.replace("training seed", "evaluation seed")
     if kind == "seconds":
         verdict = verdict.replace("training seed", "timed evaluation")
@@ -223,6 +225,31 @@ def _prior(target: Target, given: Mapping[str, Any], shot: int) -> list[Pair]:
     return found
 
 
+def _by_episode(column: str) -> Callable[[Target, Mapping[str, Any], int], list[Pair]]:
+    """A measure of CAM+ or of the prior on the data of two methods, a fraction of each episode's."""
+
+    def by_seed(target: Target, id: str, shot: int) -> dict[int, float]:
+        """Mean over folds by evaluation seed, in percent."""
+        cells: dict[int, list[float]] = {}
+        for fold in target.folds:
+            for item in target.items_of(id, shot, fold):
+                if column in item.job.episodes:
+                    cells.setdefault(item.row["eval_seed"], []).append(100 * item.job.episodes[column].mean())
+        return {seed: float(np.mean(values)) for seed, values in sorted(cells.items())}
+
+    def pairs(target: Target, given: Mapping[str, Any], shot: int) -> list[Pair]:
+        ours, than = given["ours"], given["than"]
+        pair = Pair(ours, than, margin=target.results.params["report"]["equivalence"])
+        first, second = (by_seed(target, id, shot) for id in (ours, than))
+        if first and second:
+            drawn = target.mean_samples(ours, shot, column) - target.mean_samples(than, shot, column)
+            pair.difference = Samples(100 * drawn.values, drawn.pictures)
+            pair.by_seed = [first[seed] - second[seed] for seed in first if seed in second]
+        return [pair]
+
+    return pairs
+
+
 def _ratio(target: Target, given: Mapping[str, Any], shot: int) -> list[Pair]:
     """Masked cells of two methods, means of blocks and folds."""
 
@@ -272,6 +299,8 @@ KINDS: dict[str | None, Callable[[Target, Mapping[str, Any], int], list[Pair]]] 
     "fb_iou": _scores("fb_iou"),
     "printed": _printed,
     "prior": _prior,
+    "cam": _by_episode("iou_cam"),
+    "ap": _by_episode("ap"),
     "ratio": _ratio,
     "class": _class,
     "seconds": _seconds,

@@ -7,7 +7,8 @@ changed, from the background or from another object.
 Classes of an image are drawn uniformly, regardless of folds. An image shows 2 to 4 of the 20 classes, 2.7 on
 average, so about 45 % of the images show none of five given classes: this part of the training list remains in each
 fold after BAM's rule has dropped the images with test classes. With `lookalikes` p, one class of an image is replaced
-with probability p by one that looks like another class of the image (silhouettes.GROUPS), of whatever fold.
+with probability p by one that looks like another class of the image (silhouettes.GROUPS), of whatever fold. With
+`drawn` the images are pencil drawings of the same scenes, with the same masks: data of another kind.
 
 objects.csv lists every object with the number of its pixels, and of those that nothing covers.
 """
@@ -254,6 +255,14 @@ def scene(rng: Rng, lookalikes: float = 0.0) -> Scene:
     return Scene(*canvas.finish(), canvas.objects())
 
 
+def pencil_drawing(image: np.ndarray) -> np.ndarray:
+    """A drawing in greys of an image, both uint8 (H, W, 3) RGB."""
+    grey, _ = cv2.pencilSketch(
+        np.ascontiguousarray(image[..., ::-1]), sigma_s=20, sigma_r=0.1, shade_factor=0.06
+    )
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
 def single_object(rng: Rng, cls: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """One object of class `cls` (1..20), in a size that occurs in the data set, on a textured, cluttered background.
 
@@ -294,7 +303,8 @@ def make_shapes(out: Path, shapes: params.Shapes) -> None:
             for index, name in enumerate(names):
                 made = scene(np.random.default_rng((shapes.seed, number, index)), shapes.lookalikes)
                 quality = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
-                jpeg = cv2.imencode(".jpg", made.image[..., ::-1], quality)[1]
+                image = pencil_drawing(made.image) if shapes.drawn else made.image
+                jpeg = cv2.imencode(".jpg", image[..., ::-1], quality)[1]
                 (root / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg.tobytes())
                 save_mask(root / "SegmentationClassAug" / f"{name}.png", made.labels)
                 objects += [(name, *each) for each in made.objects]
