@@ -102,26 +102,17 @@ class Finished:
     @cached_property
     def episodes(self) -> pd.DataFrame:
         """Every scored episode: index, class, query, the four pixel counts, those of the other yardsticks, and measures
-        of the prior and of CAM+, if there are any; for baselines also method."""
-        table = pd.read_csv(
+        of the prior, if there is one; for baselines also method."""
+        return pd.read_csv(
             self.folder / "episodes.csv",
             usecols=lambda column: column != "supports",
             dtype={"query": str},
         )
-        if "precision_cam" in table:
-            table["iou_cam"] = _cam_iou(table["precision_cam"], table["recall_cam"])
-        return table
 
     def episodes_of(self, baseline: str) -> pd.DataFrame:
         """The episodes of an evaluation (""), or of one baseline."""
         table = self.episodes
         return table[table["method"] == baseline] if baseline else table
-
-
-def _cam_iou(precision: pd.Series, recall: pd.Series) -> pd.Series:
-    """IoU of CAM+ with the object, for one shot; 0 where CAM+ misses the object or is empty (no precision)."""
-    inside = (precision * recall).fillna(0.0)
-    return (inside / (precision + recall - inside)).where(inside > 0, 0.0)
 
 
 def _by_yardstick(scores: Mapping[str, Any]) -> dict[str, float]:
