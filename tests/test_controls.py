@@ -6,6 +6,7 @@ import csv
 import json
 
 import fake_jobs
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -153,6 +154,9 @@ def test_the_share_that_is_lost():
     assert shown.measured([frame], "itself", "miou", 200) is None
     ignoring = pd.concat([control_rows("right", 80), control_rows("present", 80)])
     assert shown.measured([ignoring], "present", "lost", 200).value == pytest.approx(0)
+    one = pd.concat([control_rows("right", [80, *[0] * 7]), control_rows("present", [20, *[0] * 7])])
+    found = shown.measured([one], "present", "lost", 200)  # some samples have nothing to lose
+    assert found.value == pytest.approx(75) and np.isnan(found.samples.interval()).all()
 
 
 def test_the_report_shows_controls(tmp_path):

@@ -96,8 +96,12 @@ def measured(frames: list[pd.DataFrame], kind: str, measure: str, count: int) ->
             for frame, part in zip(frames, own, strict=True)
         ]
         before, after = _miou(right, count), _miou(own, count)
-        share = Samples(1 - after.samples.values / before.samples.values, before.samples.pictures)
-        return Measured(100 * (1 - after.value / before.value), _scaled(share)) if before.value else None
+        if not before.value:
+            return None
+        kept = np.full(count, np.nan)  # without an interval where a sample has nothing to lose
+        np.divide(after.samples.values, before.samples.values, out=kept, where=before.samples.values > 0)
+        share = Samples(1 - kept, before.samples.pictures)
+        return Measured(100 * (1 - after.value / before.value), _scaled(share))
     if measure == "shown":
         columns = {"class": "own", "shown": "class", "inter_fg": "asked_inter", "union_fg": "asked_union"}
         columns |= {"shown_inter": "inter_fg", "shown_union": "union_fg"}
