@@ -145,7 +145,7 @@ CASES = [
     Case("pictures", "one file for a shot", lambda: None, PREDICT.replace(" m.png", ""), "an image and a mask for each shot"),
     Case("environment", "not in a clone", lambda: os.remove("Snakefile"), "track", "not in a clone of the project"),
     Case("environment", "a port out of range", lambda: None, "ui --port 99999", "must be a number from 1 to 65535"),
-    Case("environment", "standard output on a full disk", lambda: None, "readings", "No space left on device", "{} >/dev/full"),
+    Case("environment", "standard output on a full disk", lambda: None, "readings", "standard output: No space left on device (make room there", "{} >/dev/full"),
     Case("environment", "a folder that cannot be written to", lambda: None, "preset tiny --force", "Read-only file system", read_only(".")),
     Case("disk", "full", lambda: None, "plan", "command again); specs are written to results/specs", full("8k", "results")),
     Case("disk", "full, for data", lambda: None, "data", "/out: No space left on device", full("64k", "results/state")),

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from i2r.data.sources import DataError
+from i2r.files import naming_the_disk
 from i2r.progress import Progress
 
 ORIENTATION = 0x0112  # EXIF tag: 1 upright
@@ -256,7 +257,7 @@ def check_pairs(
         ):
             found[pair.name] = checked
             if saved and not checked.fault:
-                with saved.open("a", encoding="utf-8") as file:
+                with naming_the_disk(saved), saved.open("a", encoding="utf-8") as file:
                     file.write(json.dumps([pair.name, stamps[pair.name], checked]) + "\n")
             progress.update(1)
     return {pair.name: found[pair.name] for pair in pairs}
@@ -293,7 +294,7 @@ def _read_saved(path: Path | None) -> dict[str, tuple[list[int], list[Any]]]:
             continue
         rows[name] = stamps, checked
     if path.is_file() and not path.read_bytes().endswith(b"\n"):
-        with path.open("a", encoding="utf-8") as file:
+        with naming_the_disk(path), path.open("a", encoding="utf-8") as file:
             file.write("\n")
     return rows
 
