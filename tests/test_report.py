@@ -22,13 +22,14 @@ from i2r.metrics.statistics import seed_interval
 from i2r.paper import comparable, published
 from i2r.pipeline.jobs import run_job
 from i2r.pipeline.spec import write_spec
+from i2r.progress import duration
 from i2r.report import classes
 from i2r.report import results as read
 from i2r.report.forms import table1
 from i2r.report.results import Results
 from i2r.report.seeds import seeds_said
 from i2r.report.target import Target, labels
-from i2r.report.text import BEST, SECOND, Grid, duration
+from i2r.report.text import BEST, SECOND, Grid
 
 
 def values_of(folder):
@@ -542,7 +543,8 @@ def test_a_class_that_every_method_segments_alike_has_no_best():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(9.4, "9 s"), (59.6, "1 min 0 s"), (90, "1 min 30 s"), (7530, "2 h 5 min")]
+    ("seconds", "said"),
+    [(9.4, "9 s"), (59.6, "1 min 0 s"), (90, "1 min 30 s"), (7530, "2 h 6 min"), (7199, "2 h 0 min")],
 )
 def test_durations_name_their_units(seconds, said):
     assert duration(seconds) == said

@@ -187,7 +187,7 @@ def test_the_checklist_is_answered_from_the_run(home):
 
 def test_energy_is_known_only_if_every_job_measured_it(home):
     item = "The average runtime for each result, or estimated energy cost"
-    assert "train 0:42" in answers(home)[item] and "Energy: not known to the run." in answers(home)[item]
+    assert "train 42 s" in answers(home)[item] and "Energy: not known to the run." in answers(home)[item]
     assert "Energy: 0.750 kWh." in answers(home, cpu_kwh=0.5, gpu_kwh=0.25)[item]
 
 

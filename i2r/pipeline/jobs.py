@@ -35,6 +35,7 @@ from i2r.pipeline.spec import JobError, Spec, read_spec, spec_path
 from i2r.pipeline.steps import STEPS
 from i2r.pipeline.store import MANIFEST, manifest, problem, products_digest, size_of
 from i2r.pipeline.usage import SPENT, measured
+from i2r.progress import duration
 
 INPUTS = "inputs.json"  # in a state folder: what its saved state was made from
 
@@ -129,7 +130,7 @@ def run_job(
             print(f"{spec.title}: started", file=sys.stderr, flush=True)
             _keep_state_of(made_from, state)
             seconds = _make(spec, inputs, made_from, folder, state)["times"]["seconds"]
-            print(f"{spec.title}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
+            print(f"{spec.title}: done in {duration(seconds)}", file=sys.stderr, flush=True)
         shutil.rmtree(state, ignore_errors=True)
     return manifest(folder)
 
