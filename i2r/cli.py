@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from i2r import cli_data, cli_plan
+from i2r.cli_types import port, positive, side, whole
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
 from i2r.config.load import PARAMS, PRESETS, load
@@ -147,12 +148,6 @@ def ui(args: argparse.Namespace) -> None:
     serve(RESULTS, args.port)
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 2**16:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to 65535, got {text!r}")
-    return int(text)
-
-
 def import_checkpoint(args: argparse.Namespace) -> None:
     """Convert a published checkpoint to a file of this project."""
     from i2r.nets.io.published import import_checkpoint
@@ -217,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--spec", type=Path, required=True, help="results/specs/<step>/<key>.json")
     verb.add_argument("--again", action="store_true", help="run it even if its result is complete")
     verb.add_argument(
-        "--attempt", type=int, default=1, help="for Snakemake: number of the attempt (default: 1)"
+        "--attempt", type=positive, default=1, help="for Snakemake: number of the attempt (default: 1)"
     )
     verb.set_defaults(function=run)
 
@@ -255,17 +250,17 @@ def parser() -> argparse.ArgumentParser:
         "register", help="put the best network of a method into MLflow's model registry", parents=[values]
     )
     verb.add_argument("method", metavar="METHOD", help="its name in the params file")
-    verb.add_argument("--shot", type=int, help="of trainings with this number of shots (default: any)")
-    verb.add_argument("--fold", type=int, help="of trainings of this fold (default: any)")
+    verb.add_argument("--shot", type=positive, help="of trainings with this number of shots (default: any)")
+    verb.add_argument("--fold", type=whole, help="of trainings of this fold (default: any)")
     verb.set_defaults(function=register)
 
     verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
-    verb.add_argument("--port", type=_port, default=5000, help="default: 5000")
+    verb.add_argument("--port", type=port, default=5000, help="default: 5000")
     verb.set_defaults(function=ui)
 
     verb = verbs.add_parser("import-checkpoint", help="convert a published checkpoint")
     verb.add_argument("--kind", choices=CHECKPOINTS, required=True, help="whose published code wrote it")
-    verb.add_argument("--size", type=int, default=473, help="side of the input (default: 473; COCO: 641)")
+    verb.add_argument("--size", type=side, default=473, help="side of the input (default: 473; COCO: 641)")
     verb.add_argument(
         "--ensemble",
         choices=ENSEMBLE,

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from i2r.cli_types import positive, whole
 from i2r.config.base import ParamsError
 from i2r.config.load import PARAMS, PRESETS, extended, load
 from i2r.pipeline import estimate, gpus
@@ -158,20 +159,14 @@ def _with_unknown(known: str, lacking: int) -> str:
     return known + (f" and {lacking} job{'s' if lacking > 1 else ''} unknown" if lacking else "")
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
-    return int(text)
-
-
 def add(verbs: argparse._SubParsersAction, values: argparse.ArgumentParser) -> None:
     """Register the command. `values`: the parser of --configfile."""
     verb = verbs.add_parser(
         "plan", help="print every job that the params need, its state and its cost", parents=[values]
     )
     verb.add_argument("target", nargs="?", default="all", help="a target or stage (default: all)")
-    verb.add_argument("--gpus", type=_count, metavar="N", help="plan for N GPUs (default: those here)")
-    verb.add_argument("--cores", type=_count, metavar="N", help="plan for N cores (default: those here)")
+    verb.add_argument("--gpus", type=whole, metavar="N", help="plan for N GPUs (default: those here)")
+    verb.add_argument("--cores", type=positive, metavar="N", help="plan for N cores (default: those here)")
     verb.add_argument(
         "--card",
         choices=estimate.cards(),

@@ -114,7 +114,7 @@ CASES = [
     Case("params", "a folder", lambda: (os.remove("params.yaml"), os.mkdir("params.yaml")), "plan", "params.yaml: no such"),
     Case("params", "a preset that does not exist", lambda: None, "preset pascall", "pascall: no such preset"),
     Case("data", "no folder", voc(lambda: shutil.rmtree("voc")), "data", "voc"),
-    Case("data", "no image folder", voc(lambda: shutil.rmtree("voc/JPEGImages")), "data", "has no folder JPEGImages"),
+    Case("data", "no image folder", voc(lambda: shutil.rmtree("voc/JPEGImages")), "data", "voc/JPEGImages: no such folder"),
     Case("data", "an image that is missing", voc(lambda: os.remove("voc/JPEGImages/a.jpg")), "data", "a.jpg: no such file"),
     Case("data", "an image that is cut", voc(text("voc/JPEGImages/a.jpg", b"\xff\xd8\xff")), "data", "a.jpg"),
     Case("data", "an image of 0 bytes", voc(text("voc/JPEGImages/a.jpg", "")), "data", "a.jpg: the file is empty"),

@@ -306,14 +306,15 @@ def faults(checked: dict[str, Checked]) -> dict[str, str]:
 
 def describe_faults(found: dict[str, str], pairs: int) -> str:
     """One message that lists all bad pairs, and says what to do."""
-    remedy = "set `data.faulty: leave_out` to go on without"
+    how = "(`data.faulty: leave_out`, `--faulty leave_out`)"
     if len(found) == 1:
-        return f"{next(iter(found.values()))}; repair it, or {remedy} it"
+        return f"{next(iter(found.values()))}; repair it, or go on without it {how}"
     lines = list(found.values())[:_SHOWN]
     more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
     return "\n  ".join(
         [
-            f"{len(found)} of {pairs} pairs of image and mask are not usable; repair them, or {remedy} them:",
+            f"{len(found)} of {pairs} pairs of image and mask are not usable; repair them, or go on without them "
+            f"{how}:",
             *lines,
             *more,
         ]
