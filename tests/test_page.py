@@ -23,7 +23,7 @@ def url(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page():
+def page(url):  # begun when the report is there, for a browser has a limited time
     with browser.page() as opened:
         yield opened
 
