@@ -139,12 +139,19 @@ def _clear(function: Callable[[argparse.Namespace], None]) -> Callable[[argparse
 
 def add(tasks: argparse._SubParsersAction) -> None:
     """Register the commands below `i2r data`."""
-    sources = [name for name in SOURCES if name != GENERATED]
     several = argparse.ArgumentParser(add_help=False)
     several.add_argument(
         "--workers", type=whole, default=os.cpu_count(), help="processes (default: one a core)"
     )
 
+    _add_folders(tasks, several)
+    _add_lists(tasks, several)
+    _add_looks(tasks)
+
+
+def _add_folders(tasks: argparse._SubParsersAction, several: argparse.ArgumentParser) -> None:
+    """From what was downloaded to an index. `several`: the parser of --workers."""
+    sources = [name for name in SOURCES if name != GENERATED]
     task = tasks.add_parser("prepare", help="make the folder that a source reads", parents=[several])
     task.add_argument("what", choices=("voc", "coco", "coco-crowds"))
     task.add_argument(
@@ -169,6 +176,9 @@ def add(tasks: argparse._SubParsersAction) -> None:
     )
     task.set_defaults(function=_clear(index))
 
+
+def _add_lists(tasks: argparse._SubParsersAction, several: argparse.ArgumentParser) -> None:
+    """From an index to episodes. `several`: the parser of --workers."""
     task = tasks.add_parser("lists", help="write the lists of all folds", parents=[several])
     task.add_argument("--index", type=Path, metavar="FILE", required=True)
     task.add_argument("--rule", choices=RULES, default="bam", help="default: bam")
@@ -209,6 +219,9 @@ def add(tasks: argparse._SubParsersAction) -> None:
     task.add_argument("--out", type=Path, metavar="FILE.json", required=True)
     task.set_defaults(function=_clear(episodes))
 
+
+def _add_looks(tasks: argparse._SubParsersAction) -> None:
+    """What only looks at an index or a list."""
     task = tasks.add_parser("describe", help="images, classes, areas, and expected queries of each class")
     task.add_argument("--index", type=Path, metavar="FILE", required=True)
     task.add_argument(
