@@ -192,13 +192,18 @@ def parser() -> argparse.ArgumentParser:
     cli_networks.add(verbs)
     cli_data.add(verbs)
 
+    _add_dev(verbs)
+    return top
+
+
+def _add_dev(verbs: argparse._SubParsersAction) -> None:
+    """Register the commands for developers."""
     verb = verbs.add_parser("dev", help="commands for developers")
     tasks = verb.add_subparsers(required=True, metavar="TASK")
     task = tasks.add_parser("write-docs", help="write docs/params.md and docs/params.schema.json")
     task.set_defaults(function=write_docs)
     task = tasks.add_parser("record-code", help="confirm that changed code gives the same numbers")
     task.set_defaults(function=record_code)
-    return top
 
 
 def main(argv: list[str] | None = None) -> None:

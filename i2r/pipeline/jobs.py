@@ -223,11 +223,7 @@ def _make(
         raise FileNotFoundError(
             errno.ENOENT, "removed while the job ran; run the same command again", str(state)
         )
-    if "metrics.jsonl" in spec.products:
-        (out / "metrics.jsonl").touch()  # not written by a step that had nothing to train
-    for name in spec.products:
-        if not (out / name).exists():
-            raise JobError(f"{spec.title}: {STEPS[spec.step].function} did not write {name}")
+    _expect_products(spec, out)
     made = sorted(path for path in out.iterdir() if not path.name.startswith("."))
     values = {
         "spec": spec.values(),
@@ -247,6 +243,19 @@ def _make(
     }
     _install(values, out, folder)
     return values
+
+
+def _expect_products(spec: Spec, out: Path) -> None:
+    """That a step has written what it is to write.
+
+    Raises:
+        JobError: a product is missing.
+    """
+    if "metrics.jsonl" in spec.products:
+        (out / "metrics.jsonl").touch()  # not written by a step that had nothing to train
+    for name in spec.products:
+        if not (out / name).exists():
+            raise JobError(f"{spec.title}: {STEPS[spec.step].function} did not write {name}")
 
 
 def _sections(spec: Spec) -> dict[str, Any]:
