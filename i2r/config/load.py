@@ -262,14 +262,14 @@ def _options(paths: Sequence[str | Path], command_line: Values) -> tuple[str, ..
     return (*named, *(["--config", *config] if config else []))
 
 
-def _spelled(network: Any) -> Any:
+def _spelled_out(sections: Values) -> Values:
     """`network: bam` is short for `network: {name: bam}`."""
-    return {"name": network} if isinstance(network, str) else network
+    network = sections.get("network")
+    return sections | {"network": {"name": network}} if isinstance(network, str) else sections
 
 
 def _resolve(layers: Sequence[tuple[str, Values]], paper: bool) -> Params:
-    layers = [(source, values | {"network": _spelled(values["network"])} if "network" in values else values)
-              for source, values in layers]  # fmt: skip
+    layers = [(source, _spelled_out(values)) for source, values in layers]
     given: Values = {}
     origin: Origin = {}
     for source, values in layers:
@@ -360,9 +360,7 @@ def _other_network(below: Values, above: Values) -> bool:
 
 def _method(name: str, own: MethodParams, sections: Values, reading: str, origin: Origin) -> Method:
     """The experiment's sections overridden by the method's values, with every `reading` resolved by its reading."""
-    above = {s: v for s, v in own.model_dump(exclude_unset=True).items() if s in SECTIONS}
-    if "network" in above:
-        above["network"] = _spelled(above["network"])
+    above = _spelled_out({s: v for s, v in own.model_dump(exclude_unset=True).items() if s in SECTIONS})
     own_origin = {key: origin[key] for key in leaves(sections)}
     reading = own.reading or reading
     try:

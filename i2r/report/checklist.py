@@ -46,12 +46,14 @@ def grids(
     made = list(results.jobs.values())
     parts = {
         "For all models and algorithms presented": _models(results, labels),
-        "For any theoretical claim": {"A clear statement of the claim": "No theoretical claim is made.",
-                               "A complete proof of the claim": "No theoretical claim is made."},
+        "For any theoretical claim": {
+            "A clear statement of the claim": "No theoretical claim is made.",
+            "A complete proof of the claim": "No theoretical claim is made.",
+        },
         "For all datasets used": _data(results, left_out),
         "For all shared code related to this work": _code(results, made, commands),
         "For all reported experimental results": _design(results) | _cost(made, costs),
-    }  # fmt: skip
+    }
     found = []
     for title, answers in parts.items():
         rows = [[item, answer] for item, answer in answers.items()]
@@ -101,7 +103,7 @@ def _data(results: Results, left_out: Sequence[str]) -> dict[str, str]:
             if any(_generated(job) for job in data)
             else "No data were collected."
         ),
-    }  # fmt: skip
+    }
 
 
 def _code(results: Results, made: Sequence[Finished], commands: Mapping[str, str]) -> dict[str, str]:
@@ -154,7 +156,7 @@ def _design(results: Results) -> dict[str, str]:
             f"{'' if len(seeds) > 1 else ' (not here: fewer than two seeds)'}. Deviations over evaluation seeds"
             f"{'' if len(draws) > 1 else ' (not here: fewer than two seeds)'}."
         ),
-    }  # fmt: skip
+    }
 
 
 def _cost(made: Sequence[Finished], costs: pd.DataFrame) -> dict[str, str]:
