@@ -204,10 +204,19 @@ INDEX = "data index --out a.parquet --source"
         (f"{INDEX} fss1000 --root no", "i2r: no: no such folder; `data.root` or `--root` must name"),
         (f"{INDEX} fss1000 --root .", "i2r: .: no folder of a class with a 1.jpg"),
         ("data lists --index a --out b --size 100", "argument --size: size - 1 must be a multiple of 8"),
-        ("data lists --index a --out b --size big", "argument --size: must be a whole number above 0, got 'big'"),
+        (
+            "data lists --index a --out b --size big",
+            "argument --size: must be a whole number above 0, got 'big'",
+        ),
         ("import-checkpoint --kind bam --size 100 a b", "argument --size: size - 1 must be a multiple of 8"),
-        ("data episodes --lists a --fold 0 --out b --shot 0", "argument --shot: must be a whole number above 0"),
-        ("data episodes --lists a --fold -1 --out b", "argument --fold: must be a whole number from 0, got '-1'"),
+        (
+            "data episodes --lists a --fold 0 --out b --shot 0",
+            "argument --shot: must be a whole number above 0",
+        ),
+        (
+            "data episodes --lists a --fold -1 --out b",
+            "argument --fold: must be a whole number from 0, got '-1'",
+        ),
         ("plan --cores 0", "argument --cores: must be a whole number above 0"),
     ],
 )
