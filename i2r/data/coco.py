@@ -336,6 +336,7 @@ def _index(
 ) -> dict[str, Any]:
     if root is None:
         raise DataError("data.root: missing; it must hold COCO's annotations/, train2014/ and val2014/")
+    check_folder(root)
     known = {split: read_annotations(root, split) for split in SPLITS}
     listing = _listing(options, root, known, crowds)
     annotated = known["train"] | known["val"]
