@@ -39,8 +39,8 @@ def test_the_markdown_has_the_sections_and_pictures_of_the_page(home):
     assert len(pictures) == len(set(pictures)) == page.count("<img ") > 10
     assert all((home / file).is_file() for file in pictures)
     for name in ("table", "ablation", "priors"):
-        for row in (home / f"{name}.md").read_text().splitlines():
-            assert not row.startswith("| ") or row in text
+        rows = [row for row in (home / f"{name}.md").read_text().splitlines() if row.startswith("| ")]
+        assert len(rows) > 2 and set(rows) <= set(text.splitlines())
     assert "\n\n\n" not in text and "<strong>" not in text and "&" not in text.replace("& ", "")
 
 
@@ -64,7 +64,8 @@ def test_every_table_is_there_in_latex(home, name):
     text, markdown = (home / f"{name}.tex").read_text(), (home / f"{name}.md").read_text()
     own = tables_of(text)
     assert (
-        len(own)
+        0
+        < len(own)
         == text.count(r"\begin{table}")
         == text.count(r"\end{table}")
         == len(re.findall("(?m)^\\| :?-", markdown))
