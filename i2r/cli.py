@@ -8,7 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
-from i2r import cli_data, cli_plan
+from i2r import cli_data, cli_networks, cli_plan, cli_tracking
+from i2r.cli_types import positive
 from i2r.config.base import ParamsError
 from i2r.config.experiment import STAGES
 from i2r.config.load import PARAMS, PRESETS, load
@@ -18,8 +19,6 @@ from i2r.pipeline.spec import RESULTS, JobError
 from i2r.pipeline.steps import STEPS
 
 CODE_VERSIONS = Path("tests/code_versions.json")
-ENSEMBLE = {"auto": None, "on": True, "off": False}
-CHECKPOINTS = ("iir-base", "bam-base", "bam", "i2r-released")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -117,68 +116,6 @@ def readings(_: argparse.Namespace) -> None:
     print(BRACKETS)
 
 
-def track(_: argparse.Namespace) -> None:
-    """Import all finished runs into MLflow, if it is installed."""
-    from i2r.steps.track import import_runs
-
-    if import_runs(RESULTS)["imported"] is None:
-        sys.exit(1)
-
-
-def register(args: argparse.Namespace) -> None:
-    """Put the best network of a method into MLflow's model registry."""
-    try:
-        from i2r.tracking.registry import register as add
-    except ModuleNotFoundError as error:
-        raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
-    made = add(RESULTS, load(args.configfile).values.experiment, args.method, args.shot, args.fold)
-    print(made.description)
-    print(
-        f"models:/{made.name}/{made.version}: `mlflow models serve -m` serves it, `mlflow.pyfunc.load_model` loads it"
-    )
-
-
-def ui(args: argparse.Namespace) -> None:
-    """Serve MLflow with all runs, including those in progress."""
-    try:
-        from i2r.tracking.ui import ui as serve
-    except ModuleNotFoundError as error:
-        raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
-    serve(RESULTS, args.port)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 2**16:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to 65535, got {text!r}")
-    return int(text)
-
-
-def import_checkpoint(args: argparse.Namespace) -> None:
-    """Convert a published checkpoint to a file of this project."""
-    from i2r.nets.io.published import import_checkpoint
-
-    report = import_checkpoint(args.kind, args.file, args.out, args.size, ENSEMBLE[args.ensemble])
-    counts = ", ".join(f"{len(report[name])} {name}" for name in ("used", "ignored", "missing"))
-    print(f"wrote {args.out}; keys: {counts}; each in {args.out.with_suffix('.keys.json')}")
-    if report["ensemble"]:
-        print(report["ensemble"])
-
-
-def predict(args: argparse.Namespace) -> None:
-    """Segment one image."""
-    from i2r.predict import load, write_prediction
-
-    supports, masks = args.support[::2], args.support[1::2]
-    if len(supports) != len(masks):
-        raise JobError(f"--support: give an image and a mask for each shot, got {len(args.support)} files")
-    found = load(args.weights, args.device).predict(args.query, supports, masks)
-    write_prediction(found, args.query, supports, masks, args.out)
-    share = 100 * found.mask.mean()
-    print(
-        f"{share:.1f} % of {args.query} is the object; wrote mask.png, prediction.npz, picture.png to {args.out}"
-    )
-
-
 def write_docs(_: argparse.Namespace) -> None:
     from i2r.config.show import json_schema, params_page
 
@@ -194,7 +131,10 @@ def record_code(_: argparse.Namespace) -> None:
     print(f"wrote {CODE_VERSIONS}")
 
 
-IN_A_CLONE = (stage, preset, cli_plan.plan, show, export, track, register, ui, write_docs, record_code)
+IN_A_CLONE = (
+    *(stage, preset, cli_plan.plan, show, export, write_docs, record_code),
+    *(cli_tracking.track, cli_tracking.register, cli_tracking.ui),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -217,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--spec", type=Path, required=True, help="results/specs/<step>/<key>.json")
     verb.add_argument("--again", action="store_true", help="run it even if its result is complete")
     verb.add_argument(
-        "--attempt", type=int, default=1, help="for Snakemake: number of the attempt (default: 1)"
+        "--attempt", type=positive, default=1, help="for Snakemake: number of the attempt (default: 1)"
     )
     verb.set_defaults(function=run)
 
@@ -248,65 +188,22 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("readings", help="print the values of paper, released code and BAM")
     verb.set_defaults(function=readings)
 
-    verb = verbs.add_parser("track", help="import finished runs into MLflow")
-    verb.set_defaults(function=track)
-
-    verb = verbs.add_parser(
-        "register", help="put the best network of a method into MLflow's model registry", parents=[values]
-    )
-    verb.add_argument("method", metavar="METHOD", help="its name in the params file")
-    verb.add_argument("--shot", type=int, help="of trainings with this number of shots (default: any)")
-    verb.add_argument("--fold", type=int, help="of trainings of this fold (default: any)")
-    verb.set_defaults(function=register)
-
-    verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
-    verb.add_argument("--port", type=_port, default=5000, help="default: 5000")
-    verb.set_defaults(function=ui)
-
-    verb = verbs.add_parser("import-checkpoint", help="convert a published checkpoint")
-    verb.add_argument("--kind", choices=CHECKPOINTS, required=True, help="whose published code wrote it")
-    verb.add_argument("--size", type=int, default=473, help="side of the input (default: 473; COCO: 641)")
-    verb.add_argument(
-        "--ensemble",
-        choices=ENSEMBLE,
-        default="auto",
-        help="combine with the base learner; I2R's for COCO do not (default: auto, found from the weights)",
-    )
-    verb.add_argument("file", metavar="FILE", type=Path, help=".pth, .ckpt or .safetensors")
-    verb.add_argument("out", metavar="OUT.safetensors", type=Path)
-    verb.set_defaults(function=import_checkpoint)
-
-    verb = verbs.add_parser("predict", help="segment an image, given other images with masks")
-    verb.add_argument(
-        "--support",
-        nargs="+",
-        metavar=("IMAGE", "MASK"),
-        type=Path,
-        action="extend",
-        required=True,
-        help="two files per shot; a mask is 1 on the object, 0 on background, 255 where unknown",
-    )
-    verb.add_argument("--query", metavar="IMAGE", type=Path, required=True, help="the image to segment")
-    verb.add_argument(
-        "--weights",
-        metavar="FILE",
-        type=Path,
-        required=True,
-        help="file from import-checkpoint or from a training",
-    )
-    verb.add_argument("--out", metavar="DIR", type=Path, required=True)
-    verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    verb.set_defaults(function=predict)
-
+    cli_tracking.add(verbs, values)
+    cli_networks.add(verbs)
     cli_data.add(verbs)
 
+    _add_dev(verbs)
+    return top
+
+
+def _add_dev(verbs: argparse._SubParsersAction) -> None:
+    """Register the commands for developers."""
     verb = verbs.add_parser("dev", help="commands for developers")
     tasks = verb.add_subparsers(required=True, metavar="TASK")
     task = tasks.add_parser("write-docs", help="write docs/params.md and docs/params.schema.json")
     task.set_defaults(function=write_docs)
     task = tasks.add_parser("record-code", help="confirm that changed code gives the same numbers")
     task.set_defaults(function=record_code)
-    return top
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from i2r.cli_types import positive, whole
 from i2r.config.base import ParamsError
 from i2r.config.load import PARAMS, PRESETS, extended, load
 from i2r.pipeline import estimate, gpus
@@ -15,7 +16,7 @@ from i2r.pipeline.estimate import Estimate, Estimates
 from i2r.pipeline.plan import Plan
 from i2r.pipeline.spec import RESULTS, JobError, Spec
 from i2r.pipeline.steps import STEPS
-from i2r.progress import bytes_text, clock
+from i2r.progress import bytes_text, duration
 
 SOURCES = {
     "measured": "measured, on the same job of another fold or seed",
@@ -54,7 +55,7 @@ def plan(args: argparse.Namespace) -> None:
         time = _time(expected[spec.key]) if state != "done" else "-"
         stage = made.stages.get(spec.key, STEPS[spec.step].stage)
         labels = ", ".join(made.labels[spec.key])
-        print(f"{state:8} {stage:12} {spec.step:12} {time:>9}  {spec.key}  {labels}{why}")
+        print(f"{state:8} {stage:12} {spec.step:12} {time:>12}  {spec.key}  {labels}{why}")
     counts = Counter(states.values())
     print(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     for spec in jobs:
@@ -140,28 +141,22 @@ def totals(
 def _time(found: Estimate) -> str:
     if found.seconds is None:
         return "unknown"
-    return (">" if found.source == "calculated" else "") + clock(found.seconds)
+    return (">" if found.source == "calculated" else "") + duration(found.seconds)
 
 
 def _sum(found: Sequence[Estimate], seconds: float | None = None) -> str:
     """The known times together, or `seconds` that they take side by side."""
     known, lacking = estimate.total(one.seconds for one in found)
     bound = "at least " if any(one.source == "calculated" for one in found) else ""
-    text = bound + clock(known if seconds is None else seconds)
+    text = bound + duration(known if seconds is None else seconds)
     return _with_unknown(text if lacking < len(found) else "", lacking)
 
 
 def _with_unknown(known: str, lacking: int) -> str:
-    """`1:02:03`, `1:02:03 and 4 jobs unknown` or `unknown`."""
+    """`1 h 2 min`, `1 h 2 min and 4 jobs unknown` or `unknown`."""
     if not known:
         return "unknown"
     return known + (f" and {lacking} job{'s' if lacking > 1 else ''} unknown" if lacking else "")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
-    return int(text)
 
 
 def add(verbs: argparse._SubParsersAction, values: argparse.ArgumentParser) -> None:
@@ -170,8 +165,8 @@ def add(verbs: argparse._SubParsersAction, values: argparse.ArgumentParser) -> N
         "plan", help="print every job that the params need, its state and its cost", parents=[values]
     )
     verb.add_argument("target", nargs="?", default="all", help="a target or stage (default: all)")
-    verb.add_argument("--gpus", type=_count, metavar="N", help="plan for N GPUs (default: those here)")
-    verb.add_argument("--cores", type=_count, metavar="N", help="plan for N cores (default: those here)")
+    verb.add_argument("--gpus", type=whole, metavar="N", help="plan for N GPUs (default: those here)")
+    verb.add_argument("--cores", type=positive, metavar="N", help="plan for N cores (default: those here)")
     verb.add_argument(
         "--card",
         choices=estimate.cards(),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
 
-from i2r.config.data_set import GENERATED, SOURCES, grid_side
+from i2r.cli_types import positive, protocol, side, whole
+from i2r.config.data_set import GENERATED, SOURCES
 from i2r.pipeline.spec import JobError
 
 RULES = ("bam", "hsnet")
@@ -64,7 +64,6 @@ def lists(args: argparse.Namespace) -> None:
         )
     found, lost = read_index(args.index, *(("sizes",) if args.size else ())), None
     if args.size:
-        grid_side(args.size)
         source = open_source(found["source"])
         dataset = Dataset(args.index, read_summary(args.index), args.root, source)
         lost = partial(vanished, found, dataset.mask, size=args.size, workers=args.workers)
@@ -85,14 +84,14 @@ def episodes(args: argparse.Namespace) -> None:
     from i2r.data.episodes import describe_excluded, evaluation_episodes, save_episodes
     from i2r.data.list_folder import read_lists
 
-    protocol, count = args.protocol
+    kind, number = args.protocol
     made = evaluation_episodes(
         read_lists(args.lists, args.fold),
         args.seed,
-        args.episodes or count,
+        args.episodes or number,
         args.shot,
         args.min_images,
-        protocol,
+        kind,
     )
     save_episodes(args.out, made, seed=args.seed, shots=args.shot)
     queries = Counter(episode.cls for episode in made.episodes)
@@ -125,15 +124,6 @@ def compare_lists(args: argparse.Namespace) -> None:
     print(compared(args.ours, args.theirs))
 
 
-def _protocol(text: str) -> tuple[str, int]:
-    found = re.fullmatch(r"(bam|hsnet|balanced)(?:-(\d+))?|full", text)
-    if not found:
-        raise argparse.ArgumentTypeError(
-            f"must be bam-1000, hsnet-1000, balanced-1000 ... or full, got {text!r}"
-        )
-    return found[1] or "full", int(found[2] or 1000)
-
-
 def _clear(function: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
     """The command, with wrong values and files as messages instead of tracebacks."""
 
@@ -149,12 +139,19 @@ def _clear(function: Callable[[argparse.Namespace], None]) -> Callable[[argparse
 
 def add(tasks: argparse._SubParsersAction) -> None:
     """Register the commands below `i2r data`."""
-    sources = [name for name in SOURCES if name != GENERATED]
     several = argparse.ArgumentParser(add_help=False)
     several.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)"
+        "--workers", type=whole, default=os.cpu_count(), help="processes (default: one a core)"
     )
 
+    _add_folders(tasks, several)
+    _add_lists(tasks, several)
+    _add_looks(tasks)
+
+
+def _add_folders(tasks: argparse._SubParsersAction, several: argparse.ArgumentParser) -> None:
+    """From what was downloaded to an index. `several`: the parser of --workers."""
+    sources = [name for name in SOURCES if name != GENERATED]
     task = tasks.add_parser("prepare", help="make the folder that a source reads", parents=[several])
     task.add_argument("what", choices=("voc", "coco", "coco-crowds"))
     task.add_argument(
@@ -179,11 +176,14 @@ def add(tasks: argparse._SubParsersAction) -> None:
     )
     task.set_defaults(function=_clear(index))
 
+
+def _add_lists(tasks: argparse._SubParsersAction, several: argparse.ArgumentParser) -> None:
+    """From an index to episodes. `several`: the parser of --workers."""
     task = tasks.add_parser("lists", help="write the lists of all folds", parents=[several])
     task.add_argument("--index", type=Path, metavar="FILE", required=True)
     task.add_argument("--rule", choices=RULES, default="bam", help="default: bam")
     task.add_argument(
-        "--min-area", type=int, metavar="N", help="pixels of a class (default: that of the rule)"
+        "--min-area", type=whole, metavar="N", help="pixels of a class (default: that of the rule)"
     )
     task.add_argument("--novel", choices=("drop", "keep"), help="default: that of the rule")
     task.add_argument("--draw", choices=("present", "large"), help="default: present")
@@ -195,7 +195,7 @@ def add(tasks: argparse._SubParsersAction) -> None:
         help="if counts are not as published (default: assert)",
     )
     task.add_argument(
-        "--size", type=int, metavar="S", help="side of the network: find objects without a pixel left there"
+        "--size", type=side, metavar="S", help="side of the network: find objects without a pixel left there"
     )
     task.add_argument("--root", type=Path, metavar="DIR", help="the data set, for --size")
     task.add_argument("--out", type=Path, metavar="DIR", required=True)
@@ -203,28 +203,31 @@ def add(tasks: argparse._SubParsersAction) -> None:
 
     task = tasks.add_parser("episodes", help="draw the test episodes of a fold")
     task.add_argument("--lists", type=Path, metavar="DIR", required=True, help="what `i2r data lists` wrote")
-    task.add_argument("--fold", type=int, required=True)
-    task.add_argument("--shot", type=int, default=1, help="supports of an episode (default: 1)")
-    task.add_argument("--seed", type=int, default=0, help="default: 0")
+    task.add_argument("--fold", type=whole, required=True)
+    task.add_argument("--shot", type=positive, default=1, help="supports of an episode (default: 1)")
+    task.add_argument("--seed", type=whole, default=0, help="default: 0")
     task.add_argument(
         "--protocol",
-        type=_protocol,
+        type=protocol,
         default="bam-1000",
         help="bam-1000, hsnet-1000, balanced-1000 or full (default: bam-1000)",
     )
-    task.add_argument("--episodes", type=int, metavar="N", help="instead of the protocol's number")
+    task.add_argument("--episodes", type=positive, metavar="N", help="instead of the protocol's number")
     task.add_argument(
-        "--min-images", type=int, default=1, metavar="N", help="test images that a class must have"
+        "--min-images", type=whole, default=1, metavar="N", help="test images that a class must have"
     )
     task.add_argument("--out", type=Path, metavar="FILE.json", required=True)
     task.set_defaults(function=_clear(episodes))
 
+
+def _add_looks(tasks: argparse._SubParsersAction) -> None:
+    """What only looks at an index or a list."""
     task = tasks.add_parser("describe", help="images, classes, areas, and expected queries of each class")
     task.add_argument("--index", type=Path, metavar="FILE", required=True)
     task.add_argument(
-        "--min-area", type=int, default=2048, metavar="N", help="pixels of a class (default: 2048)"
+        "--min-area", type=whole, default=2048, metavar="N", help="pixels of a class (default: 2048)"
     )
-    task.add_argument("--episodes", type=int, default=1000, metavar="N", help="default: 1000")
+    task.add_argument("--episodes", type=positive, default=1000, metavar="N", help="default: 1000")
     task.add_argument("--root", type=Path, metavar="DIR", help="the data set, for sample pictures")
     task.add_argument("--out", type=Path, metavar="DIR", help="write data.md and samples.png there")
     task.set_defaults(function=_clear(describe))

@@ -14,6 +14,7 @@ class InputError(ValueError):
     """Something that a user can put right; the message names the file or key and says what is wrong with it."""
 
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # a disk takes no more
 AGAIN = "then run the same command again"
 ROOM = f"make room there, {AGAIN}"
 REMEDIES = {
@@ -58,6 +59,8 @@ def as_sentences() -> Iterator[None]:
         print("i2r: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK and not error.filename:
+            error.filename = "standard output"  # all others are named by files.naming_the_disk
         text = sentence(error)
         if text is None:
             raise

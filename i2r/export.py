@@ -20,6 +20,7 @@ from i2r.files import replacing
 from i2r.pipeline.plan import REPORT, Plan
 from i2r.pipeline.spec import RESULTS, JobError, Spec
 from i2r.pipeline.store import MANIFEST, Located, manifest
+from i2r.progress import duration
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": ("Process Run Crate", "0.5"),
@@ -178,7 +179,7 @@ def add_run(
         properties={
             "@type": "CreateAction",
             "name": f"The experiment {plan.experiment}",
-            "description": f"{len(manifests)} jobs, {seconds:.0f} s in all. " + "; ".join(said),
+            "description": f"{len(manifests)} jobs, {duration(seconds)} in all. " + "; ".join(said),
             "startTime": min(t["started"] for t in times),
             "endTime": max(t["ended"] for t in times),
             "actionStatus": "http://schema.org/CompletedActionStatus",

@@ -244,4 +244,5 @@ def write_prediction(
     with replacing(out / "prediction.npz") as temporary:
         np.savez_compressed(temporary, **arrays)
     pairs = [read_pair(*pair, "support") for pair in zip(supports, masks, strict=True)]
-    prediction_figure(read_image(query, "query"), pairs, arrays, out / "picture.png")
+    with replacing(out / "picture.png") as temporary:
+        prediction_figure(read_image(query, "query"), pairs, arrays, temporary)

@@ -11,11 +11,14 @@ from types import TracebackType
 from typing import TextIO
 
 
-def clock(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    minutes, seconds = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+def duration(seconds: float) -> str:
+    """`2 h 5 min`, `1 min 30 s` or `9 s`: how every page and message writes a time."""
+    seconds = round(seconds)
+    if seconds >= 3600:
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f"{hours} h {minutes} min"
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def bytes_text(size: float) -> str:
@@ -28,7 +31,7 @@ def bytes_text(size: float) -> str:
 
 
 class Progress:
-    """A line such as `train fold 0 120/500 24% 3.1 step/s 2:03 left loss 0.41` on stderr.
+    """A line such as `train fold 0 120/500 24% 3.1 step/s 2 min 3 s left loss 0.41` on stderr.
 
     In a terminal the line is rewritten twice a second; in a log there is one line every `every` seconds and one
     at the end. `start` is the number done before a resumed task started; it does not count for the rate. With the
@@ -83,9 +86,9 @@ class Progress:
             else:
                 parts.append(f"{rate:.1f} {unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}")
         if last:
-            parts.append(f"{'stopped after' if stopped else 'in'} {clock(elapsed)}")
+            parts.append(f"{'stopped after' if stopped else 'in'} {duration(elapsed)}")
         elif self.total and rate:
-            parts.append(f"{clock(max(self.total - self.done, 0) / rate)} left")
+            parts.append(f"{duration(max(self.total - self.done, 0) / rate)} left")
         parts += [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.values.items()]
         return " ".join(parts)
 

@@ -3,9 +3,9 @@
 `make chaos` runs it, and then the faults of faults.py. Passes begin with no results and with those of all steps before
 `evaluate`, in turn: soon after a job has begun, or while it runs, the run is killed in the way that has been tried
 least in this step, and `i2r stage all` is called again. A Snakemake that lives on without its killed parent is killed
-as well when the next command waits for it; at the end of a pass it may go on. A pass ends when the command has ended
-by itself; the products must then equal those of a run that nobody disturbed. With --every, one run of any preset is
-killed with -9 in equal times instead.
+as well when the next command waits for it; at the end of a pass it may go on. A pass ends when the command has ended by
+itself; the products must then equal those of a run that nobody disturbed. With --every, one run of any preset is killed
+with -9 in equal times instead.
 """
 
 from __future__ import annotations

@@ -282,6 +282,62 @@ def by_checkpoint(spec: Spec, count: int) -> pd.DataFrame:
     )
 
 
+def evaluate_products(
+    spec: Spec, rng: np.random.Generator, drawn: np.random.Generator, scratch: Path, count: int
+) -> dict:
+    """Of an evaluation; `rng` is its own, `drawn` that of all evaluations on the same episodes."""
+    fold = spec.args["fold"]
+    level = level_of(spec)
+    how = spec.params["evaluate"]
+    table = on_all_grids(episodes(drawn, fold, level, count), how["scoring"], how["tta"])
+    scored = scores(table, how["scoring"]) | {"prior": PRIOR}
+    if "mask" in spec.params["network"]:
+        scored["mask_ratio"] = [1e-4, 2e-4, 1e-4, 3e-4]
+    scored["excluded"] = [EXCLUDED] if fold == 0 else []
+    shown = pictures(rng, fold, level, cam=spec.params["network"].get("prior") != "bam")
+    files = {"scores.json": scored, "episodes.csv": csv(table), "pictures.npz": npz(scratch, shown)}
+    every = {BY_CHECKPOINT: csv(by_checkpoint(spec, count))} if BY_CHECKPOINT in spec.products else {}
+    return files | every
+
+
+def baselines_products(spec: Spec, drawn: np.random.Generator, scratch: Path, count: int) -> dict:
+    """Of a job of the baselines; `drawn` as for an evaluation."""
+    args, fold = spec.args, spec.args["fold"]
+    scoring = spec.params["evaluate"]["scoring"]
+    tables = {
+        name: on_all_grids(
+            episodes(np.random.default_rng([fold, args["eval_seed"]]), fold, level, count), scoring
+        )
+        for name, level in BASELINES.items()
+    }
+    priors = {
+        m: {
+            "bce": b + fold / 50 + args["eval_seed"] / 100,
+            "bce_calibrated": b / 2,
+            "bce_background": b + 0.1,
+        }
+        | {"ap": a + fold, "iou_best": i + fold, "threshold_best": 0.5}
+        for m, (b, a, i) in MEASURES.items()
+    }
+    scored = {"methods": {m: scores(table, scoring) for m, table in tables.items()}, "priors": priors}
+    if draws := spec.params["baselines"].get("embeddings"):
+        each = [priors["pmgm"] | {"bce": 0.5 + number / 10} for number in range(draws)]
+        priors["embedding"] = priors["pmgm"] | {"bce": float(np.mean([one["bce"] for one in each]))}
+        scored["embedding"] = {"draws": each, "supports_without_plus": 30.0}
+    scored["cam"] = {"share_cam": 1.4, "precision_cam": 45.0, "recall_cam": 4.0}
+    scored["cam_classes"] = {str(5 * fold + 1): {"3": 20, "7": 5}}
+    for name, (bce, ap, _) in MEASURES.items():
+        noise = drawn.normal(0, 0.05, count)
+        measures = {
+            "bce": bce + noise,
+            "bce_calibrated": bce / 2 + noise,
+            "bce_background": bce + 0.1 + noise,
+        }
+        tables[f"prior-{name}"] = tables[f"prior-{name}"].assign(**measures, ap=ap / 100 + noise)
+    table = pd.concat([table.assign(method=m) for m, table in tables.items()])
+    return {"scores.json": scored, "episodes.csv": csv(table), "pictures.npz": npz(scratch, {})}
+
+
 def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, empty_fold: int | None) -> dict:
     """Synthetic products of a job: file -> bytes, or values to write as JSON."""
     args, fold = spec.args, spec.args.get("fold")
@@ -321,54 +377,12 @@ def products(spec: Spec, rng: np.random.Generator, scratch: Path, count: int, em
             scored = {"miou": None, "why": "no class has 5 test images", "excluded": [EXCLUDED]}
             return {"scores.json": scored, "episodes.csv": csv(nothing), "pictures.npz": npz(scratch, {})}
         case "evaluate":
-            level = level_of(spec)
-            how = spec.params["evaluate"]
-            table = on_all_grids(episodes(drawn, fold, level, count), how["scoring"], how["tta"])
-            scored = scores(table, how["scoring"]) | {"prior": PRIOR}
-            if "mask" in spec.params["network"]:
-                scored["mask_ratio"] = [1e-4, 2e-4, 1e-4, 3e-4]
-            scored["excluded"] = [EXCLUDED] if fold == 0 else []
-            shown = pictures(rng, fold, level, cam=spec.params["network"].get("prior") != "bam")
-            files = {"scores.json": scored, "episodes.csv": csv(table), "pictures.npz": npz(scratch, shown)}
-            every = {BY_CHECKPOINT: csv(by_checkpoint(spec, count))} if BY_CHECKPOINT in spec.products else {}
-            return files | every
+            return evaluate_products(spec, rng, drawn, scratch, count)
         case "controls":
             table = controls(drawn, fold, level_of(spec), count)
             return {"scores.json": {"episodes": {}, "left_out": {}}, "controls.csv": csv(table)}
         case "baselines":
-            scoring = spec.params["evaluate"]["scoring"]
-            tables = {
-                name: on_all_grids(
-                    episodes(np.random.default_rng([fold, args["eval_seed"]]), fold, level, count), scoring
-                )
-                for name, level in BASELINES.items()
-            }
-            priors = {
-                m: {
-                    "bce": b + fold / 50 + args["eval_seed"] / 100,
-                    "bce_calibrated": b / 2,
-                    "bce_background": b + 0.1,
-                }
-                | {"ap": a + fold, "iou_best": i + fold, "threshold_best": 0.5}
-                for m, (b, a, i) in MEASURES.items()
-            }
-            scored = {"methods": {m: scores(table, scoring) for m, table in tables.items()}, "priors": priors}
-            if draws := spec.params["baselines"].get("embeddings"):
-                each = [priors["pmgm"] | {"bce": 0.5 + number / 10} for number in range(draws)]
-                priors["embedding"] = priors["pmgm"] | {"bce": float(np.mean([one["bce"] for one in each]))}
-                scored["embedding"] = {"draws": each, "supports_without_plus": 30.0}
-            scored["cam"] = {"share_cam": 1.4, "precision_cam": 45.0, "recall_cam": 4.0}
-            scored["cam_classes"] = {str(5 * fold + 1): {"3": 20, "7": 5}}
-            for name, (bce, ap, _) in MEASURES.items():
-                noise = drawn.normal(0, 0.05, count)
-                measures = {
-                    "bce": bce + noise,
-                    "bce_calibrated": bce / 2 + noise,
-                    "bce_background": bce + 0.1 + noise,
-                }
-                tables[f"prior-{name}"] = tables[f"prior-{name}"].assign(**measures, ap=ap / 100 + noise)
-            table = pd.concat([table.assign(method=m) for m, table in tables.items()])
-            return {"scores.json": scored, "episodes.csv": csv(table), "pictures.npz": npz(scratch, {})}
+            return baselines_products(spec, drawn, scratch, count)
     raise ValueError(spec.step)
 
 

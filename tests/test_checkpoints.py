@@ -141,9 +141,9 @@ def test_an_ensemble_that_the_file_does_not_have(tmp_path, capsys):
 
 
 def test_the_command(tmp_path, capsys):
-    from i2r import cli
+    from i2r import cli, cli_networks
 
-    assert set(cli.CHECKPOINTS) == set(NAMES)
+    assert set(cli_networks.CHECKPOINTS) == set(NAMES)
     source, out = saved(tmp_path / "a.pth", networks.checkpoint("bam")), tmp_path / "out.safetensors"
     cli.main(["import-checkpoint", "--kind", "bam", str(source), str(out)])
     said = capsys.readouterr().out

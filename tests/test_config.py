@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -139,7 +140,7 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
         ({"train": {"lrr": 1}}, r"train\.lrr: unknown key"),
         ({"train": {"steps": "many"}}, r"train\.steps: .*\(got 'many'\)"),
         ({"network": {"blocks": 1, "cross": 2}}, r"cross \(2\) cannot be larger than blocks \(1\)"),
-        ({"network": {"prior": "pmgm+pmgm"}}, "prior must be one of"),
+        ({"network": {"prior": "pmgm+pmgm"}}, r"network\.prior: must be one of"),
         ({"methods": {"bam": {"network": {"mask": "dicm"}}}}, r"methods\.bam: network\.mask: unknown key"),
         ({"network": "unet"}, r"network\.name: must be one of i2r, bam"),
         (
@@ -173,7 +174,11 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
         ({"train": {"augment": {"scale": [2, 1]}}}, r"train\.augment\.scale: must be a range"),
         ({"threads": True}, r"threads: must be a number \(got True\)"),
         ({"methods": {"bam": {"train": {"lr": True}}}}, r"methods\.bam: train\.lr: must be a number"),
-        ({"methods": {"bam": {"label": "two\nlines"}}}, r"methods\.bam\.label: "),
+        ({"methods": {"bam": {"label": "two\nlines"}}}, r"methods\.bam\.label: must be one line"),
+        ({"methods": {"bam": 3}}, r"methods\.bam: must be a mapping of keys to values \(got 3\)"),
+        ({"methods": {"bam": {"network": 3}}}, "a network's name or a mapping of its options"),
+        ({"network": {"delta": 2}}, r"network\.delta: must be a number from 0 to 1, or adaptive \(got 2\)$"),
+        ({"evaluate": {"seeds": [0, -1]}}, r"evaluate\.seeds: must be at least 0 \(got -1\)"),
         ({"train": {1: 2}}, r"train\.1: keys must be text"),
         ({"methods": {"bam": {"network": {"width": {"a.b": 2}}}}}, r"methods\.bam: network\.width: "),
         (
@@ -193,7 +198,7 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
             {"targets": {"table1": {"folds": [1, 4]}}},
             r"targets\.table1\.folds: data\.source shapes has folds 0 to 3, got 4",
         ),
-        ({"targets": {"table1": {"folds": []}}}, r"targets\.table1\.folds: "),
+        ({"targets": {"table1": {"folds": []}}}, r"targets\.table1\.folds: must not be empty"),
         ({"targets": {"table4": {"baselines": ""}}}, "'' is not among methods"),
         ({"targets": {"train_job": {"methods": ["i2r"]}}}, "a folder or a rule"),
         ({"methods": {"a" * 61: {}}}, "at most 60 characters"),
@@ -203,6 +208,22 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
 def test_what_is_wrong_is_named_when_the_plan_is_made(changes: dict, sentence: str):
     with pytest.raises(ParamsError, match=sentence):
         load.resolve([*load.read_layers(TINY), ("test", changes)], "test")
+
+
+def test_no_wrong_value_is_reported_in_the_words_of_the_schema_library():
+    names = {key for key in load.leaves(resolved().values.model_dump()) if not key.startswith("methods.")}
+    layers, refused = load.read_layers(TINY), 0
+    assert len(names) > 100
+    for key, value in itertools.product(sorted(names), (-1, 0.5, "odd\n", True, {}, [], [-1, {}])):
+        changes: Any = value
+        for part in reversed(key.split(".")):
+            changes = {part: changes}
+        try:
+            load.resolve([*layers, ("test", changes)], "test")
+        except ParamsError as error:
+            refused += 1
+            assert not re.search(r"Input should|Value should|String should|pydantic|\w\[", str(error)), error
+    assert refused > 500
 
 
 def test_the_folds_of_a_target_are_those_of_its_data(monkeypatch):

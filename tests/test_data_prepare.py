@@ -192,21 +192,39 @@ def test_the_commands_from_a_folder_to_episodes(tmp_path, monkeypatch, capsys):
     assert "in the same order" in i2r(f"compare-lists lists/fold0/val.txt {theirs}")
 
 
-def test_a_wrong_folder_is_a_sentence(tmp_path, capsys):
+INDEX = "data index --out a.parquet --source"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (f"{INDEX} voc --root no", "i2r: no: no such folder; `data.root` or `--root` must name"),
+        (f"{INDEX} voc --root .", "i2r: JPEGImages: no such folder; `data.root` or `--root` must name"),
+        (f"{INDEX} coco --root no", "i2r: no: no such folder; `data.root` or `--root` must name"),
+        (f"{INDEX} fss1000 --root no", "i2r: no: no such folder; `data.root` or `--root` must name"),
+        (f"{INDEX} fss1000 --root .", "i2r: .: no folder of a class with a 1.jpg"),
+        ("data lists --index a --out b --size 100", "argument --size: size - 1 must be a multiple of 8"),
+        (
+            "data lists --index a --out b --size big",
+            "argument --size: must be a whole number above 0, got 'big'",
+        ),
+        ("import-checkpoint --kind bam --size 100 a b", "argument --size: size - 1 must be a multiple of 8"),
+        (
+            "data episodes --lists a --fold 0 --out b --shot 0",
+            "argument --shot: must be a whole number above 0",
+        ),
+        (
+            "data episodes --lists a --fold -1 --out b",
+            "argument --fold: must be a whole number from 0, got '-1'",
+        ),
+        ("plan --cores 0", "argument --cores: must be a whole number above 0"),
+    ],
+)
+def test_what_is_wrong_is_said_of_the_option_that_was_typed(command, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        cli.main(
-            [
-                "data",
-                "index",
-                "--source",
-                "voc",
-                "--root",
-                str(tmp_path / "no"),
-                "--out",
-                str(tmp_path / "a.parquet"),
-            ]
-        )
-    assert "no such folder" in capsys.readouterr().err
+        cli.main(command.split())
+    assert said in capsys.readouterr().err
 
 
 def test_voc2012_small_has_the_counts_of_its_readme():

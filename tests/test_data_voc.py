@@ -120,11 +120,11 @@ def test_wrong_files_are_named(root):
 
 
 def test_a_folder_without_images_is_named(tmp_path):
-    with pytest.raises(voc.DataError, match=r"data\.root: no such folder"):
+    with pytest.raises(voc.DataError, match=r"no such folder; `data\.root` or `--root` must name"):
         read(tmp_path / "none")
-    with pytest.raises(voc.DataError, match="has no folder JPEGImages"):
+    with pytest.raises(voc.DataError, match="JPEGImages: no such folder"):
         read(tmp_path)
-    with pytest.raises(voc.DataError, match=r"data\.root: no such folder"):
+    with pytest.raises(voc.DataError, match=r"no such folder; `data\.root` or `--root` must name"):
         dataset.open_dataset(tmp_path)
 
 

@@ -69,6 +69,16 @@ def test_every_page_is_in_the_contents_of_the_site():
     assert sorted(listed) == sorted(path.name for path in ROOT.glob("docs/*.md"))
 
 
+def test_text_of_the_pages_is_wrapped():
+    """Written pages have lines of at most 120 characters, but for tables and code."""
+    pages = [path for path in ROOT.glob("docs/*.md") if path.name not in ("params.md", "bad-inputs.md")]
+    assert len(pages) > 10
+    for path in pages:
+        text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        written = [line for line in text.splitlines() if not line.startswith(("|", "    "))]
+        assert [line for line in written if len(line) > 120] == [], path.name
+
+
 RECORDED = ROOT / "docs/recorded"  # files of finished reports and benchmarks
 LABELS = {
     "i2r": "I2R",

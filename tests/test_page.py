@@ -23,7 +23,7 @@ def url(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page():
+def page(url):  # begun when the report is there, for a browser has a limited time
     with browser.page() as opened:
         yield opened
 
@@ -62,6 +62,18 @@ def test_tables_are_sorted_by_a_click(page, url):
         page.value(f"{HEADER}.click()")
         assert [float(text) for text in page.value(COLUMN)] == order
     assert page.value(COLUMN) == original
+
+
+def test_times_are_sorted_by_their_length(page, url):
+    page.open(url, 1300)
+    times = ["9 s", "1 min 30 s", "10 s", "2 h 6 min", "59 min 59 s", "-"]
+    cells = f"[...{TABLE}.tBodies[0].rows].map(row => row.cells[3])"
+    rows = page.value(f"{cells}.length")
+    assert rows >= len(times)
+    page.value(f"{cells}.forEach((cell, at) => {{ cell.textContent = {times}[at] ?? '-'; }})")
+    page.value(f"{HEADER}.click()")
+    longest_first = ["2 h 6 min", "59 min 59 s", "1 min 30 s", "10 s", "9 s"]
+    assert page.value(COLUMN) == longest_first + ["-"] * (rows - 5)
 
 
 def test_pictures_are_enlarged_by_a_click(page, url):

@@ -216,7 +216,7 @@ def test_a_process_that_is_killed_ends_the_job_with_a_sentence(inputs, whole, tm
     job = make_job(tmp_path, "train", inputs, **SHORT, runtime=TWO | {"save_every": 1e-6})
     after_steps(monkeypatch, 3, lambda: multiprocessing.active_children()[0].kill())
     with pytest.raises(
-        ChildProcessError, match=r"process 1 of the 2 .* status -9; run the same command again"
+        ChildProcessError, match=r"process 2 of the 2 .* status -9; run the same command again"
     ):
         train.run(job)
     assert not dist.is_initialized() and not (job.out / "weights.safetensors").exists()
@@ -249,7 +249,7 @@ def test_a_process_that_waits_for_one_that_was_killed_ends_with_a_sentence(input
         (tmp_path / "said")
         .read_text()
         .splitlines()[-1]
-        .startswith("i2r: process 1 of the 2 of this training")
+        .startswith("i2r: process 2 of the 2 of this training")
     )
 
 

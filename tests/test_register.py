@@ -115,6 +115,23 @@ def test_the_model_predicts_what_the_network_predicts(finished, version):
     np.testing.assert_allclose(read(answer.probability) / 65535, expected.probability, atol=1e-4)
 
 
+def test_what_is_wrong_with_a_request_names_the_support_as_the_library_does(version):
+    model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
+    (episode,) = model.input_example
+    (support,), (mask,) = episode["supports"], episode["masks"]
+    text = base64.b64encode(b"no picture").decode()
+    for changed, message in (
+        ({"query": "no base64"}, "query: not base64 text"),
+        ({"query": text}, "query: cannot be read as an image"),
+        ({"supports": [text]}, "support 1: cannot be read as an image"),
+        ({"masks": [text]}, "the mask of support 1: not an image"),
+        ({"masks": [support]}, "the mask of support 1: a mask must be a palette or grey PNG"),
+        ({"supports": [support, text], "masks": [mask, mask]}, "support 2: cannot be read as an image"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            model.predict([episode | changed])
+
+
 def test_what_cannot_be_registered_is_said(finished):
     results, made = finished
     with pytest.raises(JobError, match="no evaluated training of hsnet like that; there are i2r"):

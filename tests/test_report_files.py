@@ -39,8 +39,8 @@ def test_the_markdown_has_the_sections_and_pictures_of_the_page(home):
     assert len(pictures) == len(set(pictures)) == page.count("<img ") > 10
     assert all((home / file).is_file() for file in pictures)
     for name in ("table", "ablation", "priors"):
-        for row in (home / f"{name}.md").read_text().splitlines():
-            assert not row.startswith("| ") or row in text
+        rows = [row for row in (home / f"{name}.md").read_text().splitlines() if row.startswith("| ")]
+        assert len(rows) > 2 and set(rows) <= set(text.splitlines())
     assert "\n\n\n" not in text and "<strong>" not in text and "&" not in text.replace("& ", "")
 
 
@@ -64,7 +64,8 @@ def test_every_table_is_there_in_latex(home, name):
     text, markdown = (home / f"{name}.tex").read_text(), (home / f"{name}.md").read_text()
     own = tables_of(text)
     assert (
-        len(own)
+        0
+        < len(own)
         == text.count(r"\begin{table}")
         == text.count(r"\end{table}")
         == len(re.findall("(?m)^\\| :?-", markdown))
@@ -187,7 +188,7 @@ def test_the_checklist_is_answered_from_the_run(home):
 
 def test_energy_is_known_only_if_every_job_measured_it(home):
     item = "The average runtime for each result, or estimated energy cost"
-    assert "train 0:42" in answers(home)[item] and "Energy: not known to the run." in answers(home)[item]
+    assert "train 42 s" in answers(home)[item] and "Energy: not known to the run." in answers(home)[item]
     assert "Energy: 0.750 kWh." in answers(home, cpu_kwh=0.5, gpu_kwh=0.25)[item]
 
 

@@ -423,7 +423,7 @@ def test_an_experiment_in_the_trash_is_restored(imported, tmp_path, capsys):
     assert len(runs(imported[0])) == before
 
 
-def test_servers_that_do_not_answer_and_places_that_cannot_be_used(tmp_path, monkeypatch):
+def test_servers_that_do_not_answer_and_places_that_cannot_be_used_have_a_sentence(tmp_path, monkeypatch):
     import socket
 
     (tmp_path / "results").mkdir()
@@ -452,7 +452,7 @@ def test_an_empty_uri_is_none(imported, monkeypatch):
     assert track_job(imported[0]) == {"imported": 0, "uri": "sqlite:///results/mlflow.db", "why": None}
 
 
-def test_a_path_with_odd_characters(empty, tmp_path, monkeypatch):
+def test_a_clone_whose_path_has_odd_characters_is_tracked_inside_it(empty, tmp_path, monkeypatch):
     clone = tmp_path / "a b#c%20ü[x]'q?w"
     (clone / "results").mkdir(parents=True)
     monkeypatch.chdir(clone)
@@ -480,8 +480,14 @@ def track_job(results: Path) -> dict:
     return values
 
 
-def test_the_step_imports_what_the_results_folder_holds(imported):
-    assert track_job(imported[0]) == {"imported": 0, "uri": "sqlite:///results/mlflow.db", "why": None}
+def test_the_step_imports_what_is_not_imported_yet_and_says_how_much(imported):
+    results, made = imported
+    client = MlflowClient(tracking_uri=database.database(results))
+    run = one(results, **{"i2r.key": spec_of(made, "train").key})
+    client.set_tag(run.info.run_id, "i2r.state", "running")  # as after an interrupted import
+    for count in (1, 0):
+        expected = {"imported": count, "uri": "sqlite:///results/mlflow.db", "why": None}
+        assert track_job(results) == expected
 
 
 def test_without_mlflow_the_step_says_so(tmp_path, monkeypatch, capsys):

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+)
 
 from i2r.errors import InputError
 
@@ -45,23 +54,65 @@ def _once(values: list) -> list:
 Once = AfterValidator(_once)  # for a list without duplicates
 
 
+def _one_line(value: str) -> str:
+    if "\n" in value:
+        raise ValueError("must be one line")
+    return value
+
+
+OneLine = Annotated[str, AfterValidator(_one_line), Field(json_schema_extra={"pattern": "^.*$"})]
+
+
+def must_be(what: str) -> WrapValidator:
+    """For a value of one type or another, or of several parts: one sentence, where pydantic has one for each."""
+
+    def check(value: Any, inner: Callable[[Any], Any]) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise ValueError(f"must be {what}") from None
+
+    return WrapValidator(check)
+
+
 def said(description: str, **limits: Any) -> Any:
     """A field whose default is the value of the chosen reading."""
     return Field(default=WORD, description=description, **limits)
+
+
+# What pydantic's types of errors mean; "value_error" is one of our own validators.
+WORDS = {
+    **dict.fromkeys(("string_type", "string_unicode"), "must be text"),
+    **dict.fromkeys(
+        ("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number"
+    ),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    "finite_number": "must be a finite number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "list_type": "must be a list",
+    **dict.fromkeys(("dict_type", "model_type"), "must be a mapping of keys to values"),
+    "literal_error": "must be {expected}",
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "too_short": "must not be empty",
+    "value_error": "{error}",
+}
 
 
 def describe(error: ValidationError) -> str:
     """One sentence for each problem: the key, what is wrong, and the value that was given."""
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
+        # without places in lists: they count from 0, and the value says which is meant
+        key = ".".join(part for part in item["loc"] if isinstance(part, str))
         if item["type"] == "extra_forbidden":
             lines.append(f"{key}: unknown key")
         elif item["type"] == "missing":
             lines.append(f"{key}: missing")
         else:
-            message = item["msg"].removeprefix("Value error, ")
-            given = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
-            start = f"{key}: " if key else ""
-            lines.append(f"{start}{message}{given if 'got' not in message else ''}")
+            message = WORDS.get(item["type"], item["msg"]).format(**item.get("ctx", {}))
+            told = "got" in message or (item["type"] == "value_error" and isinstance(item["input"], dict))
+            given = "" if told else f" (got {item['input']!r})"
+            lines.append(f"{key}: {message}{given}" if key else message + given)
     return "; ".join(lines)

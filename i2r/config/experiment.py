@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from i2r.config.base import Count, NotNegative, Once, Positive, Rate, Section
+from i2r.config.base import Count, NotNegative, Once, OneLine, Positive, Rate, Section, must_be
 from i2r.config.networks import I2ROptions
 from i2r.config.schema import Sections
 
@@ -161,7 +161,7 @@ class Runtime(Section):
 class MethodParams(Section):
     """A method: a label, its own reading if any, and values that differ from the experiment's sections."""
 
-    label: str | None = Field(None, pattern="^.*$", description="name in tables; null: the method's name")
+    label: OneLine | None = Field(None, description="name in tables; null: the method's name")
     reading: Literal["paper", "released", "bam"] | None = Field(
         None, description="reading of its sections; null: the experiment's"
     )
@@ -176,7 +176,7 @@ class MethodParams(Section):
         default_factory=dict, description="values that differ from base_learner"
     )
     cam_head: dict[str, Any] = Field(default_factory=dict, description="values that differ from cam_head")
-    network: dict[str, Any] | str = Field(
+    network: Annotated[dict[str, Any] | str, must_be("a network's name or a mapping of its options")] = Field(
         default_factory=dict,
         description="values that differ from network; with another name, from that network's defaults",
     )

@@ -30,7 +30,7 @@ from i2r.config.methods import (
     overlay,
     refused,
     sections_with,
-    spelled,
+    spelled_out,
     with_networks,
 )
 from i2r.config.paper_targets import paper_methods, paper_targets, with_paper
@@ -205,8 +205,7 @@ def _options(paths: Sequence[str | Path], command_line: Values) -> tuple[str, ..
 
 
 def _resolve(layers: Sequence[tuple[str, Values]], paper: bool) -> Params:
-    layers = [(source, values | {"network": spelled(values["network"])} if "network" in values else values)
-              for source, values in layers]  # fmt: skip
+    layers = [(source, spelled_out(values)) for source, values in layers]
     given: Values = {}
     origin: Origin = {}
     for source, values in layers:

@@ -42,9 +42,7 @@ class Method:
 
 def method_of(name: str, own: MethodParams, sections: Values, reading: str, origin: Origin) -> Method:
     """The experiment's sections overridden by the method's values, with every `reading` resolved by its reading."""
-    above = {s: v for s, v in own.model_dump(exclude_unset=True).items() if s in SECTIONS}
-    if "network" in above:
-        above["network"] = spelled(above["network"])
+    above = spelled_out({s: v for s, v in own.model_dump(exclude_unset=True).items() if s in SECTIONS})
     own_origin = {key: origin[key] for key in leaves(sections)}
     reading = own.reading or reading
     try:
@@ -143,9 +141,10 @@ def sections_with(network: Values) -> Values:
     return _section_defaults(options_of(name).model_fields["name"].default)
 
 
-def spelled(network: Any) -> Any:
+def spelled_out(sections: Values) -> Values:
     """`network: bam` is short for `network: {name: bam}`."""
-    return {"name": network} if isinstance(network, str) else network
+    network = sections.get("network")
+    return sections | {"network": {"name": network}} if isinstance(network, str) else sections
 
 
 def other_network(below: Values, above: Values) -> bool:

@@ -6,11 +6,11 @@ torch. docs/extending.md describes how to add a network.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from i2r.config.base import Count, Positive, Section, Share, said
+from i2r.config.base import Count, Positive, Section, Share, must_be, said
 
 
 class AttentionMask(NamedTuple):
@@ -85,6 +85,9 @@ class NetworkOptions(Section):
         return False
 
 
+DELTA = "a number from 0 to 1, or adaptive"
+
+
 class CamOptions(NetworkOptions):
     """Options of CAM+ and the priors (docs/method.md 2.3 to 3.4), none of which are trained."""
 
@@ -95,7 +98,9 @@ class CamOptions(NetworkOptions):
     cam_backend: Literal["native", "grad-cam"] = Field(
         "native", description="native: one gradient for all images; grad-cam: the package pytorch-grad-cam"
     )
-    delta: Share | Literal["adaptive"] = Field(0.7, description="CAM threshold (paper eq. 2, Figure 5)")
+    delta: Annotated[Share | Literal["adaptive"], must_be(DELTA)] = Field(
+        0.7, description="CAM threshold (paper eq. 2, Figure 5)"
+    )
     delta_compare: Literal[">=", ">"] = said("CAM+ is where the map is >= delta, or > delta")
     class_source: Literal["episode", "majority", "table"] = said(
         "class of the CAM: each shot's own, that of most shots, or the ImageNet class of the data set's class"
@@ -111,9 +116,7 @@ class CamOptions(NetworkOptions):
     def _prior(cls, prior: str) -> str:
         parts = prior.split("+")
         if len(parts) > 2 or len(set(parts)) < len(parts) or any(part not in PRIORS for part in parts):
-            raise ValueError(
-                f"prior must be one of {', '.join(PRIORS)} or two of them joined by +, got {prior!r}"
-            )
+            raise ValueError(f"must be one of {', '.join(PRIORS)} or two of them joined by +, got {prior!r}")
         return prior
 
     @model_validator(mode="after")
@@ -189,7 +192,7 @@ class HSNetOptions(NetworkOptions):
     module: ClassVar[str] = "i2r.nets.hsnet:HSNet"
 
     name: Literal["hsnet"] = Field("hsnet", description="the network")
-    channels: tuple[Positive, Positive, Positive] = Field(
+    channels: Annotated[tuple[Positive, Positive, Positive], must_be("three whole numbers above 0")] = Field(
         (16, 64, 128), description="channels of the three squeezing convolutions, multiples of 4"
     )
     ignore: Literal["255", "background"] = Field(
@@ -205,7 +208,7 @@ class HSNetOptions(NetworkOptions):
     @classmethod
     def _groups(cls, channels: tuple[int, int, int]) -> tuple[int, int, int]:
         if any(number % 4 for number in channels):
-            raise ValueError(f"channels must be multiples of 4 (the groups of the norms), got {channels}")
+            raise ValueError(f"must be multiples of 4 (the groups of the norms), got {channels}")
         return channels
 
 

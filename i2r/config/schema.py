@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from i2r.config.base import Count, NotNegative, Once, Positive, Rate, Section, Share, said
+from i2r.config.base import Count, NotNegative, Once, Positive, Rate, Section, Share, must_be, said
 from i2r.config.data_set import SOURCES, Data, grid_side
-from i2r.config.networks import NetworkOptions, network_options
+from i2r.config.networks import DELTA, NetworkOptions, network_options
 from i2r.config.training import Augment, BaseAugment, Schedule, validation_steps
 
 FROM_ONE_SHOT = "1shot"  # train.start
@@ -241,7 +241,7 @@ class Evaluate(Section):
         description="weights of the training: the last, or those of its best validation (train.validate_every); all: "
         "the last, and beside its scores those of every other that was kept (train.checkpoints)",
     )
-    delta: Share | Literal["adaptive"] | None = Field(
+    delta: Annotated[Share | Literal["adaptive"] | None, must_be(DELTA)] = Field(
         None, description="CAM threshold at test; null: as in training"
     )
     pictures: Count = Field(12, description="number of episodes whose images and predictions are kept")

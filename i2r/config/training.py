@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator
 
-from i2r.config.base import Count, NotNegative, Positive, Rate, Section, Share, said
+from i2r.config.base import Count, NotNegative, Positive, Rate, Section, Share, must_be, said
 
 
 class Schedule(Section):
@@ -61,7 +61,7 @@ class Augment(Section):
     views: Count = Field(
         0, description="number of fixed views of each image, whose features are kept; 0: a new view each time"
     )
-    scale: tuple[Rate, Rate] = said("range of the random scale")
+    scale: Annotated[tuple[Rate, Rate], must_be("two numbers above 0")] = said("range of the random scale")
     fit: bool = Field(
         False,
         description="scale relative to the longer side at S, as at test (true), or to the image (false)",

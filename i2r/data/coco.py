@@ -28,7 +28,7 @@ from i2r.data.content import Listing
 from i2r.data.list_files import read_list
 from i2r.data.pairs import Pair, in_processes, open_image, open_mask
 from i2r.data.palette import save_mask
-from i2r.data.sources import DataError, Source
+from i2r.data.sources import DataError, Source, check_folder
 from i2r.data.voc import index_pairs
 from i2r.files import read_json, sha256, write_json, write_text
 from i2r.progress import Progress
@@ -127,7 +127,7 @@ def read_annotations(root: Path, split: str) -> dict[str, Annotated]:
     path = annotation_file(root, split)
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file; data.root must hold COCO's annotations/, train2014/ and val2014/"
+            f"{path}: no such file; beside annotations/ must stand COCO's train2014/ and val2014/"
         )
     try:
         values = json.loads(path.read_bytes())
@@ -312,8 +312,7 @@ def _listing(
     known: Mapping[str, Collection[str]] | None = None,
     crowds: str = "unknown",
 ) -> Listing:
-    if not root.is_dir():
-        raise DataError(f"data.root: no such folder: {root}")
+    check_folder(root)
     drawn = _drawn(root / MASKS[crowds])
     if known is None and drawn and _rule(root / MASKS[crowds]) == _wanted(root, crowds):
         # the annotations take long to read, and the masks' list names the same images
@@ -337,6 +336,7 @@ def _index(
 ) -> dict[str, Any]:
     if root is None:
         raise DataError("data.root: missing; it must hold COCO's annotations/, train2014/ and val2014/")
+    check_folder(root)
     known = {split: read_annotations(root, split) for split in SPLITS}
     listing = _listing(options, root, known, crowds)
     annotated = known["train"] | known["val"]

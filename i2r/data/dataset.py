@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from i2r.data.index_table import INDEX, read_index, read_summary
-from i2r.data.sources import DataError, Source, open_source
+from i2r.data.sources import Source, check_folder, open_source
 from i2r.data.transforms import UNKNOWN, unknown
 
 
@@ -70,7 +70,6 @@ def open_dataset(data_dir: Path, root: Path | None = None) -> Dataset:
         DataError: the folder does not exist.
     """
     root = root or data_dir / "VOC"
-    if not root.is_dir():
-        raise DataError(f"data.root: no such folder: {root}")
+    check_folder(root)
     summary = read_summary(data_dir / INDEX)
     return Dataset(data_dir / INDEX, summary, root, open_source(summary["source"]))

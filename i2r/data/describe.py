@@ -17,6 +17,7 @@ from i2r.data.list_folder import RULES
 from i2r.data.lists import fold_lists
 from i2r.data.palette import voc_palette
 from i2r.data.sources import open_source
+from i2r.files import replacing
 
 SAMPLES = "samples.png"  # of a data job
 _SIDE, _LINE = 240, 30  # of a sample picture and of the text below it, pixels
@@ -166,5 +167,5 @@ def sample_pictures(index: dict[str, Any], root: Path, path: Path, images: int =
             sheet.paste(tile, (left + side * _SIDE, top))
         said = ", ".join(index["classes"][int(cls) - 1] for cls in shown[name])
         text.text((left + 2, top + tile.height + 2), said[:48], fill="black", font_size=18)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    with replacing(path) as temporary:
+        sheet.save(temporary)

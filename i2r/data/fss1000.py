@@ -17,7 +17,7 @@ from i2r.data.content import Listing
 from i2r.data.list_files import read_text
 from i2r.data.lists import BY_LIST
 from i2r.data.pairs import Pair, decode_object, open_image, read_bytes
-from i2r.data.sources import DataError, Source
+from i2r.data.sources import DataError, Source, check_folder
 from i2r.data.voc import index_pairs
 from i2r.files import digest_of
 
@@ -51,11 +51,10 @@ def class_names(root: Path) -> tuple[str, ...]:
     Raises:
         DataError: there is none.
     """
-    if not root.is_dir():
-        raise DataError(f"data.root: no such folder: {root}")
+    check_folder(root)
     names = tuple(sorted(folder.name for folder in root.iterdir() if (folder / "1.jpg").is_file()))
     if not names:
-        raise DataError(f"data.root: {root} has no folder of a class with a 1.jpg")
+        raise DataError(f"{root}: no folder of a class with a 1.jpg")
     return names
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from i2r.data.sources import DataError
+from i2r.files import naming_the_disk
 from i2r.progress import Progress
 
 ORIENTATION = 0x0112  # EXIF tag: 1 upright
@@ -256,7 +257,7 @@ def check_pairs(
         ):
             found[pair.name] = checked
             if saved and not checked.fault:
-                with saved.open("a", encoding="utf-8") as file:
+                with naming_the_disk(saved), saved.open("a", encoding="utf-8") as file:
                     file.write(json.dumps([pair.name, stamps[pair.name], checked]) + "\n")
             progress.update(1)
     return {pair.name: found[pair.name] for pair in pairs}
@@ -293,7 +294,7 @@ def _read_saved(path: Path | None) -> dict[str, tuple[list[int], list[Any]]]:
             continue
         rows[name] = stamps, checked
     if path.is_file() and not path.read_bytes().endswith(b"\n"):
-        with path.open("a", encoding="utf-8") as file:
+        with naming_the_disk(path), path.open("a", encoding="utf-8") as file:
             file.write("\n")
     return rows
 
@@ -305,14 +306,15 @@ def faults(checked: dict[str, Checked]) -> dict[str, str]:
 
 def describe_faults(found: dict[str, str], pairs: int) -> str:
     """One message that lists all bad pairs, and says what to do."""
-    remedy = "set `data.faulty: leave_out` to go on without"
+    how = "(`data.faulty: leave_out`, `--faulty leave_out`)"
     if len(found) == 1:
-        return f"{next(iter(found.values()))}; repair it, or {remedy} it"
+        return f"{next(iter(found.values()))}; repair it, or go on without it {how}"
     lines = list(found.values())[:_SHOWN]
     more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
     return "\n  ".join(
         [
-            f"{len(found)} of {pairs} pairs of image and mask are not usable; repair them, or {remedy} them:",
+            f"{len(found)} of {pairs} pairs of image and mask are not usable; repair them, or go on without them "
+            f"{how}:",
             *lines,
             *more,
         ]

@@ -22,6 +22,19 @@ class DataError(InputError):
     """A data set that cannot be used; the message names the file and the problem."""
 
 
+def check_folder(root: Path, *below: str) -> None:
+    """That a data set's folder is there, with these folders in it.
+
+    Raises:
+        DataError: one of them is missing.
+    """
+    for folder in (root, *(root / name for name in below)):
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder}: no such folder; `data.root` or `--root` must name the data set's folder"
+            )
+
+
 def voc_paths(name: str) -> tuple[str, str]:
     """Image and mask of an id in VOC's layout."""
     return f"JPEGImages/{name}.jpg", f"SegmentationClassAug/{name}.png"

@@ -16,7 +16,7 @@ import numpy as np
 from i2r.data.content import Listing, content_digest, content_sha
 from i2r.data.list_files import read_list
 from i2r.data.pairs import Pair, check_pairs, describe_faults, faults, open_image, open_mask
-from i2r.data.sources import DataError, Source, voc_paths
+from i2r.data.sources import DataError, Source, check_folder, voc_paths
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle"),
@@ -113,11 +113,7 @@ def list_voc(root: Path, train_list: str | None = None, val_list: str | None = N
     Raises:
         DataError: the folder or a list is missing, or a line has no known form.
     """
-    if not root.is_dir():
-        raise DataError(f"data.root: no such folder: {root}")
-    for folder in (IMAGES, MASKS):
-        if not (root / folder).is_dir():
-            raise DataError(f"data.root: {root} has no folder {folder}")
+    check_folder(root, IMAGES, MASKS)
     given = {"train": train_list, "val": val_list}
     lists = {
         split: read_list(root / (given[split] or usual), IMAGES, MASKS) for split, usual in LISTS.items()

@@ -143,7 +143,8 @@ def _fault(helpers: Sequence[SpawnProcess], folder: Path, seconds: float = 0) ->
             helper.join()  # the sentinel is ready shortly before the status is
     for said in sorted(folder.glob("*.txt")):
         return JobError(said.read_text(encoding="utf-8"))
-    failed = {helper.exitcode: number for number, helper in enumerate(helpers, start=1) if helper.exitcode}
+    # the first process is not among them
+    failed = {helper.exitcode: number for number, helper in enumerate(helpers, start=2) if helper.exitcode}
     if not failed:
         return None
     status = min(failed)  # one that was killed first: the others may have ended because of it

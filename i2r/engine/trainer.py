@@ -9,6 +9,7 @@ import pickle
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -200,6 +201,64 @@ class _Log:
             self.file.write(json.dumps(self.rows[-1]) + "\n")
             self.file.flush()
 
+    def state(self) -> dict[str, Any]:
+        """What a later log of the same training begins with."""
+        return {"rows": self.rows, "sums_and_counts": dict(self.sums)}
+
+
+@dataclass
+class _Training:
+    """What a training changes, and how far it is.
+
+    Attributes:
+        done: number of steps.
+        spent: their seconds.
+    """
+
+    job: Job
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    schedule: Schedule
+    losses: Callable[[int], Mapping[str, Value]]
+    label: str
+    seed: int
+    validation: Validation | None
+    done: int = 0
+    spent: float = 0.0
+
+    @property
+    def over(self) -> bool:
+        return self.done == self.schedule.steps or bool(self.validation and self.validation.over)
+
+    def advance(self) -> tuple[dict[str, float], float | None]:
+        """Values of the next step, and the score of the validation after it, if there is one.
+
+        Raises:
+            JobError: the loss is not finite.
+        """
+        job, schedule = self.job, self.schedule
+        named = (job.step, job.args.get("fold"), job.args.get("seed"), self.done)
+        # each process has a dropout of its own
+        torch.manual_seed(seed_of(*named, *([rank()] if rank() else []), seed=self.seed))
+        numbers = _step(self.model, self.optimiser, schedule, self.losses, self.done)
+        _check(numbers["loss"], self.done, self.label, f"{SCHEDULED[job.step]}.lr below {schedule.lr}")
+        self.spent += numbers["seconds"]
+        self.done += 1
+        return numbers, self.validation.after(self.done, self.model) if self.validation else None
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs."""
+        learned = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        learned |= {"validation": self.validation.state()} if self.validation else {}
+        return {**learned, "step": self.done, "spent": self.spent}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.validation:
+            self.validation.load_state(state["validation"])
+        self.done, self.spent = state["step"], state["spent"]
+
 
 def fit(
     job: Job,
@@ -239,71 +298,37 @@ def fit(
     optimiser = build_optimiser(groups or [(1.0, model.parameters())], schedule)
     if count() > 1:
         norm_whole_batches(model)
+    training = _Training(job, model, optimiser, schedule, losses, label, seed, validation)
     saved = SavedState(job.state, job.runtime.save_every)
-    state = _restored(saved, model, optimiser, validation)
-    done, spent = (state["step"], state["spent"]) if state else (0, 0.0)
-
-    def advance() -> tuple[dict[str, float], float | None]:
-        """Values of the next step, and the score of the validation after it, if there is one."""
-        nonlocal done, spent
-        named = (job.step, job.args.get("fold"), job.args.get("seed"), done)
-        # each process has a dropout of its own
-        torch.manual_seed(seed_of(*named, *([rank()] if rank() else []), seed=seed))
-        numbers = _step(model, optimiser, schedule, losses, done)
-        _check(numbers["loss"], done, label, f"{SCHEDULED[job.step]}.lr below {schedule.lr}")
-        spent += numbers["seconds"]
-        done += 1
-        return numbers, validation.after(done, model) if validation else None
-
-    def over() -> bool:
-        return done == schedule.steps or bool(validation and validation.over)
-
-    def current() -> dict[str, Any]:
-        learned = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-        learned |= {"validation": validation.state()} if validation else {}
-        return {
-            **learned,
-            "step": done,
-            "rows": log.rows,
-            "sums_and_counts": dict(log.sums),
-            "spent": spent,
-        }
-
+    if (state := saved.load()) is not None:
+        training.restore(state)
     if rank():  # the first process does the rest
-        while not over():
-            advance()
+        while not training.over:
+            training.advance()
         leave()
     with (
         saved,
         _Log(job.out / "metrics.jsonl", schedule.steps, state) as log,
-        Progress(label, schedule.steps, "step", start=done) as progress,
+        Progress(label, schedule.steps, "step", start=training.done) as progress,
     ):
-        while not over():
-            numbers, score = advance()
+
+        def current() -> dict[str, Any]:
+            return training.state() | log.state()
+
+        while not training.over:
+            numbers, score = training.advance()
             if after:
-                after(done)
-            log.add(done, numbers, learning_rate(schedule, done - 1), score)
+                after(training.done)
+            log.add(training.done, numbers, learning_rate(schedule, training.done - 1), score)
             progress.update(loss=numbers["loss"])
-            if done < schedule.steps:
+            if training.done < schedule.steps:
                 saved.tick(current)
         # so that an interruption after the loop does not repeat the training
         saved.save(current())
         saved.tick(current)
     leave()
     last = {name: value for name, value in log.rows[-1].items() if name not in ("step", "lr", "seconds")}
-    return {**last, "seconds_per_step": spent / done}
-
-
-def _restored(
-    saved: SavedState, model: nn.Module, optimiser: torch.optim.Optimizer, validation: Validation | None
-) -> dict[str, Any] | None:
-    """The saved state, if there is one, which these then have as well."""
-    if (state := saved.load()) is not None:
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        if validation:
-            validation.load_state(state["validation"])
-    return state
+    return {**last, "seconds_per_step": training.spent / training.done}
 
 
 def _check(loss: float, step: int, label: str, remedy: str) -> None:

@@ -60,9 +60,11 @@ def audit() -> list[Row]:
 
 def value(formula: str | float) -> float:
     """The value of a formula of i2r/paper/*.yaml over the published tables: `table1[...]`, `table_s1[...]`."""
-    tables = {name.replace("-", "_"): content["published"] for name, content in paper_files().items()
-              if "published" in content}  # fmt: skip
-    own = {"own1": paper_files()["table1"]["own"], "own2": paper_files()["table2"]["own"]}
+    files = paper_files()
+    tables = {
+        name.replace("-", "_"): file["published"] for name, file in files.items() if "published" in file
+    }
+    own = {"own1": files["table1"]["own"], "own2": files["table2"]["own"]}
     return eval(str(formula), {**tables, **own, **FUNCTIONS})
 
 

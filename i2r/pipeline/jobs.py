@@ -35,6 +35,7 @@ from i2r.pipeline.spec import JobError, Spec, read_spec, spec_path
 from i2r.pipeline.steps import STEPS
 from i2r.pipeline.store import MANIFEST, manifest, problem, products_digest, size_of
 from i2r.pipeline.usage import SPENT, measured
+from i2r.progress import duration
 
 INPUTS = "inputs.json"  # in a state folder: what its saved state was made from
 
@@ -129,7 +130,7 @@ def run_job(
             print(f"{spec.title}: started", file=sys.stderr, flush=True)
             _keep_state_of(made_from, state)
             seconds = _make(spec, inputs, made_from, folder, state)["times"]["seconds"]
-            print(f"{spec.title}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
+            print(f"{spec.title}: done in {duration(seconds)}", file=sys.stderr, flush=True)
         shutil.rmtree(state, ignore_errors=True)
     return manifest(folder)
 
@@ -222,11 +223,7 @@ def _make(
         raise FileNotFoundError(
             errno.ENOENT, "removed while the job ran; run the same command again", str(state)
         )
-    if "metrics.jsonl" in spec.products:
-        (out / "metrics.jsonl").touch()  # not written by a step that had nothing to train
-    for name in spec.products:
-        if not (out / name).exists():
-            raise JobError(f"{spec.title}: {STEPS[spec.step].function} did not write {name}")
+    _expect_products(spec, out)
     made = sorted(path for path in out.iterdir() if not path.name.startswith("."))
     values = {
         "spec": spec.values(),
@@ -246,6 +243,19 @@ def _make(
     }
     _install(values, out, folder)
     return values
+
+
+def _expect_products(spec: Spec, out: Path) -> None:
+    """That a step has written what it is to write.
+
+    Raises:
+        JobError: a product is missing.
+    """
+    if "metrics.jsonl" in spec.products:
+        (out / "metrics.jsonl").touch()  # not written by a step that had nothing to train
+    for name in spec.products:
+        if not (out / name).exists():
+            raise JobError(f"{spec.title}: {STEPS[spec.step].function} did not write {name}")
 
 
 def _sections(spec: Spec) -> dict[str, Any]:

@@ -149,9 +149,16 @@ class Planner:
             files = by_content(uses, "base_learner", ("weights",), args, "base_learner.weights")
             products = (*STEPS["base_learner"].products, *_other_weights(sections.base_learner))
             needs["base_learner"] = self.add(
-                *("base_learner", args, uses, common, label, method.name),
-                data_root=root, files=files, products=products,
-            )  # fmt: skip
+                "base_learner",
+                args,
+                uses,
+                common,
+                label,
+                method.name,
+                data_root=root,
+                files=files,
+                products=products,
+            )
         if cam_head and sections.cam_head.mode != "none":
             # left out where it does not count or is `fold`, so that results from before it keep their keys
             learns = sections.cam_head.mode == "retrained" and sections.cam_head.list == "all"
@@ -197,9 +204,16 @@ class Planner:
         more = (BEST,) if sections.train.validate_every else ()
         more += (KEPT,) if sections.train.checkpoints else ()
         return self.add(
-            *("train", args, uses, needs, label, method.name),
-            data_root=self.root(method), files=files, products=(*STEPS["train"].products, *more),
-        )  # fmt: skip
+            "train",
+            args,
+            uses,
+            needs,
+            label,
+            method.name,
+            data_root=self.root(method),
+            files=files,
+            products=(*STEPS["train"].products, *more),
+        )
 
     def episodes(self, method: Method, lists: Spec, fold: int, shot: int, eval_seed: int) -> Spec:
         args = {"fold": fold, "shot": shot, "eval_seed": eval_seed}
@@ -231,10 +245,16 @@ class Planner:
         label = f"{method.name}-{shot}shot-fold{fold}-seed{seed}-eval{eval_seed}"
         every = step == "evaluate" and sections.evaluate.checkpoint == "all"
         evaluation = self.add(
-            *(step, args, uses, needs, label, method.name),
-            data_root=self.root(method), files=files,
+            step,
+            args,
+            uses,
+            needs,
+            label,
+            method.name,
+            data_root=self.root(method),
+            files=files,
             products=(*STEPS[step].products, *((BY_CHECKPOINT,) if every else ())),
-        )  # fmt: skip
+        )
         return evaluation, trained
 
     def baseline(self, method: Method, fold: int, shot: int, eval_seed: int) -> Spec:
@@ -314,7 +334,7 @@ class Planner:
             },
             "runs": runs,
             "baselines": baselines,
-        }  # fmt: skip
+        }
         spec = self.add("report", {}, params, shown, name, "", options=list(self.params.options))
         self.reports[name] = spec.key
         return spec

@@ -13,7 +13,7 @@ import pandas as pd
 
 from i2r.config.data_set import GENERATED
 from i2r.pipeline.fetched import ROLE
-from i2r.progress import clock
+from i2r.progress import duration
 from i2r.report import cost
 from i2r.report.results import Finished, Results
 from i2r.report.text import Grid, counted, listed
@@ -46,12 +46,14 @@ def grids(
     made = list(results.jobs.values())
     parts = {
         "For all models and algorithms presented": _models(results, labels),
-        "For any theoretical claim": {"A clear statement of the claim": "No theoretical claim is made.",
-                               "A complete proof of the claim": "No theoretical claim is made."},
+        "For any theoretical claim": {
+            "A clear statement of the claim": "No theoretical claim is made.",
+            "A complete proof of the claim": "No theoretical claim is made.",
+        },
         "For all datasets used": _data(results, left_out),
         "For all shared code related to this work": _code(results, made, commands),
         "For all reported experimental results": _design(results) | _cost(made, costs),
-    }  # fmt: skip
+    }
     found = []
     for title, answers in parts.items():
         rows = [[item, answer] for item, answer in answers.items()]
@@ -101,7 +103,7 @@ def _data(results: Results, left_out: Sequence[str]) -> dict[str, str]:
             if any(_generated(job) for job in data)
             else "No data were collected."
         ),
-    }  # fmt: skip
+    }
 
 
 def _code(results: Results, made: Sequence[Finished], commands: Mapping[str, str]) -> dict[str, str]:
@@ -154,13 +156,13 @@ def _design(results: Results) -> dict[str, str]:
             f"{'' if len(seeds) > 1 else ' (not here: fewer than two seeds)'}. Deviations over evaluation seeds"
             f"{'' if len(draws) > 1 else ' (not here: fewer than two seeds)'}."
         ),
-    }  # fmt: skip
+    }
 
 
 def _cost(made: Sequence[Finished], costs: pd.DataFrame) -> dict[str, str]:
     steps = dict.fromkeys(job.step for job in made)
     times = {step: np.mean([job.cost["seconds"] for job in made if job.step == step]) for step in steps}
-    average = ", ".join(f"{step} {clock(seconds)}" for step, seconds in times.items())
+    average = ", ".join(f"{step} {duration(seconds)}" for step, seconds in times.items())
     whole = costs[(costs["target"] == cost.ALL) & (costs["step"] == cost.ALL)].iloc[0]
     kwh = whole["cpu_kwh"] + whole["gpu_kwh"]  # NaN if a job did not measure it
     hardware = [
@@ -170,7 +172,7 @@ def _cost(made: Sequence[Finished], costs: pd.DataFrame) -> dict[str, str]:
     ]
     return {
         "The average runtime for each result, or estimated energy cost": (
-            f"Average of a job: {average or NOT_KNOWN.lower()}. All jobs: {clock(3600 * whole['hours'])}, "
+            f"Average of a job: {average or NOT_KNOWN.lower()}. All jobs: {duration(3600 * whole['hours'])}, "
             f"{whole['gpu_hours']:.2f} GPU hours. Energy: {f'{kwh:.3f} kWh' if kwh > 0 else NOT_KNOWN.lower()}."
         ),
         "A description of the computing infrastructure used": f"{'; '.join(hardware) or NOT_KNOWN}.",

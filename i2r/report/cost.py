@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from i2r.pipeline.steps import STEPS
-from i2r.progress import clock
+from i2r.progress import duration
 from i2r.report.results import Finished, Results
 from i2r.report.text import Grid, number
 
@@ -95,8 +95,7 @@ def grids(costs: pd.DataFrame) -> list[Grid]:
     whole = steps[steps["step"] == ALL].iloc[0]
     found[0].note = " ".join(
         [
-            "Over all attempts of each job, interrupted ones included; times are minutes and seconds, or hours, "
-            "minutes and seconds. Memory is that of a job's main process.",
+            "Over all attempts of each job, interrupted ones included. Memory is that of a job's main process.",
             _energy_said(whole),
         ]
     )
@@ -126,4 +125,4 @@ def _grid(header: str, column: str, costs: pd.DataFrame) -> Grid:
 
 def _cell(name: str, value: float) -> str:
     digits = SHOWN[name][1]
-    return clock(3600 * value) if digits is None and not np.isnan(value) else number(value, digits or 0)
+    return duration(3600 * value) if digits is None and not np.isnan(value) else number(value, digits or 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -17,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -231,13 +233,8 @@ def training_curves(
         for axis, ((shot, fold), part) in zip(axes.flat, panels, strict=False):
             for method in (m for m in methods if m in set(part["method"])):
                 line = part[part["method"] == method].groupby("step")[column].mean().astype(float)
-                window = 1 if dots else max(1, len(line) // 20)
-                smooth = line.rolling(window, min_periods=1, center=True).mean()
-                axis.plot(line.index, line, color=colour[method], alpha=0.13, linewidth=0.7)
-                (shown[method],) = axis.plot(
-                    *(smooth.index, smooth), color=colour[method], linestyle=style[method],
-                    linewidth=1.6, marker="." if dots else None,
-                )  # fmt: skip
+                look = {"color": colour[method], "linestyle": style[method]}
+                shown[method], smooth = _curve(axis, line, look, dots)
                 low.append(smooth.min())
                 top.append(smooth.iloc[min(len(smooth) - 1, len(smooth) // 20) :].max())
             axis.set_title(f"{shot}-shot, fold {fold}" if several else f"Fold {fold}")
@@ -252,11 +249,17 @@ def training_curves(
         figure.supylabel(title, fontsize=9, x=0.01)
         names = [m for m in methods if m in shown]
         figure.tight_layout()
-        figure.legend(
-            [shown[m] for m in names], [labels[m] for m in names], loc="upper left", bbox_to_anchor=(0.01, 0.0),
-            ncols=min(4, len(names)), handlelength=3,
-        )  # fmt: skip
+        place = {"loc": "upper left", "bbox_to_anchor": (0.01, 0.0), "ncols": min(4, len(names))}
+        figure.legend([shown[m] for m in names], [labels[m] for m in names], **place, handlelength=3)
         return save(figure, path)
+
+
+def _curve(axis: plt.Axes, line: pd.Series, look: Mapping[str, Any], dots: bool) -> tuple[Line2D, pd.Series]:
+    """Draw values by step, pale, and their smoothed course over them; returns the latter."""
+    smooth = line.rolling(1 if dots else max(1, len(line) // 20), min_periods=1, center=True).mean()
+    axis.plot(line.index, line, color=look["color"], alpha=0.13, linewidth=0.7)
+    (drawn,) = axis.plot(smooth.index, smooth, **look, linewidth=1.6, marker="." if dots else None)
+    return drawn, smooth
 
 
 def line(table: pd.DataFrame, axis_title: str, title: str, path: Path) -> Path:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from i2r.progress import clock
+from i2r.progress import duration
 from i2r.report.forms.shown import flat, said
 from i2r.report.results import Finished, Results
 from i2r.report.text import Grid
@@ -60,7 +60,7 @@ def jobs_grid(jobs: Iterable[Finished]) -> Grid:
     """Jobs with the command of each."""
     grid = Grid([("", name) for name in ("Step", "Job", "Key", "Command", "Time")], [], words=4)
     for job in jobs:
-        time = clock(job.cost["seconds"])
+        time = duration(job.cost["seconds"])
         grid.rows.append([job.step, job.label, f"`{job.key}`", f"`{command(job)}`", time])
     return grid
 

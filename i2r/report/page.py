@@ -15,12 +15,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from PIL import Image
 
 from i2r.files import write_text
+from i2r.progress import duration
 from i2r.report import checklist, classes, controls, cost, origin, strata
 from i2r.report.data_sets import DataSet
 from i2r.report.forms.shown import Figure, Shown
 from i2r.report.results import Results
 from i2r.report.target import Target
-from i2r.report.text import Grid, duration, number, strong
+from i2r.report.text import Grid, number, strong
 from i2r.report.verdicts import audit_grid
 
 FILES = ("report.html", "report.md")  # each from its template

@@ -37,7 +37,7 @@ def claims_grid(said: pd.DataFrame, params: Mapping) -> Grid:
         digits = DIGITS.get(row["unit"], 1)
         several = f"smallest of {len(own)}: " if len(own) > 1 and pd.notna(row["difference"]) else ""
         here = points(*(row[name] for name in ("difference", "pictures low", "pictures high")), digits=digits)
-        grid.rows.append([
+        line = [
             claim,
             row["verdict of the claim"],
             row["where"],
@@ -45,7 +45,8 @@ def claims_grid(said: pd.DataFrame, params: Mapping) -> Grid:
             points(row["paper"], digits=max(digits, 2)) if pd.notna(row["paper"]) else DASH,
             several + here,
             bracket(row["seeds low"], row["seeds high"], digits),
-        ])  # fmt: skip
+        ]
+        grid.rows.append(line)
     if params:
         grid.note = (
             "Differences are positive where the claim holds, in points of mIoU unless it speaks of something else. A "
@@ -97,7 +98,7 @@ def cells_grid(compared: pd.DataFrame) -> Grid:
     for row in own[own["column"].str.endswith("mean")].to_dict("records"):
         digits = DIGITS.get(row["unit"], 1)
         ends = bracket(row["pictures low"], row["pictures high"], digits)
-        grid.rows.append([
+        line = [
             *(str(row[name]) for name in ("target", "verdict", "method", "shot", "column")),
             number(row["ours"], digits) + ("" if ends == DASH else f" {ends}"),
             bracket(row["seeds low"], row["seeds high"], digits),
@@ -105,7 +106,8 @@ def cells_grid(compared: pd.DataFrame) -> Grid:
             number(row["paper"], max(digits, 2)),
             points(row["difference"], digits=digits),
             row["unit"],
-        ])  # fmt: skip
+        ]
+        grid.rows.append(line)
     return grid
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from i2r.files import write_json, write_text
 from i2r.pipeline.jobs import Job
 from i2r.report import checklist, checkpoints, controls, cost, gallery, latex, page, strata, verdicts
 from i2r.report.data_sets import data_sets
-from i2r.report.forms.shown import Shown
+from i2r.report.forms.shown import Figure, Shown
 from i2r.report.origin import asked
 from i2r.report.results import METRICS, PER_CLASS, Results
 from i2r.report.target import Target, labels
@@ -54,15 +55,9 @@ def run(job: Job) -> dict[str, Any]:
     compared, own = gallery.episodes(results, names)
     curves = gallery.curves(results, names)
     sets = data_sets(results)
-    (out / "figures").mkdir(exist_ok=True)
-    for figure in (
-        *(figure for _, made in shown for figure in made.figures),
-        *curves,
-        *compared,
-        *(figure for figures in own.values() for figure in figures),
-        *(figure for found in sets for figure in found.figures),
-    ):
-        figure.draw(out / "figures" / f"{figure.name}.png")
+    of_targets = (made.figures for _, made in shown)
+    of_sets = (found.figures for found in sets)
+    draw(out / "figures", chain(*of_targets, curves, compared, *own.values(), *of_sets))
     controlled = controls.table(results)
     controlled.to_csv(out / "controls.csv", index=False, float_format="%.4f")
     by_kind = strata.table(results, targets)
@@ -86,6 +81,13 @@ def run(job: Job) -> dict[str, Any]:
         for value, cells in values.items()
         if (mean := cells.get("mean")) is not None
     }
+
+
+def draw(folder: Path, figures: Iterable[Figure]) -> None:
+    """Draw each figure to a PNG file with its name."""
+    folder.mkdir(exist_ok=True)
+    for figure in figures:
+        figure.draw(folder / f"{figure.name}.png")
 
 
 def markdown(title: str, grids: Sequence[Grid]) -> str:

@@ -68,18 +68,42 @@ def run(job: Job) -> dict[str, Any]:
     if start := start_file(job):
         load_meta_learner(meta_learner, start, shots_may_differ=True)
     meta_learner.to(device).train()
-    dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+    losses = losses_of(job, train, options, encoder, meta_learner, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    validation = None
+    if train.validate_every:
+        held_out_miou = validated(job, encoder, options, train, meta_learner, device)
+        validation = Validation(train.validations(images), held_out_miou)
+    save = partial(save_trained, job, options, encoder, meta_learner)
+    metrics = fit(
+        job,
+        meta_learner,
+        train,
+        losses,
+        label=f"train {job.label}",
+        validation=validation,
+        after=keeping(job.state / KEPT, train.kept_steps(), save),
+    )
+    if device.type == "cuda":
+        metrics["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
+    for file in kept_files(meta_learner, validation, "last"):
+        save(job.out / file)
+    if train.checkpoints:  # copied, for the job can still be killed
+        shutil.copytree(job.state / KEPT, job.out / KEPT, ignore=shutil.ignore_patterns(".*"))
+    return metrics | ({"best_step": validation.best_step} if validation else {})
 
-    def forward(inputs: EpisodeInputs) -> tuple[Output, dict[str, Tensor]]:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            output: Output = meta_learner(inputs)
-        values = {"loss": output.loss, **output.losses}
-        seen = (inputs.masks_s == 1).flatten(2).any(2)  # (B, K)
-        values["vanished_supports"] = total((~seen).sum())
-        if output.mask_ratio:
-            values["mask_ratio"] = mean(torch.stack(output.mask_ratio).mean(), 1)
-        return output, values
 
+def losses_of(
+    job: Job,
+    train: Train,
+    options: NetworkOptions,
+    encoder: Encoder,
+    meta_learner: nn.Module,
+    device: torch.device,
+) -> Callable[[int], Mapping[str, Value]]:
+    """Step -> losses of its batch, and what is logged beside them."""
+    forward = forward_of(meta_learner, train, device)
     if train.augment.views:
         next_batch = kept_batches(job, encoder, options, train, device)
     else:
@@ -104,24 +128,26 @@ def run(job: Job) -> dict[str, Any]:
             values |= probed(probe, output, inputs)
         return values | {"load_s": load_s, "encode_s": encode_s, "decode_s": (began, moment(device))}
 
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    validation = None
-    if train.validate_every:
-        held_out_miou = validated(job, encoder, options, train, meta_learner, device)
-        validation = Validation(train.validations(images), held_out_miou)
-    save = partial(save_trained, job, options, encoder, meta_learner)
-    metrics = fit(
-        *(job, meta_learner, train, losses),
-        label=f"train {job.label}", validation=validation, after=keeping(job.state / KEPT, train.kept_steps(), save),
-    )  # fmt: skip
-    if device.type == "cuda":
-        metrics["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
-    for file in kept_files(meta_learner, validation, "last"):
-        save(job.out / file)
-    if train.checkpoints:  # copied, for the job can still be killed
-        shutil.copytree(job.state / KEPT, job.out / KEPT, ignore=shutil.ignore_patterns(".*"))
-    return metrics | ({"best_step": validation.best_step} if validation else {})
+    return losses
+
+
+def forward_of(
+    meta_learner: nn.Module, train: Train, device: torch.device
+) -> Callable[[EpisodeInputs], tuple[Output, dict[str, Tensor]]]:
+    """Inputs of a batch -> the network's output in the precision of the training, and the values of the step."""
+    dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+
+    def forward(inputs: EpisodeInputs) -> tuple[Output, dict[str, Tensor]]:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            output: Output = meta_learner(inputs)
+        values = {"loss": output.loss, **output.losses}
+        seen = (inputs.masks_s == 1).flatten(2).any(2)  # (B, K)
+        values["vanished_supports"] = total((~seen).sum())
+        if output.mask_ratio:
+            values["mask_ratio"] = mean(torch.stack(output.mask_ratio).mean(), 1)
+        return output, values
+
+    return forward
 
 
 def probed(probe: AttentionProbe, output: Output, inputs: EpisodeInputs) -> dict[str, float]:

@@ -8,18 +8,15 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow.entities import Metric, RunTag
 
 from i2r.files import canonical
 from i2r.report.results import BY_YARDSTICK, Finished
+from i2r.tracking.importer import NOTE, Importer
 from i2r.tracking.runs import YARDSTICKS, flat, made_with, metric_name, milliseconds, scored
 
-if TYPE_CHECKING:
-    from i2r.tracking.mlflow_import import Importer
-
-NOTE = "mlflow.note.content"  # shown above a run, as Markdown
 NOTE_LENGTH = 8000  # MLflow's limit
 WRITTEN = "i2r.written"  # digest of VERSION and the keys of what a parent shows
 VERSION = 2  # of what is written: older parents are written again

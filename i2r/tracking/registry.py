@@ -18,12 +18,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 import i2r
-from i2r.files import sha256
+from i2r.files import naming_the_disk, sha256
 from i2r.pipeline.spec import JobError
 from i2r.predict import load
 from i2r.tracking import served
 from i2r.tracking.database import open_database
-from i2r.tracking.mlflow_import import KEY, track
+from i2r.tracking.importer import KEY
+from i2r.tracking.mlflow_import import track
 
 BEST = "best"  # alias of the version that was registered last
 FROM_BEST = "best.safetensors"  # of a training that is evaluated with its best weights
@@ -143,15 +144,16 @@ def add_version(
     with tempfile.TemporaryDirectory() as folder:
         network, saved = Path(folder) / "network.safetensors", Path(folder) / "model"
         load(weights, "cpu").save(network)
-        pyfunc.save_model(
-            saved,
-            python_model=served.__file__,
-            artifacts={"network": str(network)},
-            code_paths=[str(Path(i2r.__file__).parent)],
-            pip_requirements=requirements(),
-            input_example=example,
-            mlflow_model=Model(run_id=run.info.run_id, model_id=model.model_id),
-        )
+        with naming_the_disk(saved.parent):
+            pyfunc.save_model(
+                saved,
+                python_model=served.__file__,
+                artifacts={"network": str(network)},
+                code_paths=[str(Path(i2r.__file__).parent)],
+                pip_requirements=requirements(),
+                input_example=example,
+                mlflow_model=Model(run_id=run.info.run_id, model_id=model.model_id),
+            )
         client.log_model_artifacts(model.model_id, str(saved))
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     try:

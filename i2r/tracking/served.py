@@ -1,7 +1,7 @@
 """A network as MLflow loads and serves it: `mlflow.pyfunc.load_model` and `mlflow models serve` run this file."""
 
 import base64
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import mlflow
 import numpy as np
 from pydantic import BaseModel, Field
 
+from i2r.data.pairs import DataError, decode_image, decode_mask
 from i2r.predict import load
 
 
@@ -43,20 +44,29 @@ class Segmenter(mlflow.pyfunc.PythonModel):
         return [self.segment(episode) for episode in model_input]
 
     def segment(self, episode: Episode) -> Segmented:
-        with tempfile.TemporaryDirectory() as name:
-
-            def placed(text: str, what: str) -> Path:
-                path = Path(name) / what
-                path.write_bytes(base64.b64decode(text, validate=True))
-                return path
-
-            found = self.model.predict(
-                placed(episode.query, "query"),
-                [placed(text, f"support {k}") for k, text in enumerate(episode.supports)],
-                [placed(text, f"mask {k}") for k, text in enumerate(episode.masks)],
-            )
+        found = self.model.predict(
+            opened(episode.query, "query", decode_image),
+            [opened(text, f"support {k}", decode_image) for k, text in enumerate(episode.supports, start=1)],
+            [
+                opened(text, f"the mask of support {k}", decode_mask)
+                for k, text in enumerate(episode.masks, start=1)
+            ],
+        )
         probability = np.round(65535 * found.probability).astype(np.uint16)
         return Segmented(mask=as_text(found.mask), probability=as_text(probability))
+
+
+def opened(text: str, what: str, decode: Callable[[Path, bytes], np.ndarray]) -> np.ndarray:
+    """The image in the base64 text of an image file.
+
+    Raises:
+        DataError: it is not base64 text, or the file not what `decode` expects; the message begins with `what`.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise DataError(f"{what}: not base64 text") from None
+    return decode(Path(what), data)
 
 
 def as_text(image: np.ndarray) -> str:

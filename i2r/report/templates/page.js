@@ -1,7 +1,10 @@
 // Sorts tables: by the numbers with which the cells begin, else by their text; the third click restores the order.
 const value = (row, at) => row.cells[at]?.textContent.trim() ?? "";
-const number = text => // also of a time, 1:02:03
-  /^\d+(:\d\d)+$/.test(text) ? text.split(":").reduce((sum, part) => 60 * sum + Number(part), 0) : parseFloat(text);
+const SECONDS = { h: 3600, min: 60, s: 1 };
+const number = text => // also of a time, 1 h 2 min
+  /^(\d+ (h|min|s) ?)+$/.test(text)
+    ? [...text.matchAll(/(\d+) (h|min|s)/g)].reduce((sum, [, count, unit]) => sum + count * SECONDS[unit], 0)
+    : parseFloat(text);
 const compare = (a, b) => {
   const [x, y] = [number(a), number(b)];
   if (isNaN(x) !== isNaN(y)) return isNaN(x) ? 1 : -1; // numbers first
