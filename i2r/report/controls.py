@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from i2r.data.control_episodes import KINDS
-from i2r.metrics.statistics import Measured, Samples, averaged, averaged_scores, mean_samples, miou
+from i2r.metrics.statistics import Measured, Samples, averaged, averaged_scores, mean_samples, miou, ratio
 from i2r.report.forms.shown import PICTURES
 from i2r.report.results import Results, dataset_of
 from i2r.report.text import Grid, counted, number, with_interval
@@ -96,7 +96,7 @@ def measured(frames: list[pd.DataFrame], kind: str, measure: str, count: int) ->
             for frame, part in zip(frames, own, strict=True)
         ]
         before, after = _miou(right, count), _miou(own, count)
-        share = Samples(1 - after.samples.values / before.samples.values, before.samples.pictures)
+        share = Samples(1 - ratio(after.samples.values, before.samples.values), before.samples.pictures)
         return Measured(100 * (1 - after.value / before.value), _scaled(share)) if before.value else None
     if measure == "shown":
         columns = {"class": "own", "shown": "class", "inter_fg": "asked_inter", "union_fg": "asked_union"}
