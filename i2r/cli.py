@@ -141,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="i2r", description="Few-shot segmentation, reproducible from data to report."
     )
-    verbs = top.add_subparsers(required=True, metavar="VERB")
+    verbs = top.add_subparsers(required=True, metavar="COMMAND")
     values = argparse.ArgumentParser(add_help=False)
     values.add_argument(
         "--configfile",
@@ -152,18 +152,31 @@ def parser() -> argparse.ArgumentParser:
         help="params files to use instead of params.yaml; each overrides those before it",
     )
 
-    verb = verbs.add_parser("run", help="run one job, as the rules of the Snakefile do")
-    verb.add_argument("step", choices=STEPS)
-    verb.add_argument("--spec", type=Path, required=True, help="results/specs/<step>/<key>.json")
+    verb = verbs.add_parser("run", help="run one job from its spec, as the rules of the Snakefile do")
+    verb.add_argument("step", metavar="STEP", choices=STEPS, help=f"one of {', '.join(STEPS)}")
+    verb.add_argument(
+        "--spec",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="results/specs/<step>/<key>.json, which `i2r plan` writes",
+    )
     verb.add_argument("--again", action="store_true", help="run it even if its result is complete")
     verb.add_argument(
-        "--attempt", type=positive, default=1, help="for Snakemake: number of the attempt (default: 1)"
+        "--attempt",
+        metavar="N",
+        type=positive,
+        default=1,
+        help="for Snakemake: number of the attempt (default: 1)",
     )
     verb.set_defaults(function=run)
 
-    verb = verbs.add_parser("stage", help="run a stage, as dvc.yaml does", parents=[values])
-    verb.add_argument("name", choices=[*STAGES, "all"])
-    verb.add_argument("--cores", default="all", help="cores that Snakemake may use (default: all)")
+    verb = verbs.add_parser("stage", help="run a stage of the pipeline, as dvc.yaml does", parents=[values])
+    stages = [*STAGES, "all"]
+    verb.add_argument("name", metavar="STAGE", choices=stages, help=f"one of {', '.join(stages)}")
+    verb.add_argument(
+        "--cores", metavar="N", default="all", help="cores that Snakemake may use (default: all)"
+    )
     verb.set_defaults(function=stage)
 
     cli_plan.add(verbs, values)
@@ -172,20 +185,28 @@ def parser() -> argparse.ArgumentParser:
     verb.set_defaults(function=show)
 
     verb = verbs.add_parser("export", help="write an RO-Crate of a finished experiment", parents=[values])
-    verb.add_argument("--to", metavar="FILE", type=Path, help="default: results/<experiment>.crate.zip")
+    verb.add_argument(
+        "--to", metavar="FILE", type=Path, help="file to write (default: results/<experiment>.crate.zip)"
+    )
     verb.set_defaults(function=export)
 
     verb = verbs.add_parser("params", help="print every value and where it comes from", parents=[values])
-    verb.add_argument("--method", help="print the sections of this method")
-    verb.add_argument("--json", action="store_true", help="print only the resolved sections, as JSON")
+    verb.add_argument(
+        "--method",
+        metavar="METHOD",
+        help="print the values with which this method runs (default: the experiment's)",
+    )
+    verb.add_argument("--json", action="store_true", help="print the values alone, as JSON")
     verb.set_defaults(function=show_params)
 
     verb = verbs.add_parser("preset", help="copy a preset from workflow/presets to params.yaml")
-    verb.add_argument("name")
+    verb.add_argument("name", metavar="PRESET", help="a file of workflow/presets, without .yaml")
     verb.add_argument("--force", action="store_true", help="even if this loses changes in params.yaml")
     verb.set_defaults(function=preset)
 
-    verb = verbs.add_parser("readings", help="print the values of paper, released code and BAM")
+    verb = verbs.add_parser(
+        "readings", help="print what paper, released code and BAM's code say where they differ"
+    )
     verb.set_defaults(function=readings)
 
     cli_tracking.add(verbs, values)
@@ -193,17 +214,31 @@ def parser() -> argparse.ArgumentParser:
     cli_data.add(verbs)
 
     _add_dev(verbs)
+    _describe(top)
     return top
 
 
 def _add_dev(verbs: argparse._SubParsersAction) -> None:
     """Register the commands for developers."""
     verb = verbs.add_parser("dev", help="commands for developers")
-    tasks = verb.add_subparsers(required=True, metavar="TASK")
+    tasks = verb.add_subparsers(required=True, metavar="COMMAND")
     task = tasks.add_parser("write-docs", help="write docs/params.md and docs/params.schema.json")
     task.set_defaults(function=write_docs)
-    task = tasks.add_parser("record-code", help="confirm that changed code gives the same numbers")
+    task = tasks.add_parser(
+        "record-code",
+        help="record that the present code of each step gives the same numbers as before",
+    )
     task.set_defaults(function=record_code)
+
+
+def _describe(parser: argparse.ArgumentParser) -> None:
+    """Let `--help` of each command say what it does: its line in the list of commands."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for listed in action._choices_actions:
+                command = action.choices[listed.dest]
+                command.description = f"{listed.help[0].upper()}{listed.help[1:]}."
+                _describe(command)
 
 
 def main(argv: list[str] | None = None) -> None:

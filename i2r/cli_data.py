@@ -48,8 +48,8 @@ def status(args: argparse.Namespace) -> None:
 
 def add(verbs: argparse._SubParsersAction) -> None:
     """Register the commands."""
-    tasks = verbs.add_parser("data", help="fetch and describe data sets").add_subparsers(
-        required=True, metavar="TASK"
+    tasks = verbs.add_parser("data", help="fetch, prepare, check and describe data sets").add_subparsers(
+        required=True, metavar="COMMAND"
     )
     values = argparse.ArgumentParser(add_help=False)
     values.add_argument(
@@ -72,6 +72,10 @@ def add(verbs: argparse._SubParsersAction) -> None:
     )
     task.set_defaults(function=fetch)
 
-    task = tasks.add_parser("status", help="what is there, what is missing, how large", parents=[values])
+    task = tasks.add_parser(
+        "status",
+        help="print which archives are there, which are missing, and how large they are",
+        parents=[values],
+    )
     task.set_defaults(function=status)
     cli_prepare.add(tasks)

@@ -42,15 +42,21 @@ def add(verbs: argparse._SubParsersAction) -> None:
     """Register the commands."""
     verb = verbs.add_parser("import-checkpoint", help="convert a published checkpoint")
     verb.add_argument("--kind", choices=CHECKPOINTS, required=True, help="whose published code wrote it")
-    verb.add_argument("--size", type=side, default=473, help="side of the input (default: 473; COCO: 641)")
+    verb.add_argument(
+        "--size",
+        metavar="S",
+        type=side,
+        default=473,
+        help="side of the network's input (default: 473; COCO: 641)",
+    )
     verb.add_argument(
         "--ensemble",
         choices=ENSEMBLE,
         default="auto",
-        help="combine with the base learner; I2R's for COCO do not (default: auto, found from the weights)",
+        help="whether its network combines with the base learner (default: auto, found from the weights)",
     )
     verb.add_argument("file", metavar="FILE", type=Path, help=".pth, .ckpt or .safetensors")
-    verb.add_argument("out", metavar="OUT.safetensors", type=Path)
+    verb.add_argument("out", metavar="OUT.safetensors", type=Path, help="file to write")
     verb.set_defaults(function=import_checkpoint)
 
     verb = verbs.add_parser("predict", help="segment an image, given other images with masks")
@@ -71,6 +77,12 @@ def add(verbs: argparse._SubParsersAction) -> None:
         required=True,
         help="file from import-checkpoint or from a training",
     )
-    verb.add_argument("--out", metavar="DIR", type=Path, required=True)
+    verb.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="folder for mask.png, prediction.npz and picture.png",
+    )
     verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     verb.set_defaults(function=predict)

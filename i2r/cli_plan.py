@@ -13,7 +13,7 @@ from i2r.config.base import ParamsError
 from i2r.config.load import PARAMS, PRESETS, extended, load
 from i2r.pipeline import estimate, gpus
 from i2r.pipeline.estimate import Estimate, Estimates
-from i2r.pipeline.plan import Plan
+from i2r.pipeline.plan import PAPER, Plan
 from i2r.pipeline.spec import RESULTS, JobError, Spec
 from i2r.pipeline.steps import STEPS
 from i2r.progress import bytes_text, duration
@@ -40,14 +40,14 @@ def plan(args: argparse.Namespace) -> None:
         return
     located, jobs = Located(made), made.needed(args.target)
     if jobs is None:
-        known = ", ".join(made.requests)
-        raise JobError(f"{args.target}: no such target or stage; choose one of {known}")
+        raise JobError(f"{args.target}: {_why_none(made, args.target)}")
     changed = {spec.key for spec in stages.by_other_code(made, jobs)}
     states = {spec.key: located.state(spec) for spec in jobs}
     count = _gpus(args.gpus, made)
     done = estimate.records(RESULTS)
     estimates = Estimates(made, done, count > 0, args.card)
     expected = {spec.key: estimates.of(spec) for spec in jobs if states[spec.key] != "done"}
+    print(f"{'state':8} {'stage':12} {'step':12} {'time':>9}  {'key':12}  name")
     for spec in jobs:
         state = states[spec.key]
         why = f": {located.problem(spec)}" if state == "again" else ""
@@ -64,11 +64,27 @@ def plan(args: argparse.Namespace) -> None:
     todo = [spec for spec in jobs if spec.key in expected]
     cores = args.cores or os.cpu_count() or 1
     print(*totals(jobs, todo, expected, cores, count, args.card), sep="\n")
-    print(*seeds_said(made, RESULTS), sep="\n")
+    for text in seeds_said(made, RESULTS, _targets(made, args.target)):
+        print(text)
     if changed:
         print(
             f"{len(changed)} made by other code than the present; `i2r run STEP --spec ... --again` makes one again"
         )
+
+
+def _targets(made: Plan, request: str) -> list[str]:
+    """The targets of a request; none of a stage."""
+    several = {"all": made.params.made, PAPER: made.params.paper}
+    return several.get(request, [request] if request in made.params.values.targets else [])
+
+
+def _why_none(made: Plan, request: str) -> str:
+    """Why a request has no jobs: none of the methods of a target of the paper can run here, or it is unknown."""
+    if impossible := made.params.impossible.get(request):
+        return (
+            f"none of its methods can run in this experiment: {'; '.join(dict.fromkeys(impossible.values()))}"
+        )
+    return f"no such target or stage; choose one of {', '.join(made.requests)}"
 
 
 def _write(made: Plan, configfiles: Sequence[Path]) -> None:
@@ -162,15 +178,17 @@ def _with_unknown(known: str, lacking: int) -> str:
 def add(verbs: argparse._SubParsersAction, values: argparse.ArgumentParser) -> None:
     """Register the command. `values`: the parser of --configfile."""
     verb = verbs.add_parser(
-        "plan", help="print every job that the params need, its state and its cost", parents=[values]
+        "plan", help="print every job that the params need, its state and its time", parents=[values]
     )
-    verb.add_argument("target", nargs="?", default="all", help="a target or stage (default: all)")
+    verb.add_argument(
+        "target", nargs="?", default="all", help="a target, a stage, `paper` or `all` (default: all)"
+    )
     verb.add_argument("--gpus", type=whole, metavar="N", help="plan for N GPUs (default: those here)")
     verb.add_argument("--cores", type=positive, metavar="N", help="plan for N cores (default: those here)")
     verb.add_argument(
         "--card",
         choices=estimate.cards(),
-        help="calculate what was never measured, for this card at its peak",
+        help="for times that were not measured here: those of this card, measured elsewhere or at its peak rate",
     )
     verb.add_argument("--write", action="store_true", help="write results/<experiment>/plan, for DVC")
     verb.set_defaults(function=plan)

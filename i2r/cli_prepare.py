@@ -152,20 +152,22 @@ def add(tasks: argparse._SubParsersAction) -> None:
 def _add_folders(tasks: argparse._SubParsersAction, several: argparse.ArgumentParser) -> None:
     """From what was downloaded to an index. `several`: the parser of --workers."""
     sources = [name for name in SOURCES if name != GENERATED]
-    task = tasks.add_parser("prepare", help="make the folder that a source reads", parents=[several])
-    task.add_argument("what", choices=("voc", "coco", "coco-crowds"))
+    task = tasks.add_parser(
+        "prepare", help="make the folder of a data set from its archives", parents=[several]
+    )
+    task.add_argument("what", choices=("voc", "coco", "coco-crowds"), help="the data source")
     task.add_argument(
         "--voc", type=Path, metavar="DIR", help="VOC 2012, or a folder prepared for BAM, PFENet or HSNet"
     )
     task.add_argument("--sbd", type=Path, metavar="DIR", help="SBD, with its list train_noval.txt")
     task.add_argument("--coco", type=Path, metavar="DIR", help="COCO 2014")
-    task.add_argument("--out", type=Path, metavar="DIR", required=True)
+    task.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to make")
     task.set_defaults(function=_clear(prepare))
 
     task = tasks.add_parser("index", help="check every image and mask, and write an index", parents=[several])
-    task.add_argument("--source", choices=sources, required=True)
-    task.add_argument("--root", type=Path, metavar="DIR", required=True)
-    task.add_argument("--out", type=Path, metavar="FILE.parquet", required=True)
+    task.add_argument("--source", choices=sources, required=True, help="the data source")
+    task.add_argument("--root", type=Path, metavar="DIR", required=True, help="folder of the data set")
+    task.add_argument("--out", type=Path, metavar="FILE.parquet", required=True, help="index to write")
     task.add_argument("--train-list", metavar="FILE", help="below the root (default: that of the source)")
     task.add_argument("--val-list", metavar="FILE", help="below the root (default: that of the source)")
     task.add_argument(
@@ -180,32 +182,49 @@ def _add_folders(tasks: argparse._SubParsersAction, several: argparse.ArgumentPa
 def _add_lists(tasks: argparse._SubParsersAction, several: argparse.ArgumentParser) -> None:
     """From an index to episodes. `several`: the parser of --workers."""
     task = tasks.add_parser("lists", help="write the lists of all folds", parents=[several])
-    task.add_argument("--index", type=Path, metavar="FILE", required=True)
-    task.add_argument("--rule", choices=RULES, default="bam", help="default: bam")
+    task.add_argument("--index", type=Path, metavar="FILE", required=True, help="what `i2r data index` wrote")
     task.add_argument(
-        "--min-area", type=whole, metavar="N", help="pixels of a class (default: that of the rule)"
+        "--rule", choices=RULES, default="bam", help="whose code's rule makes the lists (default: bam)"
     )
-    task.add_argument("--novel", choices=("drop", "keep"), help="default: that of the rule")
-    task.add_argument("--draw", choices=("present", "large"), help="default: present")
-    task.add_argument("--folds", choices=("contiguous", "interleaved"), help="default: that of the source")
+    task.add_argument(
+        "--min-area",
+        type=whole,
+        metavar="N",
+        help="pixels of a class that an image must have (default: that of the rule)",
+    )
+    task.add_argument(
+        "--novel",
+        choices=("drop", "keep"),
+        help="training images that show a test class (default: that of the rule)",
+    )
+    task.add_argument(
+        "--draw",
+        choices=("present", "large"),
+        help="classes of a query that an episode can ask for: all, or those with min-area pixels (default: present)",
+    )
+    task.add_argument(
+        "--folds",
+        choices=("contiguous", "interleaved"),
+        help="how the classes are divided (default: as usual for the source)",
+    )
     task.add_argument(
         "--counts",
         choices=("assert", "print"),
         default="assert",
-        help="if counts are not as published (default: assert)",
+        help="if the lists are not as long as published: stop, or print it (default: assert)",
     )
     task.add_argument(
         "--size", type=side, metavar="S", help="side of the network: find objects without a pixel left there"
     )
     task.add_argument("--root", type=Path, metavar="DIR", help="the data set, for --size")
-    task.add_argument("--out", type=Path, metavar="DIR", required=True)
+    task.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to write")
     task.set_defaults(function=_clear(lists))
 
     task = tasks.add_parser("episodes", help="draw the test episodes of a fold")
     task.add_argument("--lists", type=Path, metavar="DIR", required=True, help="what `i2r data lists` wrote")
-    task.add_argument("--fold", type=whole, required=True)
+    task.add_argument("--fold", type=whole, required=True, help="the test fold")
     task.add_argument("--shot", type=positive, default=1, help="supports of an episode (default: 1)")
-    task.add_argument("--seed", type=whole, default=0, help="default: 0")
+    task.add_argument("--seed", type=whole, default=0, help="evaluation seed (default: 0)")
     task.add_argument(
         "--protocol",
         type=protocol,
@@ -214,26 +233,42 @@ def _add_lists(tasks: argparse._SubParsersAction, several: argparse.ArgumentPars
     )
     task.add_argument("--episodes", type=positive, metavar="N", help="instead of the protocol's number")
     task.add_argument(
-        "--min-images", type=whole, default=1, metavar="N", help="test images that a class must have"
+        "--min-images",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="test images that a class must have (default: 1)",
     )
-    task.add_argument("--out", type=Path, metavar="FILE.json", required=True)
+    task.add_argument("--out", type=Path, metavar="FILE.json", required=True, help="file to write")
     task.set_defaults(function=_clear(episodes))
 
 
 def _add_looks(tasks: argparse._SubParsersAction) -> None:
     """What only looks at an index or a list."""
-    task = tasks.add_parser("describe", help="images, classes, areas, and expected queries of each class")
-    task.add_argument("--index", type=Path, metavar="FILE", required=True)
-    task.add_argument(
-        "--min-area", type=whole, default=2048, metavar="N", help="pixels of a class (default: 2048)"
+    task = tasks.add_parser(
+        "describe", help="print images, classes, areas, and expected queries of each class"
     )
-    task.add_argument("--episodes", type=positive, default=1000, metavar="N", help="default: 1000")
+    task.add_argument("--index", type=Path, metavar="FILE", required=True, help="what `i2r data index` wrote")
+    task.add_argument(
+        "--min-area",
+        type=whole,
+        default=2048,
+        metavar="N",
+        help="pixels of a class that an image must have (default: 2048)",
+    )
+    task.add_argument(
+        "--episodes",
+        type=positive,
+        default=1000,
+        metavar="N",
+        help="test episodes, for the expected queries (default: 1000)",
+    )
     task.add_argument("--root", type=Path, metavar="DIR", help="the data set, for sample pictures")
     task.add_argument("--out", type=Path, metavar="DIR", help="write data.md and samples.png there")
     task.set_defaults(function=_clear(describe))
 
     task = tasks.add_parser(
-        "compare-lists", help="what differs between two lists, such as a fold's and BAM's"
+        "compare-lists", help="print what differs between two lists, such as a fold's and BAM's"
     )
     task.add_argument("ours", type=Path, help="a list of `i2r data lists`")
     task.add_argument("theirs", type=Path, help="the list to compare it with")

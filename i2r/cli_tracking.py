@@ -54,5 +54,5 @@ def add(verbs: argparse._SubParsersAction, values: argparse.ArgumentParser) -> N
     verb.set_defaults(function=register)
 
     verb = verbs.add_parser("ui", help="serve MLflow with all runs on this machine")
-    verb.add_argument("--port", type=port, default=5000, help="default: 5000")
+    verb.add_argument("--port", metavar="N", type=port, default=5000, help="port (default: 5000)")
     verb.set_defaults(function=ui)

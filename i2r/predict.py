@@ -77,8 +77,13 @@ class Model:
         """
         if isinstance(supports, str | Path) or isinstance(masks, str | Path):
             raise DataError("supports and masks must be lists, even for one support")
-        if not len(supports) or len(supports) != len(masks):
-            raise DataError(f"{len(supports)} supports and {len(masks)} masks: each support needs one mask")
+        supports, masks = list(supports), list(masks)
+        if not supports:
+            raise DataError("supports is empty; give at least one support, and a mask for each")
+        if len(supports) != len(masks):
+            raise DataError(
+                f"supports has {len(supports)} and masks {len(masks)}; give one mask for each support"
+            )
         given = enumerate(zip(supports, masks, strict=True), start=1)
         pairs = [read_pair(*pair, f"support {k}") for k, pair in given]
         square, _, place = evaluation_view(read_image(query, "query"), None, self.size)
@@ -137,7 +142,8 @@ def _of_training(path: Path) -> tuple[Network, dict[str, Any]]:
     spec = read_json(manifest)["spec"] if manifest.is_file() else {}
     if spec.get("step") != "train":
         raise WeightsError(
-            f"{path}: neither a network file nor the weights of a training (which need its manifest.json)"
+            f"{path}: neither a network file nor the weights of a training (which need its manifest.json); "
+            "`i2r import-checkpoint` makes a network file of a published checkpoint"
         )
     files = {
         role: _stored(path, role, job) / "weights.safetensors"
@@ -177,18 +183,21 @@ def _stored(path: Path, role: str, job: Mapping[str, str]) -> Path:
 def read_image(image: Image, what: str) -> np.ndarray:
     """uint8 (H, W, 3) RGB of a path, an array (H, W, 3) or a tensor (3, H, W).
 
+    Args:
+        what: name of the image in messages.
+
     Raises:
         DataError: the file is missing or unreadable, or the array has another shape or type.
     """
     if isinstance(image, str | Path):
         return open_image(_existing(image))
-    if isinstance(image, Tensor):
-        image = image.detach().cpu().movedim(0, -1).numpy()
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+    colours = 0 if isinstance(image, Tensor) else -1  # dimension of the three colours
+    image = _array(image)
+    if image.ndim != 3 or image.shape[colours] != 3 or 0 in image.shape:
         raise DataError(
             f"{what}: an image must be an array (H, W, 3) or a tensor (3, H, W), RGB, got shape {image.shape}"
         )
+    image = np.moveaxis(image, colours, -1)
     if np.issubdtype(image.dtype, np.floating):
         if not (image.min() >= 0 and image.max() <= 1):
             raise DataError(f"{what}: a float image must have values in 0..1; use uint8 for 0..255")
@@ -208,7 +217,11 @@ def read_pair(image: Image, mask: Image, what: str) -> tuple[np.ndarray, np.ndar
     name = f"{mask}" if isinstance(mask, str | Path) else f"the mask of {what}"
     if isinstance(mask, str | Path):
         mask = open_mask(_existing(mask))
-    mask = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
+    mask = _array(mask)
+    if mask.ndim != 2:
+        raise DataError(
+            f"{name}: a mask must be a path, or an array or a tensor (H, W), got shape {mask.shape}"
+        )
     if mask.shape != found.shape[:2]:
         raise DataError(f"{name} is {_size(mask)}, but its image is {_size(found)} (height x width)")
     strange = [value for value in np.unique(mask).tolist() if value not in (0, 1, UNKNOWN)]
@@ -217,7 +230,9 @@ def read_pair(image: Image, mask: Image, what: str) -> tuple[np.ndarray, np.ndar
             f"{name}: values {strange[:5]}; a mask must be 1 on the object, 0 on background, 255 where unknown"
         )
     if not (mask == 1).any():
-        raise DataError(f"{name}: no pixel has the value 1, the object (0 is background, 255 unknown)")
+        raise DataError(
+            f"{name}: no pixel has the value 1, the object (0 is background, 255 unknown); write 1 where it is"
+        )
     return found, np.ascontiguousarray(mask.astype(np.uint8))
 
 
@@ -225,6 +240,14 @@ def _existing(path: str | Path) -> Path:
     if not Path(path).exists():
         raise DataError(f"{path}: no such file")
     return Path(path)
+
+
+def _array(values: Any) -> np.ndarray:
+    """The same values as an array, whose type is one that numpy has."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.asarray(values)
 
 
 def _size(array: np.ndarray) -> str:

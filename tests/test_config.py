@@ -200,6 +200,10 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
         ),
         ({"targets": {"table1": {"folds": []}}}, r"targets\.table1\.folds: must not be empty"),
         ({"targets": {"table4": {"baselines": ""}}}, "'' is not among methods"),
+        (
+            {"targets": {"alone": {"form": "table1", "baselines": "i2r"}}},
+            r"targets\.alone\.methods: missing; only the form table4 shows baselines alone",
+        ),
         ({"targets": {"train_job": {"methods": ["i2r"]}}}, "a folder or a rule"),
         ({"methods": {"a" * 61: {}}}, "at most 60 characters"),
         ({"experiment": "mlflow.db"}, "is reserved for a folder of results/"),

@@ -159,6 +159,15 @@ def test_the_share_that_is_lost():
     assert found.value == pytest.approx(75) and np.isnan(found.samples.interval()).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_share_of_nothing_has_no_interval():
+    """Of a network that finds the object in one picture alone, nothing can be lost where that one is not drawn."""
+    frame = pd.concat([control_rows("right", 80), control_rows("present", 20)])
+    frame.loc[(frame["kind"] == "right") & (frame["index"] > frame["index"].min()), "inter_fg"] = 0
+    lost = shown.measured([frame], "present", "lost", 200)
+    assert np.isfinite(lost.value) and np.isnan(lost.samples.interval()).all()
+
+
 def test_the_report_shows_controls(tmp_path):
     folder = fake_jobs.report(tmp_path / "results", targets={"table1": {"methods": ["i2r"], "folds": [0, 1]}})
     table = pd.read_csv(folder / "controls.csv").set_index(["id", "kind", "measure"])
@@ -166,6 +175,7 @@ def test_the_report_shows_controls(tmp_path):
     assert table.at[("i2r", "present", "lost"), "value"] == pytest.approx(90, abs=5)
     assert table.at[("i2r", "right", "miou"), "folds"] == 2
     page = (folder / "report.html").read_text()
+    assert "i2r run controls --spec" in page
     assert "Is the support used?" in page and "of its mIoU when the supports show another class" in page
     assert "oracle: all labelled objects" in page
 

@@ -184,17 +184,40 @@ def test_a_target_alone_and_its_totals(clone: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out.splitlines()
     jobs = [line for line in said if line.startswith("to do ")]
     assert jobs and all("unknown" in line for line in jobs) and not any(" track " in line for line in jobs)
-    assert f"{len(jobs)} to do" in said
+    assert f"{len(jobs)} to do" in said and said[0].split() == [
+        "state",
+        "stage",
+        "step",
+        "time",
+        "key",
+        "name",
+    ]
+    assert any(line.startswith("table3: adding PMGM") for line in said)
     assert "wall time on 3 cores: unknown" in said
     assert "--card" not in "".join(said), "without a GPU it would not help"
     for card, advised in (([], True), (["--card", "h100"], False)):
         cli.main(["plan", "table3", "--gpus", "1", *card])
         assert ("--card " in capsys.readouterr().out) == advised
     cli.main(["plan", "data"])
-    assert "i2r-1shot" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "i2r-1shot" not in said and "adding" not in said
     with pytest.raises(SystemExit):
         cli.main(["plan", "table9"])
     assert "table9: no such target or stage; choose one of all, data," in capsys.readouterr().err
+
+
+def test_a_target_that_cannot_run_says_why(clone: Path, capsys: pytest.CaptureFixture):
+    (clone / "params.yaml").write_text(
+        "experiment: tiny\ndata: {source: shapes, size: 97}\nbackbone: {name: small}\nnetwork: hsnet\n"
+        "methods: {hsnet: {}}\ntargets: {table1: {methods: [hsnet]}}\n"
+    )
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "figure4"])
+    said = capsys.readouterr().err
+    assert (
+        "figure4: none of its methods can run in this experiment: " in said
+        and "network.blocks: unknown key" in said
+    )
 
 
 def test_planning_costs_imports_nothing_heavy(clone: Path):

@@ -243,3 +243,5 @@ def test_shapes_that_do_not_fit_are_named():
         net(**{**data, "masks": data["masks"][:, :, 1:]})
     with pytest.raises(ValueError, match=r"got .* supports \(1, 3, 161, 161\)"):
         net(**{**data, "supports": data["supports"][:, 0]})
+    with pytest.raises(ValueError, match=r"K at least 1, got .* supports \(1, 0, 3, 161, 161\)"):
+        net(**{**data, "supports": data["supports"][:, :0], "masks": data["masks"][:, :0]})

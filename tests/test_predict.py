@@ -97,6 +97,7 @@ def test_arrays_tensors_and_paths_give_the_same(trained, tmp_path):
         model.predict(paths[0][0], *zip(*paths[1:], strict=True)),
         model.predict(torch.from_numpy(query).movedim(-1, 0), tensors, [torch.from_numpy(m) for m in masks]),
         model.predict(query / 255.0, images, masks),
+        model.predict(query, iter(images), [torch.from_numpy(m).bfloat16() for m in masks]),
     ):
         assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, other, strict=True))
 
@@ -191,15 +192,24 @@ def test_what_is_wrong_with_pictures_is_said(trained, tmp_path):
     speck[1, 1] = 1
     for arguments, message in (
         ((query, [support], [mask[1:]]), r"mask of support 1 is 79 x 97, but its image is 80 x 97"),
-        ((query, [support], [mask * 0]), r"no pixel has the value 1, the object"),
+        ((query, [support], [mask * 0]), r"no pixel has the value 1, .*; write 1 where it is"),
         ((query, [support], [mask * 0 + 255]), r"no pixel has the value 1, the object"),
         ((query, [support], [mask * 15]), r"values \[15.*a mask must be 1 on the object"),
         (
             (query, [np.zeros((900, 900, 3), np.uint8)], [speck]),
             r"the mask of support 1: the object vanishes when resized to side 97",
         ),
-        ((query, [], []), "0 supports and 0 masks"),
-        ((query, [support], [mask, mask]), "1 supports and 2 masks"),
+        ((query, [], []), "supports is empty; give at least one support"),
+        ((query, [support], [mask, mask]), "supports has 1 and masks 2; give one mask for each support"),
+        (
+            (query, [support], [mask[..., None]]),
+            r"the mask of support 1: .* \(H, W\), got shape \(80, 97, 1\)",
+        ),
+        ((query, [support], [None]), r"the mask of support 1: a mask must be a path, or an array"),
+        (
+            (torch.from_numpy(query), [support], [mask]),
+            r"a tensor \(3, H, W\), RGB, got shape \(97, 120, 3\)",
+        ),
         ((query, "support.png", "mask.png"), "must be lists"),
         ((query[..., 0], [support], [mask]), r"query: an image must be an array \(H, W, 3\)"),
         ((query * 1.0, [support], [mask]), r"query: a float image must have values in 0\.\.1"),

@@ -485,10 +485,10 @@ def test_three_training_seeds_have_an_interval_of_their_own(tmp_path):
     assert "[95 %, training seeds]" in text and "sd over evaluation seeds" in text
     assert "(required: +10; not passed" in page_of(folder)
     plan = fake_jobs.make(tmp_path / "again", targets=targets, evaluate=evaluate)
-    said = seeds_said(plan, tmp_path / "again")
+    said = seeds_said(plan, tmp_path / "again", plan.params.made)
     assert len(said) == 1 and "+0.82" in said[0] and "over 3 seeds" in said[0]
     plan = fake_jobs.make(tmp_path / "one", targets={"table3": targets["table3"] | {"seeds": [0]}})
-    assert "no deviation yet" in seeds_said(plan, tmp_path / "one")[0]
+    assert "two training seeds must be evaluated" in seeds_said(plan, tmp_path / "one", ["table3"])[0]
 
 
 def test_a_broken_manifest_is_named(tmp_path):

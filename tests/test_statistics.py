@@ -128,6 +128,26 @@ def test_one_picture_has_no_interval():
     assert np.isnan(statistics.seed_interval([40.0])).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_sample_without_a_picture_has_no_number():
+    """Of two pictures, each is drawn 0 times in e^-1 of the samples."""
+    table = table_of(4, np.random.default_rng(0)).assign(query=["a", "a", "b", "b"], **{"class": 1})
+    for samples in (
+        miou_samples(table, 50),
+        statistics.fb_iou_samples(table, 50),
+        statistics.mean_samples(table, "inter_fg", 50),
+    ):
+        assert 0 < np.isnan(samples.values).sum() < 50 and np.isnan(samples.interval()).all()
+
+
+def test_a_difference_without_an_interval_has_no_p_value():
+    """So that it does not count among those for which Holm adjusts."""
+    table = table_of(3, np.random.default_rng(0)).assign(query="a", **{"class": 1})
+    compared = statistics.compare(miou_samples(table, 50), [5.0, 5.3, 4.8], 1.0)
+    assert np.isnan([compared.differs, compared.equal, compared.above]).all()
+    assert compared.difference == pytest.approx(5.03, abs=0.01)
+
+
 def test_an_interval_without_zero_has_a_small_p_value():
     samples = miou_samples(table_of(60, np.random.default_rng(5)), 2000)
     low, _ = samples.interval()

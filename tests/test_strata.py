@@ -12,7 +12,7 @@ from i2r.data.index_table import write_index
 from i2r.data.shapes import silhouettes
 from i2r.files import read_json
 from i2r.report.results import Results
-from i2r.report.strata import read_data, strata
+from i2r.report.strata import COLUMNS, grids, read_data, strata
 from i2r.report.target import Target
 
 
@@ -98,6 +98,25 @@ def test_the_report_has_every_method_in_every_stratum(tmp_path):
     page = (out / "report.html").read_text()
     assert "By kind of episode" in page
     assert "Look-alike in the query: yes / no" in page
+
+
+def test_a_method_without_episodes_in_a_stratum_has_a_dash():
+    """Methods can have other episodes, by evaluate.protocol or evaluate.episodes."""
+    start = {"target": "t", "dataset": "d", "shot": 1, "low": np.nan, "high": np.nan, "folds": 1}
+    rows = [
+        start
+        | {"id": "a", "kind": "look-alike", "stratum": "yes", "value": 30, "episodes": 4, "pictures": 3},
+        start | {"id": "a", "kind": "look-alike", "stratum": "no", "value": 40, "episodes": 6, "pictures": 5},
+        start | {"id": "b", "kind": "look-alike", "stratum": "no", "value": 50, "episodes": 2, "pictures": 2},
+    ]
+    target = SimpleNamespace(name="t", labels={"a": "A", "b": "B"}, datasets=["d"], shots=[1])
+    (grid,) = grids(pd.DataFrame(rows, columns=COLUMNS), [target])
+    assert grid.rows == [
+        ["A", "30.0", "40.0"],
+        ["B", "-", "50.0"],
+        ["episodes", "4", "6"],
+        ["pictures", "3", "5"],
+    ]
 
 
 def _recomputed(report, id, kind, stratum):

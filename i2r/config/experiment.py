@@ -40,6 +40,7 @@ FORMS = {
     "figure-s1": "i2r.report.forms.found:show_failures",
     "figure-s3": "i2r.report.forms.ratios:show",
 }
+WITHOUT_METHODS = ("table4",)  # forms that can show baselines alone
 
 
 class Target(Section):
@@ -49,7 +50,8 @@ class Target(Section):
         None, description="form in which the report shows it; null: the form with the target's name"
     )
     methods: Annotated[list[str], Once] = Field(
-        [], description="names from methods, in the order of the rows"
+        [],
+        description=f"names from methods, in the order of the rows; only {', '.join(WITHOUT_METHODS)} can have none",
     )
     folds: Annotated[list[Count], Once] | None = Field(
         None, min_length=1, description="test folds; null: all of the data set"
@@ -241,6 +243,12 @@ class Experiment(Sections):
                 raise ValueError(f"targets.{name}: has neither methods nor baselines, so it shows nothing")
             if target.form is None and name not in FORMS:
                 raise ValueError(f"targets.{name}.form: missing; the forms are {', '.join(FORMS)}")
+            form = target.form or name
+            if not target.methods and form not in WITHOUT_METHODS:
+                raise ValueError(
+                    f"targets.{name}.methods: missing; only the form {', '.join(WITHOUT_METHODS)} shows baselines "
+                    f"alone, and this target has the form {form}"
+                )
         for name in self.make:
             if name not in self.targets:
                 raise ValueError(f"make: {name!r} is not among targets ({', '.join(self.targets)})")

@@ -105,7 +105,7 @@ class CamOptions(NetworkOptions):
     class_source: Literal["episode", "majority", "table"] = said(
         "class of the CAM: each shot's own, that of most shots, or the ImageNet class of the data set's class"
     )
-    prior: str = said("prior map: pmgm, ordered, bam, mean, or two of them joined by +")
+    prior: str = said(f"prior map: {', '.join(PRIORS)}, or two of them joined by +")
 
     @property
     def uses_cam(self) -> bool:

@@ -94,7 +94,7 @@ def with_paper(
         wanted = target.get("methods", ())
         impossible[name] = {method: why[method] for method in wanted if why.get(method)}
         possible = [method for method in wanted if not why.get(method)]
-        if possible or "baselines" in target:
+        if possible or not wanted:
             runs = _runs(given.get("paper") or {}, target)
             targets[name] = target | {"methods": possible} | runs | changed
     whole = {

@@ -45,7 +45,8 @@ class Samples:
         return len(self.pictures) / sum(1 / count for count in self.pictures) - 1
 
     def interval(self) -> tuple[float, float]:
-        """The central 95 % interval by expanded percentiles (Hesterberg 2015); NaN with one picture a class.
+        """The central 95 % interval by expanded percentiles (Hesterberg 2015); NaN with one picture a class, or if a
+        sample has no number.
 
         Plain percentiles are too narrow for few pictures; the expansion is that of a t interval for as many.
         """
@@ -87,6 +88,11 @@ def _drawn(pictures: Iterable[str], resamplings: int) -> np.ndarray:
     return np.stack([_times(str(picture), resamplings) for picture in pictures], 1).astype(float)
 
 
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """above / below; NaN where `below` is 0, as in a sample in which no picture counts."""
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
+
+
 def _pictures(table: pd.DataFrame) -> tuple[int, ...]:
     return tuple(int(count) for count in table.groupby("class")["query"].nunique())
 
@@ -117,7 +123,8 @@ def fb_iou_samples(table: pd.DataFrame, resamplings: int) -> Samples:
     names = ["inter_fg", "union_fg", "inter_bg", "union_bg"]
     sums = table.groupby("query")[names].sum()
     total = _drawn(sums.index, resamplings) @ sums.to_numpy(float)  # (R, 4)
-    return Samples(50 * (total[:, 0] / total[:, 1] + total[:, 2] / total[:, 3]), (len(sums),))
+    objects, background = ratio(total[:, 0], total[:, 1]), ratio(total[:, 2], total[:, 3])
+    return Samples(50 * (objects + background), (len(sums),))
 
 
 def mean_samples(table: pd.DataFrame, column: str, resamplings: int) -> Samples:
@@ -127,7 +134,7 @@ def mean_samples(table: pd.DataFrame, column: str, resamplings: int) -> Samples:
         return Samples(np.full(resamplings, np.nan), ())
     sums = table.groupby("query")[column].agg(["sum", "size"])
     total = _drawn(sums.index, resamplings) @ sums.to_numpy(float)  # (R, 2)
-    return Samples(total[:, 0] / total[:, 1], (len(sums),))
+    return Samples(ratio(total[:, 0], total[:, 1]), (len(sums),))
 
 
 @dataclass(frozen=True)
@@ -249,7 +256,7 @@ def compare(difference: Samples | None, by_seed: Sequence[float], margin: float)
     if len(by_seed) < 2:
         nothing = float("nan")
         return Comparison(mean, nothing, nothing, nothing, len(by_seed), nothing)
-    differs = min(1.0, 2 * min(both(0.0)))
+    differs = float(np.minimum(1.0, 2 * np.min(both(0.0))))  # NaN if either is
     equal = float(np.max([both(-margin)[0], both(margin)[1]]))
     return Comparison(mean, differs, equal, both(margin)[0], len(by_seed), float(np.std(by_seed, ddof=1)))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from i2r.data.control_episodes import KINDS
-from i2r.metrics.statistics import Measured, Samples, averaged, averaged_scores, mean_samples, miou
+from i2r.metrics.statistics import Measured, Samples, averaged, averaged_scores, mean_samples, miou, ratio
 from i2r.report.forms.shown import PICTURES
 from i2r.report.results import Results, dataset_of
 from i2r.report.text import Grid, counted, number, with_interval
@@ -96,12 +96,8 @@ def measured(frames: list[pd.DataFrame], kind: str, measure: str, count: int) ->
             for frame, part in zip(frames, own, strict=True)
         ]
         before, after = _miou(right, count), _miou(own, count)
-        if not before.value:
-            return None
-        kept = np.full(count, np.nan)  # without an interval where a sample has nothing to lose
-        np.divide(after.samples.values, before.samples.values, out=kept, where=before.samples.values > 0)
-        share = Samples(1 - kept, before.samples.pictures)
-        return Measured(100 * (1 - after.value / before.value), _scaled(share))
+        share = Samples(1 - ratio(after.samples.values, before.samples.values), before.samples.pictures)
+        return Measured(100 * (1 - after.value / before.value), _scaled(share)) if before.value else None
     if measure == "shown":
         columns = {"class": "own", "shown": "class", "inter_fg": "asked_inter", "union_fg": "asked_union"}
         columns |= {"shown_inter": "inter_fg", "shown_union": "union_fg"}

@@ -24,9 +24,8 @@ def command(job: Finished) -> str:
 
 def jobs_of(results: Results, method: str) -> list[Finished]:
     """The jobs behind a method's numbers, inputs first."""
-    roles = [
-        row[end] for row in results.params["runs"] if row["method"] == method for end in ("train", "evaluate")
-    ]
+    runs = [row for row in results.params["runs"] if row["method"] == method]
+    roles = [row[end] for row in runs for end in ("train", "evaluate", "controls") if row[end]]
     roles += [row["job"] for row in results.params["baselines"] if row["method"] == method]
     return results.behind(roles)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
@@ -12,14 +13,15 @@ from i2r.paper.published import claimed
 from i2r.pipeline.plan import Plan
 
 
-def seeds_said(plan: Plan, root: Path) -> list[str]:
-    """A sentence for each claim of the ablation targets that are made; results that are not there are not missed.
+def seeds_said(plan: Plan, root: Path, names: Iterable[str]) -> list[str]:
+    """A sentence for each claim of the targets in the form of Table 3; results that are not there are not missed.
 
     Args:
         root: the folder results/.
+        names: of targets.
     """
     said = []
-    for name in plan.params.made:
+    for name in names:
         target = plan.params.values.targets[name]
         if (target.form or name) != "table3":
             continue
@@ -29,15 +31,17 @@ def seeds_said(plan: Plan, root: Path) -> list[str]:
         for (adding, ours, theirs, gain), shot in product(claims, target.shots):
             found = _differences(plan, root, name, ours, theirs, shot) if len(target.seeds) > 1 else []
             shots = f", {shot}-shot" if len(target.shots) > 1 else ""
-            what = f"{name}: adding {adding} ({ours} against {theirs}{shots}): the paper has {gain:+.2f}"
+            what = f"{name}: adding {adding} ({ours} against {theirs}{shots}) gives {gain:+.2f} in the paper"
             if len(found) < 2:
-                said.append(f"{what}; no deviation yet, because fewer than two training seeds are evaluated")
+                said.append(
+                    f"{what}; two training seeds must be evaluated to say how many a test of it needs"
+                )
                 continue
             deviation = float(np.std(found, ddof=1))
             needed = seeds_needed(gain, deviation)
             count = f"{needed} training seeds" if needed else "more than 1000 training seeds"
             said.append(
-                f"{what}; with a deviation of {deviation:.1f} over {len(found)} seeds it needs {count}"
+                f"{what}; with the deviation of {deviation:.1f} over {len(found)} seeds, a test of it needs {count}"
             )
     return said
 

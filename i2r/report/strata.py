@@ -17,7 +17,7 @@ from i2r.metrics.statistics import Measured, averaged_scores, miou
 from i2r.report.forms.shown import PICTURES, setting
 from i2r.report.results import Finished, Results
 from i2r.report.target import Target
-from i2r.report.text import Grid, counted, points, with_interval
+from i2r.report.text import DASH, Grid, counted, points, with_interval
 
 # kind -> what it is called on the page, and its two strata
 KINDS = {
@@ -185,13 +185,14 @@ def _scores(own: pd.DataFrame, target: Target, title: str) -> Grid:
     grid = Grid([("", "Method"), *((KINDS[kind][0], name) for kind, name in places)], [], title=title)
     cells = own.set_index(["id", "kind", "stratum"])
     for id in dict.fromkeys(own["id"]):
-        rows = [cells.loc[(id, *place)] for place in places]
-        grid.rows.append(
-            [target.labels[id], *(with_interval(row["value"], row["low"], row["high"]) for row in rows)]
-        )
-    for column in ("episodes", "pictures"):
+        # a method with other episodes than the others can have none in a stratum
+        rows = [cells.loc[(id, *place)] if (id, *place) in cells.index else None for place in places]
+        texts = [DASH if row is None else with_interval(*row[["value", "low", "high"]]) for row in rows]
+        grid.rows.append([target.labels[id], *texts])
+    most = own.groupby(["kind", "stratum"])[["episodes", "pictures"]].max()
+    for column in most:
         grid.quiet.add(len(grid.rows))
-        grid.rows.append([column, *(str(int(row[column])) for row in rows)])
+        grid.rows.append([column, *(str(int(most.at[place, column])) for place in places)])
     grid.note = f"mIoU in percent, {PICTURES}, over {counted(int(own['folds'].max()), 'fold')}. "
     grid.note += "Episodes of all folds and seeds are counted."
     return grid

@@ -94,10 +94,10 @@ def _check(query: Tensor, supports: Tensor, masks: Tensor, mask_q: Tensor | None
         "masks": (batch, shots, height, width),
         "mask_q": (batch, height, width),
     }
-    if any(shape != expected[name] for name, shape in shapes.items()):
+    if shots < 1 or any(shape != expected[name] for name, shape in shapes.items()):
         raise ValueError(
-            "expected query (B, 3, H, W), supports (B, K, 3, H, W), masks (B, K, H, W) and mask_q (B, H, W), got "
-            + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            "expected query (B, 3, H, W), supports (B, K, 3, H, W), masks (B, K, H, W) and mask_q (B, H, W), K at "
+            "least 1, got " + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         )
 
 
