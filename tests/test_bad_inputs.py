@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from i2r import cli
-from i2r.files import write_text
+from i2r.files import read_json, write_text
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "bad-inputs.md"
@@ -218,7 +218,8 @@ def spoken(case: Case, folder: Path) -> str:
         command = case.command
         if command == "data":
             assert said_here(["plan"])[0] == 0
-            (spec,) = Path("results/specs/data").glob("*.json")
+            specs = Path("results/specs/data").glob("*.json")
+            spec = next(path for path in specs if read_json(path)["label"] == "shapes")
             command = f"run data --spec {spec}"
         if case.within:
             code, said = said_by_a_shell(case.within.format(f"{I2R} {command}"))

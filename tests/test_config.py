@@ -240,7 +240,7 @@ def test_the_folds_of_a_target_are_those_of_its_data(monkeypatch):
 
     assert folds({"methods": ["i2r", "other"]}) == [0, 1, 2, 3]
     monkeypatch.setitem(SOURCES, "voc", SOURCES["voc"]._replace(folds=2))
-    assert folds({"methods": ["other"]}) == folds({"baselines": "other"}) == [0, 1]
+    assert folds({"methods": ["other"]}) == folds({"form": "table4", "baselines": "other"}) == [0, 1]
     assert folds({"methods": ["i2r", "other"], "folds": [1]}) == [1]
     with pytest.raises(ParamsError, match=r"table9\.folds: missing, .* differ in folds \(shapes 4, voc 2\)"):
         folds({"methods": ["i2r", "other"]})
