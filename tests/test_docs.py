@@ -236,6 +236,39 @@ def test_photographs_in_the_docs_are_recorded():
     assert set(ious.nsmallest(4, "iou")["name"]) == {"diningtable", "chair", "pottedplant", "bicycle"}
 
 
+def test_priors_of_photographs_in_the_docs_are_recorded():
+    text = page("docs/results.md")
+    priors = pd.read_csv(RECORDED / "voc-small/priors.csv").set_index(["measure", "prior"])
+    labels = {"bam": "BAM's", "pmgm": "PMGM (I2R)", "ordered": "PMGM ordered (ours)", "mean": "one prototype"}
+    for prior, label in (labels | {"constant": "constant"}).items():
+        ap, gained = priors.loc[("ap", prior)], ""
+        if prior != "bam":
+            gained = bracket(ap, "difference", "+")
+        means = [priors.at[(measure, prior), "mean"] for measure in ("bce", "bce_calibrated", "iou_best")]
+        line = f"| {label} | {means[0]:.3f} | {means[1]:.3f} | {ap['mean']:.1f} [{ap['low']:.1f}, {ap['high']:.1f}]"
+        assert re.sub(r"\s+", " ", f"{line} | {gained} | {means[2]:.1f} |") in text
+    folds = priors.loc["ap"][[f"fold-{fold}" for fold in range(4)]]
+    assert (folds.loc["mean"] > folds.loc["pmgm"]).all() and (folds.loc["pmgm"] > folds.loc["bam"]).all()
+
+
+def test_what_makes_a_network_use_its_supports_is_recorded():
+    controls = pd.read_csv(RECORDED / "voc-small-support/controls.csv", dtype={"fold": str})
+    cells, text = controls.set_index(["method", "fold", "kind"]), page("docs/results.md")
+
+    def told(method, kind, digits=1, sign=""):
+        row = cells.loc[(method, "mean", kind), ["value", "low", "high"]]
+        value, low, high = (f"{number:{sign}.{digits}f}" for number in row)
+        return f"{value} [{low}, {high}]"
+
+    labels = {"i2r": "as it is", "i2r-pairs": "pairs: one query, two classes", "i2r-paste": "pasted objects"}
+    for method, label in (labels | {"i2r-balanced": "balanced classes"}).items():
+        folds = " | ".join(f"{cells.at[(method, fold, 'right'), 'value']:.1f}" for fold in "12")
+        line = f"| {label} | {folds} | {told(method, 'right')} | {told(method, 'right less shuffled')} | "
+        assert line + f"{told(method, 'present', 0)} |" in text
+        if method != "i2r":
+            assert told(method, "right less i2r", sign="+") in text
+
+
 def test_controls_of_photographs_in_the_docs_are_recorded():
     text = page("docs/results.md")
     controls = pd.read_csv(RECORDED / "voc-small/controls.csv").set_index(["id", "kind", "measure"])
