@@ -22,7 +22,7 @@ from i2r.metrics.statistics import seed_interval
 from i2r.paper import comparable, published
 from i2r.pipeline.jobs import run_job
 from i2r.pipeline.spec import write_spec
-from i2r.report import classes
+from i2r.report import cells, claims, classes
 from i2r.report import results as read
 from i2r.report.forms import table1
 from i2r.report.results import Results
@@ -329,6 +329,16 @@ def test_a_report_of_empty_folds_alone_says_that_there_is_no_score(tmp_path):
         and "reaches" not in text
         and "nan" not in text.split("How each")[0]
     )
+
+
+def test_a_form_that_the_paper_does_not_have_has_no_claims_and_no_numbers_of_it(home):
+    """As that of docs/extending.md."""
+    params, inputs = values_of(home)
+    params["targets"] = {"mine": params["targets"]["table1"] | {"form": "folds"}}
+    for row in (*params["runs"], *params["baselines"]):
+        row["target"] = "mine"
+    target = Target("mine", Results(params, inputs))
+    assert len(target.items) and not len(claims.table([target])) and not len(cells.table([target]))
 
 
 def test_a_missing_job_is_a_gap_with_a_reason(home):

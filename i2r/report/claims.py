@@ -95,13 +95,14 @@ def table(targets: Sequence[Target]) -> pd.DataFrame:
 
 
 def claims_of(target: Target) -> list[dict[str, Any]]:
-    """The claims of a target's table; of a target with a name of its own only those whose methods it has."""
+    """The claims of a target's table; of a target with a name of its own only those whose methods it has. A form that
+    the paper does not have has none."""
     if target.name in paper_files():
         return paper_files()[target.name].get("claims", [])
     name = target.form
     if name == "table1" and target.trained:
         name = BY_FOLD.get(source_of(target, target.trained[0]), name)
-    found = paper_files()[name].get("claims", [])
+    found = paper_files().get(name, {}).get("claims", [])
     return [
         claim
         for claim in found
