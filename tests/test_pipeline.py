@@ -507,3 +507,23 @@ def test_precision_of_the_backbone_changes_what_works_on_episodes_only():
     same = {key: spec.step for key, spec in usual.jobs.items() if key in lower.jobs}
     assert set(same.values()) >= {"backbone", "base_learner", "cam_head", "episodes"}
     assert not set(same.values()) & {"train", "evaluate", "controls", "baselines"}
+
+
+def test_a_new_result_in_the_view_replaces_all_files_of_the_one_before(tmp_path):
+    """Those of a report's tables too, whose names no step knows; a user's own file stays."""
+    shown = tmp_path / "view"
+    for name, files in {"old": ("figure5.csv", "table6.csv"), "new": ("figure5.csv", "table.csv")}.items():
+        made = tmp_path / name
+        made.mkdir()
+        for file in files:
+            write_text(made / file, name)
+        products = dict.fromkeys(files, "")
+        values = {"spec": {"step": "report", "key": name}, "products": products, "sizes": products}
+        write_json(made / store.MANIFEST, values)
+        store.link(made, shown, values)
+        write_text(shown / "notes.txt", "mine")
+    found = {path.name: path.read_text() for path in shown.iterdir() if path.name != store.MANIFEST}
+    assert found == {"figure5.csv": "new", "table.csv": "new", "notes.txt": "mine"}
+    (shown / store.MANIFEST).unlink()  # as if killed while the view was updated
+    store.link(tmp_path / "new", shown, values)
+    assert (shown / "figure5.csv").read_text() == "new" and (shown / "notes.txt").is_file()

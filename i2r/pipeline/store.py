@@ -22,7 +22,8 @@ from i2r.pipeline.spec import RESULTS, Input, Spec
 from i2r.pipeline.steps import STEPS
 
 MANIFEST = "manifest.json"
-# Everything that jobs write to their folders; all other files there belong to the user.
+# What jobs write to their folders, beside the products that a manifest names (a report has files of each table); all other
+# files there belong to the user.
 OURS = {
     MANIFEST,
     *(name for step in STEPS.values() for name in (*step.products, *step.folders, *step.sometimes)),
@@ -297,15 +298,17 @@ def link(source: Path, target: Path, values: dict[str, Any]) -> None:
     if target.exists():
         _clear(target)
         for path in target.iterdir():
-            path.replace(temporary / path.name)
-        target.rmdir()
+            if not (temporary / path.name).exists():
+                path.replace(temporary / path.name)
+        shutil.rmtree(target)
     temporary.replace(target)
 
 
 def _clear(folder: Path) -> None:
     """Remove the files of a job from a folder, starting with the manifest."""
+    named = {Path(name).parts[0] for name in (manifest(folder) or {}).get("products", ())}
     for path in sorted(folder.iterdir(), key=lambda path: path.name != MANIFEST):
-        if path.name in OURS:
+        if path.name in OURS | named:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
