@@ -22,8 +22,8 @@ from i2r.pipeline.spec import RESULTS, Input, Spec
 from i2r.pipeline.steps import STEPS
 
 MANIFEST = "manifest.json"
-# What jobs write to their folders, beside the products that a manifest names (a report has files of each table); all other
-# files there belong to the user.
+# What jobs write to their folders, beside the products that a manifest names (a report has files of each table). All
+# other files there belong to the user.
 OURS = {
     MANIFEST,
     *(name for step in STEPS.values() for name in (*step.products, *step.folders, *step.sometimes)),
