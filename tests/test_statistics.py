@@ -182,6 +182,7 @@ def test_verdicts():
     said = verdicts([clear, clear, unclear, none], [2.0, -1.0, 0.8, 0.5], 1.0)
     assert said[:2] == ["supported", "opposite"] and said[3] == "no difference larger than 1"
     assert said[2] == f"undecided (+0.8 would need about {statistics.seeds_needed(0.8, 1.0)} seeds)"
+    assert verdicts([unclear], [0.004], 0.001)[0].startswith("undecided (+0.004 would")  # of seconds
     nothing = [np.nan] * 3
     one, missing = Comparison(5.0, *nothing, 1, np.nan), Comparison(np.nan, *nothing, 0, np.nan)
     assert verdicts([one, missing], [1.0, 1.0], 1.0) == ["one training seed: no verdict", "not run"]

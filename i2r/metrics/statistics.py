@@ -295,5 +295,6 @@ def verdicts(
         else:
             needed = seeds_needed(by, claim.deviation)
             count = f"about {needed} seeds" if needed else "more than 1000 seeds"
-            said.append(f"undecided ({by:+.1f} would need {count})")
+            size = f"{by:+.1f}" if abs(by) >= 0.05 else f"{by:+.1g}"
+            said.append(f"undecided ({size} would need {count})")
     return said

@@ -51,9 +51,10 @@ def claims_grid(said: pd.DataFrame, params: Mapping) -> Grid:
         grid.note = (
             "Differences are positive where the claim holds, in points of mIoU unless it speaks of something else. A "
             "verdict needs three training seeds (of priors, which are not trained: evaluation seeds), and holds over "
-            "pictures and over seeds; p values are adjusted for all comparisons of the page (Holm). Differences of up "
-            f"to {_margin(params, 'equivalence')} count as none. A claim with several comparisons is supported if all "
-            "of them are; claims.csv has each."
+            "pictures and over seeds; p values are adjusted for all comparisons of the page (Holm). The seeds that an "
+            "undecided difference would need are those of a single comparison, before the adjustment. Differences of "
+            f"up to {_margin(params, 'equivalence')} count as none. A claim with several comparisons is supported if "
+            "all of them are; claims.csv has each."
         )
     return grid
 
