@@ -11,6 +11,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -91,9 +92,9 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
     (tmp_path / "scratch").mkdir()
     (toy.folder / "results").symlink_to(tmp_path / "scratch")
     _ask(toy, "skew", {step: 60 if number % 2 else -60 for number, step in enumerate(STEPS)})
-    _ask(toy, "late", {"cam_head": DELAY})
+    (toy.folder / "late").mkdir()
     _ask(toy, "memory", {"report": STEPS["report"].memory + SNAKEMAKE})
-    with running() as cluster:
+    with running() as cluster, _late(toy, "cam_head", DELAY):
         for name, text in NODES_PATH.items():
             (cluster.nodes_path / name).write_text(text, encoding="utf-8")
         with (
@@ -113,6 +114,33 @@ def _ask(toy: Toy, what: str, values: Mapping[str, float]) -> None:
     (toy.folder / what).mkdir()
     for step, value in values.items():
         (toy.folder / what / step).write_text(str(value), encoding="utf-8")
+
+
+@contextmanager
+def _late(toy: Toy, step: str, delay: float) -> Iterator[None]:
+    """A file system that shows the products of a step's job seconds after they are written.
+
+    Here and not on the node, which can be lost in these seconds.
+    """
+    over = threading.Event()
+
+    def hide() -> None:
+        while not over.wait(0.002):
+            for made in toy.folder.glob(f"results/store/{step}/*/manifest.json"):
+                hidden = made.parent.with_name(f"{made.parent.name}.late")
+                made.parent.rename(hidden)
+                (toy.folder / f"late/{step}.done").touch()
+                over.wait(delay)
+                hidden.rename(made.parent)
+                return
+
+    thread = threading.Thread(target=hide)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

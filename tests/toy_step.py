@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -36,7 +34,7 @@ def run(job: Job) -> dict:
 
 
 def _disturb(job: Job) -> None:
-    """What a test has asked for: other times of files, memory that is used, products that appear late."""
+    """What a test has asked for: other times of files, memory that is used."""
     if (skew := Path("skew") / job.step).exists():  # seconds by which the clock is wrong
         when = time.time() + float(skew.read_text(encoding="utf-8"))
         for product in job.out.iterdir():
@@ -45,14 +43,3 @@ def _disturb(job: Job) -> None:
         used = bytearray(b"x") * (int(memory.read_text(encoding="utf-8")) * 2**20)
         time.sleep(4)
         del used
-    if (late := Path("late") / job.step).exists():  # seconds
-        folder = Path("results/store") / job.step / job.key
-        code = (
-            "import os, sys, time; folder = sys.argv[1]\n"
-            "while not os.path.exists(folder + '/manifest.json'): time.sleep(0.002)\n"
-            "os.rename(folder, folder + '.late'); os.rename(sys.argv[2], sys.argv[2] + '.done')\n"
-            "time.sleep(float(sys.argv[3]))\n"
-            "os.rename(folder + '.late', folder)"
-        )
-        wait = late.read_text(encoding="utf-8")
-        subprocess.Popen([sys.executable, "-c", code, folder, late, wait], start_new_session=True)
