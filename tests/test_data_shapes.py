@@ -75,11 +75,7 @@ def test_drawings_are_grey_pictures_of_the_same_scenes_with_the_same_masks(tmp_p
     assert same == {name for name in before if not name.endswith(".jpg")}
     picture = cv2.imread(str(drawn / "VOC/JPEGImages/val_000001.jpg"))
     assert np.abs(np.diff(picture.astype(int), axis=2)).max() <= 2  # JPEG rounds colours
-    ink, edges = (
-        picture[..., 0] < 100,
-        cv2.imread(str(painted / "VOC/SegmentationClassAug/val_000001.png")) == 0,
-    )
-    assert 0.02 < ink.mean() < 0.6 and edges.any()
+    assert 0.02 < (picture[..., 0] < 100).mean() < 0.6  # ink
 
 
 @pytest.mark.parametrize(("lookalikes", "low", "high"), [(0.0, 0.1, 0.25), (0.5, 0.4, 0.6), (1.0, 0.7, 0.9)])
