@@ -29,7 +29,7 @@ from gpu_step import Way, machine, measured
 from i2r.config.load import load
 from i2r.pipeline.plan import Plan, make_plan
 from i2r.pipeline.spec import RESULTS
-from i2r.report.results import ResultsError, read_job, read_steps
+from i2r.report.finished import ResultsError, read_job, read_steps
 
 PRESET = "voc-small-gpu"
 TARGETS = (

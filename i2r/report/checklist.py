@@ -15,7 +15,8 @@ from i2r.config.data_set import GENERATED
 from i2r.pipeline.fetched import ROLE
 from i2r.progress import duration
 from i2r.report import cost
-from i2r.report.results import Finished, Results
+from i2r.report.finished import Finished
+from i2r.report.results import Results
 from i2r.report.text import Grid, counted, listed
 
 TITLE = "Reproducibility checklist"

@@ -227,39 +227,19 @@ def _prior(target: Target, given: Mapping[str, Any], shot: int) -> list[Pair]:
 
 
 def _frozen(measure: str) -> Callable[[Target, Mapping[str, Any], int], list[Pair]]:
-    """A measure of prior or CAM+ in percent, mean over folds, on the data of two methods; higher is better."""
-
-    def by_seed(target: Target, id: str, shot: int) -> dict[int, float]:
-        """By evaluation seed."""
-        cells: dict[int, list[float]] = {}
-        for item in (item for fold in target.folds for item in target.items_of(id, shot, fold)):
-            found = _of_prior(item.scores.get("prior") or {}, measure)
-            if found is not None:
-                cells.setdefault(item.row["eval_seed"], []).append(found)
-        return {seed: float(np.mean(values)) for seed, values in sorted(cells.items())}
+    """A measure of prior or CAM+ in percent, on the data of two methods; higher is better."""
 
     def pairs(target: Target, given: Mapping[str, Any], shot: int) -> list[Pair]:
         ids = given["ours"], given["than"]
+        first, second = (target.by_seed(id, shot, "eval_seed", measure) for id in ids)
         pair = Pair(*ids, margin=target.results.params["report"]["equivalence"])
-        first, second = (by_seed(target, id, shot) for id in ids)
         pair.by_seed = [first[seed] - second[seed] for seed in first if seed in second]
-        drawn = [target.mean_samples(id, shot, measure) for id in ids] if measure == "ap" else [None]
-        if pair.by_seed and None not in drawn:
-            difference = drawn[0] - drawn[1]
-            pair.difference = Samples(100 * difference.values, difference.pictures)
+        if pair.by_seed and measure == "ap":  # of CAM+, episodes.csv has no measure
+            drawn = target.mean_samples(ids[0], shot, measure) - target.mean_samples(ids[1], shot, measure)
+            pair.difference = Samples(100 * drawn.values, drawn.pictures)
         return [pair]
 
     return pairs
-
-
-def _of_prior(scores: Mapping[str, float], measure: str) -> float | None:
-    """A score of the prior; `iou_cam`: the IoU of CAM+ with the object, from its mean precision and recall."""
-    if measure != "iou_cam":
-        return scores.get(measure)
-    precision, recall = (scores.get(name) for name in ("precision_cam", "recall_cam"))
-    if precision is None or recall is None:
-        return None
-    return 100 / (100 / precision + 100 / recall - 1) if precision and recall else 0.0
 
 
 def _ratio(target: Target, given: Mapping[str, Any], shot: int) -> list[Pair]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from i2r.report.results import Finished, Results
+from i2r.report.finished import Finished
+from i2r.report.results import Results
 from i2r.report.text import BEST, Grid, number
 
 NOTE = "IoU in percent, means over training and evaluation seeds; the best of each class is bold."

@@ -9,7 +9,8 @@ import pandas as pd
 
 from i2r.pipeline.steps import STEPS
 from i2r.progress import duration
-from i2r.report.results import Finished, Results
+from i2r.report.finished import Finished
+from i2r.report.results import Results
 from i2r.report.text import Grid, number
 
 ALL = "all"  # in column target: every job once, also those that several targets share; in column step: all steps

@@ -17,8 +17,9 @@ from i2r.config.data_set import GENERATED
 from i2r.data.describe import SAMPLES, Class, classes, queries, sizes, together
 from i2r.data.index_table import INDEX, read_index
 from i2r.report.figures import BLUE, GREY, ORANGE, STYLE, foot, save
+from i2r.report.finished import Finished
 from i2r.report.forms.shown import Figure
-from i2r.report.results import Finished, Results
+from i2r.report.results import Results
 from i2r.report.text import Grid
 
 NAMED = 25  # classes of a panel that are named below their bars

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from i2r.progress import duration
+from i2r.report.finished import Finished
 from i2r.report.forms.shown import flat, said
-from i2r.report.results import Finished, Results
+from i2r.report.results import Results
 from i2r.report.text import Grid
 
 

@@ -14,8 +14,9 @@ from i2r.data.index_table import INDEX, read_index
 from i2r.data.shapes.generate import OBJECTS
 from i2r.data.sources import open_source
 from i2r.metrics.statistics import Measured, averaged_scores, miou
+from i2r.report.finished import Finished
 from i2r.report.forms.shown import PICTURES, setting
-from i2r.report.results import Finished, Results
+from i2r.report.results import Results
 from i2r.report.target import Target
 from i2r.report.text import DASH, Grid, counted, points, with_interval
 

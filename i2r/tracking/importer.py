@@ -27,7 +27,7 @@ from mlflow.entities import (
 )
 
 from i2r.files import canonical
-from i2r.report.results import Finished
+from i2r.report.finished import Finished
 from i2r.tracking.database import given_uri, open_database
 from i2r.tracking.runs import (
     finished_jobs,

@@ -13,7 +13,7 @@ from typing import Any
 from mlflow.entities import Metric, RunTag
 
 from i2r.files import canonical
-from i2r.report.results import BY_YARDSTICK, Finished
+from i2r.report.finished import BY_YARDSTICK, Finished
 from i2r.tracking.importer import NOTE, Importer
 from i2r.tracking.runs import YARDSTICKS, flat, made_with, metric_name, milliseconds, scored
 

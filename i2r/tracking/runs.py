@@ -11,7 +11,7 @@ from typing import Any
 
 from i2r.files import read_json
 from i2r.pipeline.steps import STEPS
-from i2r.report.results import BY_YARDSTICK, Finished, from_manifest, read_job, read_steps
+from i2r.report.finished import BY_YARDSTICK, Finished, from_manifest, read_job, read_steps
 
 # Group of the metrics with the scores on every grid, and without test-time augmentation: `yardsticks/miou_bam`.
 YARDSTICKS = "yardsticks"

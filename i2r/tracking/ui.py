@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 from i2r.pipeline.spec import JobError
-from i2r.report.results import ResultsError
+from i2r.report.finished import ResultsError
 from i2r.tracking.database import database
 from i2r.tracking.mlflow_import import track
 

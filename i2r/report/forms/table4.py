@@ -12,6 +12,7 @@ import pandas as pd
 from i2r.paper.published import table4
 from i2r.report import figures
 from i2r.report.classes import class_names
+from i2r.report.finished import Finished
 from i2r.report.forms.shown import (
     BRACKETS,
     PICTURES,
@@ -23,7 +24,6 @@ from i2r.report.forms.shown import (
     setting,
     suffix,
 )
-from i2r.report.results import Finished
 from i2r.report.target import Target
 from i2r.report.text import Grid, bracket, listed, number, points, with_deviation
 
