@@ -219,6 +219,7 @@ def spoken(case: Case, folder: Path) -> str:
         if command == "data":
             assert said_here(["plan"])[0] == 0
             specs = Path("results/specs/data").glob("*.json")
+            # not the drawings, which the plan has for the target across
             spec = next(path for path in specs if read_json(path)["label"] != "shapes-drawn")
             command = f"run data --spec {spec}"
         if case.within:
