@@ -28,8 +28,7 @@ from i2r.config.experiment import Runtime
 from i2r.config.schema import GRIDS
 from i2r.pipeline.jobs import Job
 from i2r.steps import track as track_step
-from i2r.tracking import database, ui
-from i2r.tracking import mlflow_import as track
+from i2r.tracking import database, track, ui
 
 TARGETS = {"table1": {"methods": ["i2r"], "folds": [0, 1], "baselines": "i2r"}}
 TWO_FOLDS = {"methods": {"i2r": {"label": "I²R"}}, "targets": TARGETS}
@@ -491,7 +490,7 @@ def test_the_step_imports_what_is_not_imported_yet_and_says_how_much(imported):
 
 
 def test_without_mlflow_the_step_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "i2r.tracking.mlflow_import", None)
+    monkeypatch.setitem(sys.modules, "i2r.tracking.track", None)
     found = track_job(tmp_path / "results")
     assert found["imported"] is None and found["uri"] is None and "mlflow" in found["why"]
     assert found["why"] in capsys.readouterr().err

@@ -31,7 +31,7 @@ def import_runs(results: Path) -> dict[str, Any]:
 def _import(results: Path) -> dict[str, Any]:
     try:
         from i2r.tracking.database import public_uri
-        from i2r.tracking.mlflow_import import track
+        from i2r.tracking.track import track
     except ImportError as error:
         why = f"mlflow cannot be imported ({one_line(error)}): {AGAIN}"
         return {"imported": None, "uri": None, "why": why}

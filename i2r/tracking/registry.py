@@ -24,7 +24,7 @@ from i2r.predict import load
 from i2r.tracking import served
 from i2r.tracking.database import open_database
 from i2r.tracking.importer import KEY
-from i2r.tracking.mlflow_import import track
+from i2r.tracking.track import track
 
 BEST = "best"  # alias of the version that was registered last
 FROM_BEST = "best.safetensors"  # of a training that is evaluated with its best weights

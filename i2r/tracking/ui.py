@@ -13,7 +13,7 @@ from pathlib import Path
 from i2r.pipeline.spec import JobError
 from i2r.report.finished import ResultsError
 from i2r.tracking.database import database
-from i2r.tracking.mlflow_import import track
+from i2r.tracking.track import track
 
 # A process in the server's group, which ends the group when its standard input ends, also when `i2r ui` is killed.
 END_WITH_PARENT = "import os, signal, sys; sys.stdin.read(); os.killpg(0, signal.SIGTERM)"
