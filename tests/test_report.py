@@ -23,7 +23,7 @@ from i2r.paper import comparable, published
 from i2r.pipeline.jobs import run_job
 from i2r.pipeline.spec import write_spec
 from i2r.report import cells, claims, classes
-from i2r.report import results as read
+from i2r.report.finished import ResultsError, read_job
 from i2r.report.forms import table1
 from i2r.report.results import Results
 from i2r.report.seeds import seeds_said
@@ -503,8 +503,8 @@ def test_three_training_seeds_have_an_interval_of_their_own(tmp_path):
 
 def test_a_broken_manifest_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(read.ResultsError, match=r"manifest.json: not a manifest"):
-        read.read_job(tmp_path)
+    with pytest.raises(ResultsError, match=r"manifest.json: not a manifest"):
+        read_job(tmp_path)
 
 
 def test_a_grid_is_the_same_in_markdown_and_html():
