@@ -169,6 +169,10 @@ def test_a_byte_order_mark_is_understood(tmp_path: Path):
         ({"make": ["table2"]}, "'table2' is not among targets"),
         ({"reading": "authors"}, "reading"),
         ({"train": {"sampling": "pairs", "batch": 3}}, r"train: sampling: pairs needs an even batch, got 3"),
+        (
+            {"train": {"sampling": "balanced-pairs", "batch": 3}},
+            r"sampling: balanced-pairs needs an even batch",
+        ),
         ({"train": {"momentum": WORD}}, r"train\.momentum: no reading has a value for it"),
         ({"train": {"lr": float("inf")}}, r"train\.lr: .*finite number"),
         ({"train": {"augment": {"scale": [2, 1]}}}, r"train\.augment\.scale: must be a range"),

@@ -43,7 +43,21 @@ def test_a_pair_asks_one_query_for_two_of_its_classes(lists):
     assert sorted(first_of_pairs[:40]) == sorted(lists["train"])  # each image once in an epoch
 
 
-@pytest.mark.parametrize("sampling", ["image", "balanced", "pairs"])
+def test_balanced_pairs_draw_their_first_class_evenly(lists):
+    made = episodes(lists, 1200, sampling="balanced-pairs")
+    firsts = [episode.cls for episode in made[::2]]
+    assert all(abs(firsts.count(cls) - 200) < 50 for cls in (6, 7, 8))
+    for first, second in zip(made[::2], made[1::2], strict=True):
+        both = len(lists["train_of"][first.query]) == 2
+        assert (first.query == second.query and first.cls != second.cls) or not both
+        assert second.cls in lists["train_of"][second.query] and second.query not in second.supports
+    partners = [
+        b.cls for a, b in zip(made[::2], made[1::2], strict=True) if len(lists["train_of"][a.query]) == 1
+    ]
+    assert set(partners) == {6, 7, 8}
+
+
+@pytest.mark.parametrize("sampling", ["image", "balanced", "pairs", "balanced-pairs"])
 def test_a_query_is_asked_for_its_own_class_and_for_the_pasted_one(lists, sampling):
     made = episodes(lists, sampling=sampling, paste=0.5)
     pasted = [episode for episode in made if episode.pasted]
@@ -55,14 +69,14 @@ def test_a_query_is_asked_for_its_own_class_and_for_the_pasted_one(lists, sampli
         assert episode.pasted.cls in lists["train_of"][episode.pasted.donor]
         assert episode.pasted.donor not in episode.supports or episode.cls != episode.pasted.cls
         assert all(episode.cls in lists["train_of"][name] for name in episode.supports)
-    if sampling == "pairs":
+    if "pairs" in sampling:
         for first, second in zip(made[::2], made[1::2], strict=True):
             if first.pasted or second.pasted:
                 assert (first.query, first.pasted) == (second.query, second.pasted)
                 assert {first.cls, second.cls} == {first.cls, first.pasted.cls}
 
 
-@pytest.mark.parametrize("sampling", ["image", "balanced", "pairs"])
+@pytest.mark.parametrize("sampling", ["image", "balanced", "pairs", "balanced-pairs"])
 def test_no_object_of_a_test_class_is_pasted(lists, sampling):
     """Not even from an image that shows one beside a training class."""
     made = episodes(lists, sampling=sampling, paste=1.0)

@@ -162,15 +162,16 @@ class Train(Schedule):
     steps: int | str = said("training steps, or passes over the training images such as `300 epochs`")
     batch: Positive = said("episodes per step")
     lr: Rate = said("learning rate")
-    sampling: Literal["image", "balanced", "pairs"] = Field(
+    sampling: Literal["image", "balanced", "pairs", "balanced-pairs"] = Field(
         "image",
         description="image: each image is a query once per epoch (BAM); balanced: classes equally often; pairs: two "
-        "places of a batch ask one query for two of its classes",
+        "places of a batch ask one query for two of its classes; balanced-pairs: the same, with the first of the "
+        "classes drawn equally often",
     )
     paste: Share = Field(
         0.0,
         description="probability that an object of another training class is pasted into the query, which is then "
-        "asked for either class (with sampling: pairs for both)",
+        "asked for either class (by a pair for both)",
     )
     precision: Literal["fp32", "bf16"] = said("fp32 or bf16")
     augment: Augment = Field(default_factory=Augment, description="augmentation of query and supports")
@@ -196,8 +197,8 @@ class Train(Schedule):
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:
-        if self.sampling == "pairs" and self.batch % 2:
-            raise ValueError(f"sampling: pairs needs an even batch, got {self.batch}")
+        if self.sampling in ("pairs", "balanced-pairs") and self.batch % 2:
+            raise ValueError(f"sampling: {self.sampling} needs an even batch, got {self.batch}")
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from i2r.files import read_json, write_json
 _TRAIN, _ORDER, _TEST, _HSNET, _BALANCED = 1, 2, 3, 4, 5
 _PAIR, _PARTNER, _PASTE, _PASTED = 7, 8, 9, 10  # 6 is that of control_episodes.py
 PROTOCOLS = ("bam", "hsnet", "full", "balanced")
+PAIRED = ("pairs", "balanced-pairs")  # values of train.sampling
 
 
 class Pasted(NamedTuple):
@@ -94,6 +95,7 @@ def train_episode(
             class is drawn among those of the query (BAM), as `draw` of the lists says; `balanced`: the class is drawn
             among all, then the query among its images; `pairs`: episodes 2i and 2i + 1 ask query i of the permutation
             for two of its classes; where it shows one, episode 2i + 1 has a query of another permutation.
+            `balanced-pairs`: the same with query and first class drawn as in `balanced`, twice where it shows one.
         reduced: the images are seen in evaluation views, so those that `vanished` of the lists names are no supports.
         paste: probability that an object of another training class is pasted into the query, which is then asked for
             either class, and in a pair for both.
@@ -108,26 +110,19 @@ def train_episode(
     vanished = lists.get("vanished", {}) if reduced else {}
     usable = _usable(lists, fold, shots, vanished)
     rng = np.random.default_rng((_TRAIN, seed, fold, index))
-    picture, place = divmod(index, 2) if sampling == "pairs" else (index, 0)
-    if sampling == "balanced":
-        asked = [int(rng.choice(list(usable)))]
-        query = usable[asked[0]][rng.integers(len(usable[asked[0]]))]
-    elif sampling in ("image", "pairs"):
-        query, classes = _in_turn(lists, usable, (_ORDER, seed, fold), picture)
-        if sampling == "image":
-            asked = [int(rng.choice(classes))]
-        else:
-            order = np.random.default_rng((_PAIR, seed, fold, picture)).permutation(classes)
-            asked = [int(cls) for cls in order[:2]]
-    else:
-        raise ValueError(f"train.sampling must be image, balanced or pairs, got {sampling!r}")
+    picture, place = divmod(index, 2) if sampling in PAIRED else (index, 0)
+    query, asked = _asked(lists, usable, sampling, (seed, fold, picture), rng)
     pasted = _pasted(lists, usable, query, (seed, fold, picture), paste, views) if paste else None
     if pasted:
         asked = [asked[0], pasted.cls]
-        place = place if sampling == "pairs" else int(rng.integers(2))
+        place = place if sampling in PAIRED else int(rng.integers(2))
     if place == len(asked):  # the query of the pair shows one class
-        query, classes = _in_turn(lists, usable, (_PARTNER, seed, fold), picture)
-        asked = [*asked, int(rng.choice(classes))]
+        if sampling == "pairs":
+            query, classes = _in_turn(lists, usable, (_PARTNER, seed, fold), picture)
+            asked = [*asked, int(rng.choice(classes))]
+        else:
+            query, cls = _evenly(usable, np.random.default_rng((_PARTNER, seed, fold, picture)))
+            asked = [*asked, cls]
     cls = asked[place]
     # the picture that the object comes from would be too easy a support for it
     other = pasted.donor if pasted and cls == pasted.cls else query
@@ -150,6 +145,40 @@ def _usable(
             f"{shots + 1}"
         )
     return usable
+
+
+def _asked(
+    lists: dict[str, Any],
+    usable: dict[int, list[str]],
+    sampling: str,
+    key: tuple[int, int, int],
+    rng: np.random.Generator,
+) -> tuple[str, list[int]]:
+    """Query number `key[-1]`, and the classes it is asked for: one, or in a pair two if it shows two.
+
+    Raises:
+        ValueError: an unknown sampling.
+    """
+    pair = np.random.default_rng((_PAIR, *key))
+    if sampling in ("balanced", "balanced-pairs"):
+        query, cls = _evenly(usable, rng if sampling == "balanced" else pair)
+        if sampling == "balanced":
+            return query, [cls]
+        others = [other for other in lists["train_of"][query] if other in usable and other != cls]
+        return query, [cls, *(int(other) for other in pair.permutation(others)[:1])]
+    if sampling not in ("image", "pairs"):
+        raise ValueError(f"train.sampling must be image, balanced, pairs or balanced-pairs, got {sampling!r}")
+    *stream, number = key
+    query, classes = _in_turn(lists, usable, (_ORDER, *stream), number)
+    if sampling == "image":
+        return query, [int(rng.choice(classes))]
+    return query, [int(cls) for cls in pair.permutation(classes)[:2]]
+
+
+def _evenly(usable: dict[int, list[str]], rng: np.random.Generator) -> tuple[str, int]:
+    """A class, each equally often, and an image of it."""
+    cls = int(rng.choice(list(usable)))
+    return usable[cls][rng.integers(len(usable[cls]))], cls
 
 
 def _in_turn(
