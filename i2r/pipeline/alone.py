@@ -6,6 +6,7 @@ others, which the operating system releases when its process ends, however it en
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -17,6 +18,7 @@ from i2r.files import write_text
 from i2r.pipeline.spec import RESULTS, JobError
 
 SNAKEMAKE_LOCKS = Path(".snakemake/locks")
+ADVICE = "if no Snakemake runs there any more, `snakemake --unlock` removes its lock"
 _held: list[IO[bytes]] = []  # until the process ends
 
 
@@ -28,15 +30,36 @@ def _files(results: Path) -> tuple[Path, Path]:
 def hold(results: Path = RESULTS) -> None:
     """Show until the end of this process that Snakemake runs here; called when the Snakefile is read.
 
-    Children that are started as programs do not inherit the lock, so a job that outlives Snakemake does not hold it.
+    If no other one does, a lock that a killed Snakemake of this machine left is removed first. Children that are
+    started as programs do not inherit the lock, so a job that outlives Snakemake does not hold it.
     """
     path, _ = _files(results)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _held.append(path.open("ab"))
+        with contextlib.suppress(BlockingIOError):  # another one runs here
+            fcntl.flock(_held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_left(results)
         fcntl.flock(_held[-1], fcntl.LOCK_SH)
     except OSError as error:  # a dry run needs no lock, and another run says what it cannot write
         print(f"i2r: {path}: cannot be locked ({error.strerror})", file=sys.stderr)
+
+
+def _remove_left(results: Path) -> None:
+    left = list(SNAKEMAKE_LOCKS.glob("*.lock"))
+    if who := _elsewhere(results):
+        print(f"i2r: {SNAKEMAKE_LOCKS}: locked by {who}; {ADVICE}", file=sys.stderr)
+    elif left:
+        print("i2r: an earlier Snakemake was killed; removing its lock", file=sys.stderr, flush=True)
+        for path in left:
+            path.unlink(missing_ok=True)
+
+
+def _elsewhere(results: Path) -> str | None:
+    """Who has left Snakemake's lock, if that was on another machine."""
+    who = owner(results)
+    other = " on " in who and who.partition(" on ")[2] != platform.node()
+    return who if other and any(SNAKEMAKE_LOCKS.glob("*.lock")) else None
 
 
 def sign(results: Path = RESULTS) -> None:
@@ -55,15 +78,14 @@ def owner(results: Path = RESULTS) -> str:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else "unknown"
 
 
-def has_stale_lock(results: Path = RESULTS) -> bool:
-    """Wait until no Snakemake runs here; then whether one has left its lock.
+def wait_for_others(results: Path = RESULTS) -> None:
+    """Wait until no Snakemake runs here.
 
     Raises:
-        JobError: the lock was left on another machine, or locks do not work here: a person has to decide.
+        JobError: one has left its lock on another machine, or locks do not work here: a person has to decide.
     """
     path, _ = _files(results)
     path.parent.mkdir(parents=True, exist_ok=True)
-    advice = "if no Snakemake runs there any more, `snakemake --unlock` removes its lock"
     with path.open("ab") as file:
         try:
             try:
@@ -73,11 +95,6 @@ def has_stale_lock(results: Path = RESULTS) -> bool:
                 fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             if any(SNAKEMAKE_LOCKS.glob("*.lock")):
-                raise JobError(f"{path}: {error.strerror}; {SNAKEMAKE_LOCKS} is locked; {advice}") from None
-            return False
-    if not any(SNAKEMAKE_LOCKS.glob("*.lock")):
-        return False
-    who = owner(results)
-    if " on " in who and who.partition(" on ")[2] != platform.node():
-        raise JobError(f"{SNAKEMAKE_LOCKS}: locked by {who}; {advice}")
-    return True
+                raise JobError(f"{path}: {error.strerror}; {SNAKEMAKE_LOCKS} is locked; {ADVICE}") from None
+    if who := _elsewhere(results):
+        raise JobError(f"{SNAKEMAKE_LOCKS}: locked by {who}; {ADVICE}")

@@ -16,7 +16,7 @@ from i2r.config.load import Params, load
 from i2r.errors import ROOM, sentence
 from i2r.files import write_json
 from i2r.pipeline import store
-from i2r.pipeline.alone import began, has_stale_lock
+from i2r.pipeline.alone import began, wait_for_others
 from i2r.pipeline.digests import digest
 from i2r.pipeline.jobs import locked
 from i2r.pipeline.plan import Plan, make_plan
@@ -79,9 +79,7 @@ def _make(
 ) -> None:
     config = ["--configfile", *map(str, configfiles)] if configfiles else []
     for _ in range(ROUNDS):
-        if has_stale_lock(results):
-            print("i2r: an earlier Snakemake was killed; removing its lock", file=sys.stderr, flush=True)
-            snakemake("--unlock", *config)
+        wait_for_others(results)
         snakemake(stage, "--cores", cores, *config, "--quiet", "host", "reason", "rules")
         wrong = problems(plan, jobs, results)
         if not wrong:
