@@ -404,7 +404,7 @@ def test_the_released_prior_has_a_deviation_over_drawn_embeddings(tmp_path):
 def test_ratio_of_masks_is_in_percent(home):
     text = (home / "ablation.md").read_text()
     assert "| Method | Block | Fold 0 | Mean |" in text
-    assert "| I²R | 0 | 0.0100 | 0.0100 |" in text and "| I²R | 3 | 0.0300 | 0.0300 |" in text
+    assert "| I²R | 1 | 0.0100 | 0.0100 |" in text and "| I²R | 4 | 0.0300 | 0.0300 |" in text
 
 
 def test_components_are_those_of_the_options():

@@ -8,6 +8,7 @@ import re
 from types import SimpleNamespace
 
 import fake_jobs
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -130,20 +131,20 @@ def test_the_audit_of_the_paper_has_only_known_signs():
 FORM = "ea2f28629bf718405229526b1fa6938745223919aa0659f2ca155ea227df8e29"
 
 
-def grids_of(folder, **energy: float) -> list[Grid]:
+def grids_of(folder, **costs: float) -> list[Grid]:
     """The parts of the checklist."""
     spec = json.loads((folder / "manifest.json").read_text())["spec"]
     store = folder.parents[1]
     inputs = {role: store / given["step"] / given["key"] for role, given in spec["inputs"].items()}
     results = Results(spec["params"], inputs)
     left_out = page.excluded_classes(results)
-    costs = cost.table(results).assign(**energy)
-    return checklist.grids(results, labels(results), {"": "snakemake report"}, left_out, costs)
+    table = cost.table(results).assign(**costs)
+    return checklist.grids(results, labels(results), {"": "snakemake report"}, left_out, table)
 
 
-def answers(folder, **energy: float) -> dict[str, str]:
+def answers(folder, **costs: float) -> dict[str, str]:
     """Item of the checklist -> its answer."""
-    return {item: answer for grid in grids_of(folder, **energy) for item, answer in grid.rows}
+    return {item: answer for grid in grids_of(folder, **costs) for item, answer in grid.rows}
 
 
 def test_the_checklist_has_the_words_and_the_order_of_the_published_form(home):
@@ -186,10 +187,12 @@ def test_the_checklist_is_answered_from_the_run(home):
     assert "commit: git c0ffee0." in found["Training code"]
 
 
-def test_energy_is_known_only_if_every_job_measured_it(home):
+def test_costs_are_known_only_if_every_job_measured_them(home):
     item = "The average runtime for each result, or estimated energy cost"
     assert "train 42 s" in answers(home)[item] and "Energy: not known to the run." in answers(home)[item]
     assert "Energy: 0.750 kWh." in answers(home, cpu_kwh=0.5, gpu_kwh=0.25)[item]
+    assert "GPU hours: 1.50." in answers(home, gpu_hours=1.5)[item]
+    assert "GPU hours: not known to the run." in answers(home, gpu_hours=np.nan)[item]
 
 
 @pytest.mark.parametrize(

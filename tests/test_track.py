@@ -190,7 +190,7 @@ def test_training_has_params_steps_data_environment_and_weights(imported):
 def test_evaluation_has_scores_and_pictures_and_no_weights(imported):
     results, made = imported
     run = one(results, **{"i2r.key": spec_of(made, "evaluate").key})
-    assert {"miou", "fb_iou", "prior/ap", "iou/star", "mask_ratio/0"} <= set(run.data.metrics)
+    assert {"miou", "fb_iou", "prior/ap", "iou/star", "mask_ratio/1"} <= set(run.data.metrics)
     client = MlflowClient(tracking_uri=database.database(results))
     files = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert files == {"manifest.json", "scores.json", "episodes.csv", "episodes.png"}

@@ -165,7 +165,8 @@ def _cost(made: Sequence[Finished], costs: pd.DataFrame) -> dict[str, str]:
     times = {step: np.mean([job.cost["seconds"] for job in made if job.step == step]) for step in steps}
     average = ", ".join(f"{step} {duration(seconds)}" for step, seconds in times.items())
     whole = costs[(costs["target"] == cost.ALL) & (costs["step"] == cost.ALL)].iloc[0]
-    kwh = whole["cpu_kwh"] + whole["gpu_kwh"]  # NaN if a job did not measure it
+    # NaN if a job did not measure it
+    hours, kwh = whole["gpu_hours"], whole["cpu_kwh"] + whole["gpu_kwh"]
     hardware = [
         f"{name.replace('_', ' ')} {listed(values)}"
         for name in ("device", "cores", "platform", "python", "torch")
@@ -174,7 +175,8 @@ def _cost(made: Sequence[Finished], costs: pd.DataFrame) -> dict[str, str]:
     return {
         "The average runtime for each result, or estimated energy cost": (
             f"Average of a job: {average or NOT_KNOWN.lower()}. All jobs: {duration(3600 * whole['hours'])}, "
-            f"{whole['gpu_hours']:.2f} GPU hours. Energy: {f'{kwh:.3f} kWh' if kwh > 0 else NOT_KNOWN.lower()}."
+            f"GPU hours: {f'{hours:.2f}' if hours >= 0 else NOT_KNOWN.lower()}. "
+            f"Energy: {f'{kwh:.3f} kWh' if kwh > 0 else NOT_KNOWN.lower()}."
         ),
         "A description of the computing infrastructure used": f"{'; '.join(hardware) or NOT_KNOWN}.",
     }

@@ -98,7 +98,7 @@ def scores_of(job: Finished) -> dict[str, float]:
         found |= numbers(plain, start)
         found |= numbers({"iou": {c["name"]: c["iou"] for c in scores.get("classes", {}).values()}}, start)
         found |= numbers({"prior": scores.get("prior") or {}}, start)
-        found |= numbers({"mask_ratio": dict(enumerate(scores.get("mask_ratio") or []))}, start)
+        found |= numbers({"mask_ratio": dict(enumerate(scores.get("mask_ratio") or [], 1))}, start)
     if job.step == "evaluate":
         found |= numbers({YARDSTICKS: {name: job.scores[""].get(name) for name in BY_YARDSTICK}})
     if job.step == "baselines":

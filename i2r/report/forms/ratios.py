@@ -60,13 +60,13 @@ def blocks(target: Target, id: str) -> int:
 
 
 def frame(target: Target) -> pd.DataFrame:
-    """One row a block: dataset, shot, method, block, fold-F ..., mean (percent of cells), and the same as printed."""
+    """One row a block: dataset, shot, method, block from 1 on, fold-F ..., mean (percent of cells), and as printed."""
     rows = []
     for id in target.trained:
         printed = printed_ratios(target, id)
         for shot in target.shots:
             for block in range(blocks(target, id)):
-                row = {"dataset": target.dataset(id), "shot": shot, "method": id, "block": block}
+                row = {"dataset": target.dataset(id), "shot": shot, "method": id, "block": block + 1}
                 cells = [list(by_seed(target, id, shot, fold, block).values()) for fold in target.folds]
                 means = [float(np.mean(values)) if values else np.nan for values in cells]
                 row |= {f"fold-{fold}": mean for fold, mean in zip(target.folds, means, strict=True)}
