@@ -211,6 +211,18 @@ def test_a_target_without_methods_changes_only_what_it_gives_of_the_papers():
     assert params.origin["targets.table-s1.folds"] == load.COMMAND_LINE
 
 
+def test_a_method_without_a_label_changes_only_what_it_gives_of_the_papers():
+    deep = {"train": {"lr": 0.003}}
+    given = {"methods": {"i2r-5-4": deep, "i2r-5-3": deep | {"label": "another method"}}}
+    params = load.load(ROOT / "workflow/presets/tiny.yaml", given)
+    changed, replaced = params.methods["i2r-5-4"], params.methods["i2r-5-3"]
+    assert changed.params.train.lr == replaced.params.train.lr == 0.003
+    assert (changed.params.network.blocks, changed.params.network.cross) == (5, 4)
+    assert changed.label == "5 decoders, 4 with cross-attention" and replaced.label == "another method"
+    assert replaced.params.network.blocks != 5  # tiny's
+    assert params.methods["i2r-5-5"].params.train.lr == params.values.train.lr
+
+
 def test_networks_are_tested_on_data_of_another_kind():
     plan = planned("tiny")
     evaluated = {

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from i2r.config.experiment import PaperRuns
+from i2r.config.methods import overlay, spelled_out
 
 Values = dict[str, Any]
 
@@ -66,7 +67,8 @@ def with_paper(
     """An experiment with the paper's tables and figures below its own methods and targets.
 
     A method of the experiment replaces the paper's of the same name, and so does a target that names methods or
-    baselines; one that names neither (`table-s1: {folds: [0]}`) changes only what it gives. A method of the paper that
+    baselines. A method without a label (`i2r-5-4: {train: {lr: 0.003}}`) and a target that names neither
+    (`table-s1: {folds: [0]}`) change only what they give. A method of the paper that
     cannot run here (another backbone, a combination that params refuse) is left out of the paper's targets, with the
     reason.
 
@@ -78,11 +80,14 @@ def with_paper(
     Returns:
         The values; those that were added; and target -> method -> why it cannot run.
     """
-    own = given.get("methods", {})
+    own = dict(given.get("methods", {}))
     methods, why = {}, {}
     for name, method in paper_methods().items():
-        if name not in own:
-            values = {key: value for key, value in method.items() if key != "needs"}
+        values = {key: value for key, value in method.items() if key != "needs"}
+        if name in own:
+            if isinstance(own[name], Mapping) and "label" not in own[name]:
+                own[name] = overlay(spelled_out(values), spelled_out(own[name]))
+        else:
             why[name] = unmet(method.get("needs", {}), settled) or refused(name, values)
             if not why[name]:
                 methods[name] = values
