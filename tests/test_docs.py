@@ -280,13 +280,35 @@ def test_what_makes_a_network_use_its_supports_is_recorded():
         value, low, high = (f"{number:{sign}.{digits}f}" for number in row)
         return f"{value} [{low}, {high}]"
 
-    labels = {"i2r": "as it is", "i2r-pairs": "pairs: one query, two classes", "i2r-paste": "pasted objects"}
-    for method, label in (labels | {"i2r-balanced": "balanced classes"}).items():
+    labels = {
+        "i2r": "as it is",
+        "i2r-pairs": "pairs: one query, two classes",
+        "i2r-paste": "pasted objects",
+        "i2r-balanced": "balanced classes",
+        "i2r-balanced-pairs": "balanced pairs",
+    }
+    for method, label in labels.items():
         folds = " | ".join(f"{cells.at[(method, fold, 'right'), 'value']:.1f}" for fold in "12")
         line = f"| {label} | {folds} | {told(method, 'right')} | {told(method, 'right less shuffled')} | "
         assert line + f"{told(method, 'present', 0)} |" in text
         if method != "i2r":
             assert told(method, "right less i2r", sign="+") in text
+
+
+def test_masks_and_thresholds_on_photographs_are_recorded():
+    folder, text = RECORDED / "voc-small-tables", " ".join(page("docs/results.md").split())
+    ratios = pd.read_csv(folder / "table5.csv").set_index(["method", "block"])["mean"]
+    assert (
+        "would mask {:.2f} and {:.2f} % of the cells of the two blocks, CyCTR".format(*ratios["i2r"]) in text
+    )
+    assert "CyCTR {:.1f} and {:.1f} %".format(*ratios["i2r-cyctr"]) in text
+    thresholds = pd.read_csv(folder / "figure5.csv").set_index("method")
+    assert f"I2R has {bracket(thresholds.loc['i2r-delta-70'], 'mean')} there" in text
+    fixed = thresholds["mean"].drop("i2r-delta-adaptive")
+    said = f"moves by {fixed.max() - fixed.min():.1f} points, from {fixed.min():.1f} to {fixed.max():.1f}"
+    adaptive = thresholds.loc["i2r-delta-adaptive"]
+    assert f"{said}, and the adaptive threshold ({adaptive['mean']:.1f}) differs from 0.7 by " in text
+    assert f"differs from 0.7 by {bracket(adaptive, 'difference', '+')}" in text
 
 
 def test_controls_of_photographs_in_the_docs_are_recorded():
