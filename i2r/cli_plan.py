@@ -40,7 +40,7 @@ def plan(args: argparse.Namespace) -> None:
         return
     located, jobs = Located(made), made.needed(args.target)
     if jobs is None:
-        raise JobError(f"{args.target}: {_why_none(made, args.target)}")
+        raise JobError(f"{args.target}: {made.why_none(args.target)}")
     changed = {spec.key for spec in stages.by_other_code(made, jobs)}
     states = {spec.key: located.state(spec) for spec in jobs}
     count = _gpus(args.gpus, made)
@@ -76,15 +76,6 @@ def _targets(made: Plan, request: str) -> list[str]:
     """The targets of a request; none of a stage."""
     several = {"all": made.params.made, PAPER: made.params.paper}
     return several.get(request, [request] if request in made.params.values.targets else [])
-
-
-def _why_none(made: Plan, request: str) -> str:
-    """Why a request has no jobs: none of the methods of a target of the paper can run here, or it is unknown."""
-    if impossible := made.params.impossible.get(request):
-        return (
-            f"none of its methods can run in this experiment: {'; '.join(dict.fromkeys(impossible.values()))}"
-        )
-    return f"no such target or stage; choose one of {', '.join(made.requests)}"
 
 
 def _write(made: Plan, configfiles: Sequence[Path]) -> None:

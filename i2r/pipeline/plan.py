@@ -66,6 +66,13 @@ class Plan:
                 wanted |= {given.key for given in self.jobs[key].inputs.values()}
         return [spec for key, spec in self.jobs.items() if key in wanted]
 
+    def why_none(self, request: str) -> str:
+        """Why a request has no jobs: none of the methods of a target of the paper can run here, or it is unknown."""
+        if impossible := self.params.impossible.get(request):
+            reasons = "; ".join(dict.fromkeys(impossible.values()))
+            return f"none of its methods can run in this experiment: {reasons}"
+        return f"no such target or stage; choose one of {', '.join(self.requests)}"
+
     def views(self, key: str) -> list[str]:
         """Readable folders of a job, relative to results/."""
         spec = self.jobs[key]

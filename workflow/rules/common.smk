@@ -17,7 +17,7 @@ from i2r.config.experiment import STAGES
 from i2r.config.load import load
 from i2r.errors import sentence
 from i2r.pipeline import alone, fetched, gpus, store
-from i2r.pipeline.spec import RESULTS, Input, read_spec
+from i2r.pipeline.spec import RESULTS, Input, JobError, read_spec
 from i2r.pipeline.stage import failures, prepare, reports
 from i2r.pipeline.steps import STEPS
 

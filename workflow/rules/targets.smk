@@ -25,6 +25,12 @@ for target in (*PLAN.params.values.targets, "paper"):
             asked(PLAN.target(target)),
 
 
+with as_workflow_errors():
+    for word in sys.argv[1:]:
+        if word in PLAN.params.impossible and PLAN.needed(word) is None:
+            raise JobError(f"{word}: {PLAN.why_none(word)}")
+
+
 for words, spec in asked_for(sys.argv[1:]).items():
 
     rule:
