@@ -309,6 +309,12 @@ def test_masks_and_thresholds_on_photographs_are_recorded():
     adaptive = thresholds.loc["i2r-delta-adaptive"]
     assert f"{said}, and the adaptive threshold ({adaptive['mean']:.1f}) differs from 0.7 by " in text
     assert f"differs from 0.7 by {bracket(adaptive, 'difference', '+')}" in text
+    cams = pd.read_csv(folder / "table6.csv").set_index("method")
+    assert cams["mean"].idxmin() == "i2r"
+    assert f"the lowest here too, with {bracket(cams.loc['i2r'], 'mean')}" in text
+    for id, label in (("gradcam-plus-plus", "GradCAM++ has"), ("bagcam", "BagCAM"), ("gradcam", "GradCAM"),
+                      ("hirescam", "HiResCAM")):  # fmt: skip
+        assert f"{label} {bracket(cams.loc[f'i2r-{id}'], 'mean')}" in text
 
 
 def test_controls_of_photographs_in_the_docs_are_recorded():
