@@ -240,6 +240,38 @@ def test_seeds_and_priors_in_the_docs_are_recorded():
     assert f"is {behind:.1f} points [{low:.1f}, {high:.1f}] below BAM's" in text
 
 
+def test_learning_rates_in_the_docs_are_recorded():
+    folder, text, readme = (
+        RECORDED / "shapes-rate",
+        page("docs/results.md"),
+        " ".join(page("README.md").split()),
+    )
+    held = pd.read_csv(folder / "held_out.csv")
+    means = held.groupby(["lr", "method"])["miou"].mean().unstack()[["i2r", "i2r-no-pmgm", "bam"]]
+    for rate, row in means.dropna(how="all").iterrows():
+        cells = " | ".join("-" if pd.isna(value) else f"{value:.1f}" for value in row)
+        assert f"| {rate:g} | {cells} |" in text
+    assert means["i2r"].idxmax() == load(ROOT / "workflow/presets/shapes-rate.yaml").values.train.lr
+    deep = held[held["method"].str.fullmatch("(i2r-[45]-.|decoder-[456])")]
+    fast = deep["lr"] == 0.006
+    assert (deep[fast]["miou"] == 0).sum() == 2 and fast.sum() == 3
+    assert len(deep[~fast]) == 13 and deep[~fast]["miou"].min() > 30
+    table = pd.read_csv(folder / "table.csv").set_index("id")
+    for id, row in table.iterrows():
+        folds = " | ".join(f"{row[f'1-shot fold-{fold}']:.1f}" for fold in range(4))
+        seeds = "[{:.1f}, {:.1f}]".format(*(row[f"1-shot mean seeds {end}"] for end in ("low", "high")))
+        assert f"| {LABELS[id]} | {folds} | {bracket(row, '1-shot mean')} | {seeds} |" in text
+    assert bracket(table.loc["i2r"], "1-shot mean") in readme
+    claims = pd.read_csv(folder / "claims.csv").dropna(subset=["difference"])
+    assert len(claims) == 3
+    for _, row in claims.iterrows():
+        claim = row["claim"].replace("I²R", "I2R").removesuffix(" (ResNet-50, 1-shot)")
+        ends = f"[{row['seeds low']:.1f}, {row['seeds high']:.1f}]"
+        pictures = f"{row['difference']:+.1f} [{row['pictures low']:+.1f}, {row['pictures high']:+.1f}]"
+        assert f"| {claim} | {row['paper']:+.2f} | {pictures} | {ends} | {row['verdict']} |" in text
+        assert f"{pictures}, {ends}" in readme or row["than"] == "bam"
+
+
 def test_photographs_in_the_docs_are_recorded():
     table = pd.read_csv(RECORDED / "voc-small-gpu/ablation.csv")
     labels = LABELS | {"bam": "BAM on I2R's backbone"}
