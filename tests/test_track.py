@@ -196,6 +196,7 @@ def test_evaluation_has_scores_and_pictures_and_no_weights(imported):
     assert files == {"manifest.json", "scores.json", "episodes.csv", "episodes.png"}
     report = one(results, step="report")
     assert "report.html" in {item.path for item in client.list_artifacts(report.info.run_id)}
+    assert "runs" not in report.data.params and "report.bootstrap" in report.data.params
 
 
 def test_scores_on_every_grid_stand_in_a_group_of_their_own(imported):

@@ -181,7 +181,9 @@ class Importer:
         run_id = run.info.run_id
         if DESCRIBED not in run.data.tags:
             self.log_dataset(job, run_id)
-            self.log_params(run_id, dict(flat(job.params)) | job.args)
+            # "runs": the runs that a report shows, which its tables name
+            params = {name: value for name, value in flat(job.params) if name != "runs"}
+            self.log_params(run_id, params | job.args)
             self.client.set_tag(run_id, DESCRIBED, "yes")
         return run_id, int(run.data.tags.get(STEPS, -1))
 
