@@ -159,20 +159,22 @@ def _asked(
     Raises:
         ValueError: an unknown sampling.
     """
+    *stream, number = key
     pair = np.random.default_rng((_PAIR, *key))
-    if sampling in ("balanced", "balanced-pairs"):
-        query, cls = _evenly(usable, rng if sampling == "balanced" else pair)
-        if sampling == "balanced":
-            return query, [cls]
+    if sampling == "image":
+        query, classes = _in_turn(lists, usable, (_ORDER, *stream), number)
+        return query, [int(rng.choice(classes))]
+    if sampling == "balanced":
+        query, cls = _evenly(usable, rng)
+        return query, [cls]
+    if sampling == "pairs":
+        query, classes = _in_turn(lists, usable, (_ORDER, *stream), number)
+        return query, [int(cls) for cls in pair.permutation(classes)[:2]]
+    if sampling == "balanced-pairs":
+        query, cls = _evenly(usable, pair)
         others = [other for other in lists["train_of"][query] if other in usable and other != cls]
         return query, [cls, *(int(other) for other in pair.permutation(others)[:1])]
-    if sampling not in ("image", "pairs"):
-        raise ValueError(f"train.sampling must be image, balanced, pairs or balanced-pairs, got {sampling!r}")
-    *stream, number = key
-    query, classes = _in_turn(lists, usable, (_ORDER, *stream), number)
-    if sampling == "image":
-        return query, [int(rng.choice(classes))]
-    return query, [int(cls) for cls in pair.permutation(classes)[:2]]
+    raise ValueError(f"train.sampling must be image, balanced, pairs or balanced-pairs, got {sampling!r}")
 
 
 def _evenly(usable: dict[int, list[str]], rng: np.random.Generator) -> tuple[str, int]:
