@@ -67,10 +67,9 @@ def with_paper(
     """An experiment with the paper's tables and figures below its own methods and targets.
 
     A method of the experiment replaces the paper's of the same name, and so does a target that names methods or
-    baselines. A method without a label (`i2r-5-4: {train: {lr: 0.003}}`) and a target that names neither
-    (`table-s1: {folds: [0]}`) change only what they give. A method of the paper that
-    cannot run here (another backbone, a combination that params refuse) is left out of the paper's targets, with the
-    reason.
+    baselines. A method without a label (`i2r-5-4: {train: {lr: 0.003}}`) and a target that names neither (`table-s1:
+    {folds: [0]}`) change only what they give. A method of the paper that cannot run here (another backbone, a
+    combination that params refuse) is left out of the paper's targets, with the reason.
 
     Args:
         given: the experiment's values.

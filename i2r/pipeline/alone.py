@@ -39,19 +39,20 @@ def hold(results: Path = RESULTS) -> None:
         _held.append(path.open("ab"))
         with contextlib.suppress(BlockingIOError):  # another one runs here
             fcntl.flock(_held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove_left(results)
+            _remove_stale(results)
         fcntl.flock(_held[-1], fcntl.LOCK_SH)
     except OSError as error:  # a dry run needs no lock, and another run says what it cannot write
         print(f"i2r: {path}: cannot be locked ({error.strerror})", file=sys.stderr)
 
 
-def _remove_left(results: Path) -> None:
-    left = list(SNAKEMAKE_LOCKS.glob("*.lock"))
+def _remove_stale(results: Path) -> None:
+    """Remove the lock of a killed Snakemake, or say that a person has to; no other may run here."""
+    stale = list(SNAKEMAKE_LOCKS.glob("*.lock"))
     if who := _elsewhere(results):
         print(f"i2r: {SNAKEMAKE_LOCKS}: locked by {who}; {ADVICE}", file=sys.stderr)
-    elif left:
+    elif stale:
         print("i2r: an earlier Snakemake was killed; removing its lock", file=sys.stderr, flush=True)
-        for path in left:
+        for path in stale:
             path.unlink(missing_ok=True)
 
 
