@@ -38,9 +38,8 @@ def plan(args: argparse.Namespace) -> None:
     if args.write:
         _write(made, args.configfile or [PARAMS])
         return
-    located, jobs = Located(made), made.needed(args.target)
-    if jobs is None:
-        raise JobError(f"{args.target}: {made.why_none(args.target)}")
+    requests = args.targets or ["all"]
+    located, jobs = Located(made), _jobs(made, requests)
     changed = {spec.key for spec in stages.by_other_code(made, jobs)}
     states = {spec.key: located.state(spec) for spec in jobs}
     count = _gpus(args.gpus, made)
@@ -64,12 +63,25 @@ def plan(args: argparse.Namespace) -> None:
     todo = [spec for spec in jobs if spec.key in expected]
     cores = args.cores or os.cpu_count() or 1
     print(*totals(jobs, todo, expected, cores, count, args.card), sep="\n")
-    for text in seeds_said(made, RESULTS, _targets(made, args.target)):
+    for text in seeds_said(
+        made, RESULTS, dict.fromkeys(t for each in requests for t in _targets(made, each))
+    ):
         print(text)
     if changed:
         print(
             f"{len(changed)} made by other code than the present; `i2r run STEP --spec ... --again` makes one again"
         )
+
+
+def _jobs(made: Plan, requests: Sequence[str]) -> list[Spec]:
+    """The jobs that these targets and stages need together, inputs first."""
+    keys = set()
+    for request in requests:
+        jobs = made.needed(request)
+        if jobs is None:
+            raise JobError(f"{request}: {made.why_none(request)}")
+        keys |= {spec.key for spec in jobs}
+    return [spec for key, spec in made.jobs.items() if key in keys]
 
 
 def _targets(made: Plan, request: str) -> list[str]:
@@ -172,7 +184,10 @@ def add(verbs: argparse._SubParsersAction, values: argparse.ArgumentParser) -> N
         "plan", help="print every job that the params need, its state and its time", parents=[values]
     )
     verb.add_argument(
-        "target", nargs="?", default="all", help="a target, a stage, `paper` or `all` (default: all)"
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help="targets, stages, `paper` or `all` (default: all)",
     )
     verb.add_argument("--gpus", type=whole, metavar="N", help="plan for N GPUs (default: those here)")
     verb.add_argument("--cores", type=positive, metavar="N", help="plan for N cores (default: those here)")

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from i2r.cli_types import port, positive, whole
+from i2r.config.base import ParamsError
 from i2r.config.load import load
 from i2r.pipeline.spec import RESULTS, JobError
 
@@ -24,7 +25,10 @@ def register(args: argparse.Namespace) -> None:
         from i2r.tracking.registry import register as add
     except ModuleNotFoundError as error:
         raise JobError(f"{error.name} is not installed; `pip install mlflow` in this environment") from None
-    made = add(RESULTS, load(args.configfile).values.experiment, args.method, args.shot, args.fold)
+    params = load(args.configfile)
+    if args.method not in params.methods:
+        raise ParamsError(f"{args.method!r} is not among methods ({', '.join(params.methods)})")
+    made = add(RESULTS, params.values.experiment, args.method, args.shot, args.fold)
     print(made.description)
     print(
         f"models:/{made.name}/{made.version}: `mlflow models serve -m` serves it, `mlflow.pyfunc.load_model` loads it"

@@ -201,8 +201,12 @@ def test_a_target_alone_and_its_totals(clone: Path, capsys: pytest.CaptureFixtur
     cli.main(["plan", "data"])
     said = capsys.readouterr().out
     assert "i2r-1shot" not in said and "adding" not in said
+    cli.main(["plan", "data", "cam_head"])
+    several = capsys.readouterr().out
+    rows = [{line for line in text.splitlines() if line.startswith("to do ")} for text in (said, several)]
+    assert rows[0] < rows[1] and "i2r-1shot" not in several
     with pytest.raises(SystemExit):
-        cli.main(["plan", "table9"])
+        cli.main(["plan", "data", "table9"])
     assert "table9: no such target or stage; choose one of all, data," in capsys.readouterr().err
 
 

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from i2r import cli
 from i2r.config import schema
 from i2r.config.networks import network_options
 from i2r.nets.backbone.base import build_backbone
@@ -130,6 +131,12 @@ def test_what_is_wrong_with_a_request_names_the_support_as_the_library_does(vers
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
             model.predict([episode | changed])
+
+
+def test_an_unknown_method_is_named_before_a_missing_report(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["register", "NOSUCH"])
+    assert "'NOSUCH' is not among methods (i2r, " in capsys.readouterr().err
 
 
 def test_what_cannot_be_registered_is_said(finished):

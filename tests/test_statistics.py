@@ -184,6 +184,8 @@ def test_verdicts():
     assert said[2] == f"undecided (+0.8 would need about {statistics.seeds_needed(0.8, 1.0)} seeds)"
     assert verdicts([unclear], [0.004], 0.001)[0].startswith("undecided (+0.004 would")  # of seconds
     nothing = [np.nan] * 3
+    undefined = Comparison(3.0, *nothing, 3, 0.3)  # a class is missing from some resamples
+    assert verdicts([undefined], [1.0], 1.0) == ["undecided (its interval is not defined)"]
     one, missing = Comparison(5.0, *nothing, 1, np.nan), Comparison(np.nan, *nothing, 0, np.nan)
     assert verdicts([one, missing], [1.0, 1.0], 1.0) == ["one training seed: no verdict", "not run"]
     assert verdicts([Comparison(3.0, 0.03, 0.9, np.nan, 3, 0.3)] * 3, [1.0] * 3, 1.0)[0].startswith(

@@ -288,6 +288,8 @@ def verdicts(
             said.append("not run")
         elif claim.seeds < FEWEST:
             said.append(no_verdict(claim.seeds))
+        elif np.isnan(claim.differs):
+            said.append("undecided (its interval is not defined)")
         elif p_equal < 1 - LEVEL:
             said.append(f"no difference larger than {least:.2g}")
         elif p_differs < 1 - LEVEL:
