@@ -266,9 +266,9 @@ def test_five_shots_start_from_one_shot():
 
 
 def test_other_targets_are_planned_but_not_made():
-    made = planned("shapes-masks")
-    assert {spec.step for spec in made.target("table1")} > {"train"}
-    assert not any("bam" in label for spec in made.of("all") for label in made.labels[spec.key])
+    made = planned("shapes-networks")
+    assert {spec.step for spec in made.target("table3")} > {"train"}
+    assert not any("no-dicm" in label for spec in made.of("all") for label in made.labels[spec.key])
 
 
 def test_planning_is_quick_and_imports_nothing_heavy():
