@@ -6,7 +6,7 @@ timings.json, timings.md, runs.csv, and archives of the scores, pictures and rep
 
     python benchmarks/gpu_voc.py --minutes 10 --out gpu-voc
 
-`--trial` runs every item with one step and two episodes of fold 0 on small pictures, to see on a CPU that all works.
+`--trial` runs every item with one step and two episodes of fold 0 on small images, to see on a CPU that all works.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def described(plan: Plan, made: Iterable[Mapping[str, Any]]) -> ROCrate:
     crate.name = f"{plan.experiment}: few-shot segmentation, reproduced with i2r"
     crate.description = (
         f"Results of the experiment {plan.experiment} of a reproduction of the paper {paper}. Pictures in the report "
-        "are of its data sets, whose licences are their publishers'."
+        "show images of its data sets, whose licences are their publishers'."
     )
     crate.datePublished = max(values["times"]["ended"] for values in made)
     crate.license = crate.add(

@@ -1,4 +1,4 @@
-"""Small data sets in the official layouts, made of random pictures."""
+"""Small data sets in the official layouts, made of random images."""
 
 import json
 
@@ -43,9 +43,9 @@ def write_coco(folder):
         for place in range(count):
             number = start - place  # the file is not in the order of ids
             file = f"COCO_{split}2014_{number:012d}.jpg"
-            picture = Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8))
-            picture = picture.convert("L") if (split, number) == ("train", 0) else picture
-            picture.save(folder / f"{split}2014" / file)
+            image = Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8))
+            image = image.convert("L") if (split, number) == ("train", 0) else image
+            image.save(folder / f"{split}2014" / file)
             images.append({"id": number, "file_name": file, "height": 30, "width": 40})
             if place == 4:
                 continue

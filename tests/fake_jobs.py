@@ -22,7 +22,7 @@ from i2r.pipeline.spec import Spec, write_spec
 from i2r.pipeline.steps import BEST, BY_CHECKPOINT
 
 NAMES = ["star", "gear", "key", "mug", "fish", "crescent", "leaf", "arrow", "heart", "bolt"]
-LEFT_OUT = {"train_000099": "JPEGImages/train_000099.jpg: damaged, part of the picture is missing"}
+LEFT_OUT = {"train_000099": "JPEGImages/train_000099.jpg: damaged, part of the image is missing"}
 NAMES += ["cross", "drop", "hand", "cup", "bell", "anchor", "comb", "tree", "boat", "wheel"]
 METHODS: dict[str, dict[str, Any]] = {
     "i2r": {"label": "I²R"},

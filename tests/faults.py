@@ -197,7 +197,7 @@ def read_only_results(trial: Trial) -> None:
 
 
 def photographs(trial: Trial) -> Path:
-    """A folder of pictures in VOC's layout, with which the stage `data` was run once; that is what is compared."""
+    """A folder of images in VOC's layout, with which the stage `data` was run once; that is what is compared."""
     (generated,) = (trial.results / "store/data").glob("*/VOC")
     shutil.copytree(generated, trial.toy.folder / "voc")
     (trial.toy.folder / NOT_READ["weights"]).touch()
@@ -209,7 +209,7 @@ def photographs(trial: Trial) -> Path:
     return trial.toy.folder / "voc"
 
 
-def truncated_picture(trial: Trial) -> None:
+def truncated_image(trial: Trial) -> None:
     """After the data have been read once: when they have changed, they are read again."""
     path = photographs(trial) / "JPEGImages/train_000007.jpg"
     content = path.read_bytes()
@@ -364,7 +364,7 @@ class Fault(NamedTuple):
 FAULTS = (
     Fault("full disk", "train", full_disk, "train"),
     Fault("read-only results", "report", read_only_results),
-    Fault("truncated picture", "lists", truncated_picture),
+    Fault("truncated image", "lists", truncated_image),
     Fault("wrong mask size", "lists", wrong_mask_size),
     Fault("NaN loss", "train", nan_loss, "train"),
     Fault("params changed during a run, and back", "train", params_changed_during_a_run, "train"),

@@ -26,7 +26,7 @@ from i2r.data.fetch import Archive, read_table
 TRAIN, VAL, SBD_ONLY = ("2007_000032", "2007_000039"), ("2007_000033",), ("2008_000008",)
 
 
-def picture(seed: int, kind: str) -> bytes:
+def image_file(seed: int, kind: str) -> bytes:
     """A small JPEG photograph, or a palette PNG with a rectangle of class 1 + seed % 20."""
     rng, file = np.random.default_rng(seed), io.BytesIO()
     if kind == "jpg":
@@ -50,11 +50,11 @@ def voc() -> bytes:
     """VOCtrainval_11-May-2012.tar."""
     base = "VOCdevkit/VOC2012"
     files = {
-        f"{base}/JPEGImages/{name}.jpg": picture(i, "jpg") for i, name in enumerate(TRAIN + VAL + SBD_ONLY)
+        f"{base}/JPEGImages/{name}.jpg": image_file(i, "jpg") for i, name in enumerate(TRAIN + VAL + SBD_ONLY)
     }
     for i, name in enumerate(TRAIN + VAL):
-        files[f"{base}/SegmentationClass/{name}.png"] = picture(i, "png")
-        files[f"{base}/SegmentationObject/{name}.png"] = picture(i, "png")
+        files[f"{base}/SegmentationClass/{name}.png"] = image_file(i, "png")
+        files[f"{base}/SegmentationObject/{name}.png"] = image_file(i, "png")
         files[f"{base}/Annotations/{name}.xml"] = b"<annotation/>\n"
     for name, ids in (("train", TRAIN), ("val", VAL), ("trainval", sorted(TRAIN + VAL))):
         files[f"{base}/ImageSets/Segmentation/{name}.txt"] = "".join(f"{i}\n" for i in ids).encode()
@@ -68,7 +68,7 @@ def sbd() -> bytes:
         f"{base}/{name}.txt": f"{ids[0]}\n".encode() for name, ids in (("train", SBD_ONLY), ("val", VAL))
     }
     for i, name in enumerate(SBD_ONLY + VAL):
-        files[f"{base}/img/{name}.jpg"] = picture(i, "jpg")
+        files[f"{base}/img/{name}.jpg"] = image_file(i, "jpg")
         for folder, key in (("cls", "GTcls"), ("inst", "GTinst")):
             file = io.BytesIO()
             savemat(
@@ -82,7 +82,7 @@ def sbd() -> bytes:
 
 def coco(split: str) -> bytes:
     """train2014.zip or val2014.zip."""
-    return zipped({f"{split}/COCO_{split}_{i:012d}.jpg": picture(i, "jpg") for i in (9, 25)})
+    return zipped({f"{split}/COCO_{split}_{i:012d}.jpg": image_file(i, "jpg") for i in (9, 25)})
 
 
 def coco_annotations() -> bytes:
@@ -106,8 +106,8 @@ def fss() -> bytes:
     for cls in ("abacus", "zucchini"):
         for i in range(1, 11):
             files[f"{base}/{cls}/{i}.jpg"], files[f"{base}/{cls}/{i}.png"] = (
-                picture(i, "jpg"),
-                picture(i, "png"),
+                image_file(i, "jpg"),
+                image_file(i, "png"),
             )
     return zipped(files)
 

@@ -73,7 +73,7 @@ def params(more: str) -> Callable[[], object]:
     return text("params.yaml", TINY + more)
 
 
-def picture(path: str, mode: str = "RGB", size: tuple[int, int] = (40, 40), value: int = 0) -> None:
+def write_image(path: str, mode: str = "RGB", size: tuple[int, int] = (40, 40), value: int = 0) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     image = Image.new(mode, size, value)
     if mode == "P":
@@ -85,8 +85,8 @@ def voc(spoil: Callable[[], object]) -> Callable[[], None]:
     """A data set of one image in `voc`, then spoiled."""
 
     def make() -> None:
-        picture("voc/JPEGImages/a.jpg")
-        picture("voc/SegmentationClassAug/a.png", "P", value=1)
+        write_image("voc/JPEGImages/a.jpg")
+        write_image("voc/SegmentationClassAug/a.png", "P", value=1)
         for name in ("train", "val"):
             text(f"voc/{name}.txt", "a\n")()
         data = "{source: voc, root: voc, train_list: train.txt, val_list: val.txt}"
@@ -120,9 +120,9 @@ CASES = [
     Case("data", "an image of 0 bytes", voc(text("voc/JPEGImages/a.jpg", "")), "data", "a.jpg: the file is empty"),
     Case("data", "a folder in place of an image", voc(lambda: (os.remove("voc/JPEGImages/a.jpg"), os.mkdir("voc/JPEGImages/a.jpg"))), "data", "a.jpg: a folder, not a file"),
     Case("data", "a mask that is cut in its header", voc(text("voc/SegmentationClassAug/a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0")), "data", "a.png: its header is damaged"),
-    Case("data", "a mask in colour", voc(lambda: picture("voc/SegmentationClassAug/a.png")), "data", "a mask must be a palette"),
-    Case("data", "a mask of another size", voc(lambda: picture("voc/SegmentationClassAug/a.png", "L", (9, 9))), "data", "a.png"),
-    Case("data", "a class that does not exist", voc(lambda: picture("voc/SegmentationClassAug/a.png", "L", value=77)), "data", "77"),
+    Case("data", "a mask in colour", voc(lambda: write_image("voc/SegmentationClassAug/a.png")), "data", "a mask must be a palette"),
+    Case("data", "a mask of another size", voc(lambda: write_image("voc/SegmentationClassAug/a.png", "L", (9, 9))), "data", "a.png"),
+    Case("data", "a class that does not exist", voc(lambda: write_image("voc/SegmentationClassAug/a.png", "L", value=77)), "data", "77"),
     Case("lists", "no list", voc(lambda: os.remove("voc/val.txt")), "plan", "val.txt: no such list file"),
     Case("lists", "empty", voc(text("voc/val.txt", "")), "plan", "val.txt: the list is empty"),
     Case("lists", "an id twice", voc(text("voc/val.txt", "a\na\n")), "plan", "val.txt:2: a is in the list twice"),
@@ -142,7 +142,7 @@ CASES = [
     Case("jobs", "a spec in UTF-16", text("s.json", "{}".encode("utf-16")), "run data --spec s.json", "s.json: not a readable"),
     Case("jobs", "results/ is a file", text("results", ""), "plan", "specs are written to results/specs"),
     Case("jobs", "no report yet", lambda: None, "show", "no report yet"),
-    Case("pictures", "one file for a shot", lambda: None, PREDICT.replace(" m.png", ""), "an image and a mask for each shot"),
+    Case("images", "one file for a shot", lambda: None, PREDICT.replace(" m.png", ""), "an image and a mask for each shot"),
     Case("environment", "not in a clone", lambda: os.remove("Snakefile"), "track", "not in a clone of the project"),
     Case("environment", "a port out of range", lambda: None, "ui --port 99999", "must be a number from 1 to 65535"),
     Case("environment", "standard output on a full disk", lambda: None, "readings", "standard output: No space left on device (make room there", "{} >/dev/full"),

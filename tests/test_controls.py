@@ -13,7 +13,7 @@ import torch
 from learning import make_job, trained
 
 from i2r.config.networks import ATTENTION_MASKS
-from i2r.data.control_episodes import KINDS, controls, pictures
+from i2r.data.control_episodes import KINDS, controls, images_by_class
 from i2r.data.episodes import Episode
 from i2r.engine.attention_probe import AttentionProbe, wrong_mass
 from i2r.engine.images import SHUFFLED, View, shuffled_reader
@@ -36,7 +36,7 @@ OWN = Episode("q", ("a",), 1)
 
 
 def made(episode=OWN, seed=0, index=0):
-    return {one.kind: one for one in controls(episode, index, pictures(PIXELS, 100), seed)}
+    return {one.kind: one for one in controls(episode, index, images_by_class(PIXELS, 100), seed)}
 
 
 def test_each_control_has_the_supports_that_it_says():
@@ -49,7 +49,7 @@ def test_each_control_has_the_supports_that_it_says():
     assert made(index=7) == made(index=7)
 
 
-def test_a_control_that_the_pictures_do_not_allow_is_left_out():
+def test_a_control_that_the_images_do_not_allow_is_left_out():
     assert "present" not in made(Episode("a", ("q",), 1))
     assert "present" not in made(Episode("q", ("a", "d"), 1))  # no second image of class 2
     assert made(Episode("q", ("a", "d"), 1))["itself"].episode.supports == ("q", "q")
@@ -161,7 +161,7 @@ def test_the_share_that_is_lost():
 
 @pytest.mark.filterwarnings("error")
 def test_a_share_of_nothing_has_no_interval():
-    """Of a network that finds the object in one picture alone, nothing can be lost where that one is not drawn."""
+    """Of a network that finds the object in one image alone, nothing can be lost where that one is not drawn."""
     frame = pd.concat([control_rows("right", 80), control_rows("present", 20)])
     frame.loc[(frame["kind"] == "right") & (frame["index"] > frame["index"].min()), "inter_fg"] = 0
     lost = shown.measured([frame], "present", "lost", 200)

@@ -66,7 +66,7 @@ def test_lists_are_by_image_id_or_those_of_a_file(root):
         index(root, val_list="mine.txt")
 
 
-def test_grey_pictures_have_three_channels(root):
+def test_grey_images_have_three_channels(root):
     name = next(iter(index(root)["train"]))  # write_coco stores the first as grey
     assert coco.read_image(root, name).shape[2] == 3
 
@@ -124,11 +124,11 @@ def test_wrong_files_are_sentences(root):
     file = coco.annotation_file(root, "train")
     values = json.loads(file.read_text())
     image = root / "train2014" / values["images"][0]["file_name"]
-    picture = image.read_bytes()
+    content = image.read_bytes()
     Image.new("RGB", (40, 31)).save(image)
     with pytest.raises(DataError, match=r"has 40 x 31 pixels, its annotation says 40 x 30"):
         index(root)
-    image.write_bytes(picture)
+    image.write_bytes(content)
     values["images"][0]["height"] += 1
     file.write_text(json.dumps(values))
     with pytest.raises(DataError, match=r"annotation \d+ does not fit image COCO_train2014_000000000008.jpg"):

@@ -99,7 +99,7 @@ def test_masks_are_black_and_white_in_any_form(tmp_path):
     shape = np.zeros((8, 8), np.uint8)
     shape[2:5] = 1
     shades = np.where(shape, 200, 100).astype(np.uint8)  # around HSNet's limit of 128
-    for number, picture in enumerate(
+    for number, mask in enumerate(
         (
             Image.fromarray(shape),
             Image.fromarray(255 * shape).convert("RGB"),
@@ -108,7 +108,7 @@ def test_masks_are_black_and_white_in_any_form(tmp_path):
             Image.fromarray(shades),
         )
     ):
-        picture.save(tmp_path / f"{number}.png")
+        mask.save(tmp_path / f"{number}.png")
         assert (fss1000.read_mask(tmp_path, str(number)) == shape).all()
     Image.fromarray(0 * shape).save(tmp_path / "empty.png")
     with pytest.raises(DataError, match=r"empty\.png: the mask shows no object"):
@@ -165,7 +165,7 @@ def test_a_folder_without_classes_is_a_sentence(tmp_path):
             indexed(folder)
 
 
-def test_the_key_notices_another_picture_list_or_class(own, tmp_path):
+def test_the_key_notices_another_image_list_or_class(own, tmp_path):
     def digest(number):  # each with a state of its own, as a plan is another process
         given = Data(source="fss1000", root=str(own), size=97, draw="present")
         found = data_identity(given, tmp_path / str(number), "data")

@@ -37,7 +37,7 @@ def read(root, **how):
 
 
 def cut(image, _):
-    """The first half of the picture, ended as a whole one."""
+    """The first half of the image, ended as a whole one."""
     data = image.read_bytes()
     image.write_bytes(data[: len(data) // 2] + b"\xff\xd9")
 
@@ -65,10 +65,10 @@ def four_bits(_, mask):
 
 
 def turned(image, _):
-    with Image.open(image) as picture:
-        exif = picture.getexif()
+    with Image.open(image) as opened:
+        exif = opened.getexif()
         exif[0x0112] = 3
-        picture.save(image, exif=exif)
+        opened.save(image, exif=exif)
 
 
 def other_format(image, _):
@@ -107,7 +107,7 @@ BAD = {
     cut_in_the_header: "train3.png: its header is damaged",
     folder: "train3.jpg: a folder, not a file",
     in_colour: "train3.png: a mask must be a palette or grey PNG with 8 bits; this file has mode RGB",
-    cut: "train3.jpg: damaged, part of the picture is missing",
+    cut: "train3.jpg: damaged, part of the image is missing",
     cut_short: "train3.jpg: (damaged|cannot be read)",
     renamed: "train3.png: a mask must be a PNG, but this is a JPEG",
     four_bits: "train3.png: a grey mask must have 8 bits, this one has 4",
@@ -125,7 +125,7 @@ def test_a_bad_pair_stops_the_index(root, spoil):
 
 
 @pytest.mark.parametrize("kept", [0, 5, 20, 60], ids=lambda kept: f"{kept} bytes")
-def test_a_cut_picture_is_named_wherever_it_is_read(root, kept):
+def test_a_cut_image_is_named_wherever_it_is_read(root, kept):
     for name, read_one in (
         ("JPEGImages/train3.jpg", open_image),
         ("SegmentationClassAug/train3.png", open_mask),

@@ -80,7 +80,7 @@ def test_missing_files_are_all_named_and_the_next_run_goes_on(archives, tmp_path
     kept = lost.read_bytes()
     lost.write_bytes(b"nothing")
     image = archives / "VOCdevkit/VOC2012/JPEGImages/2007_000004.jpg"
-    picture = image.read_bytes()
+    content = image.read_bytes()
     image.unlink()
     with pytest.raises(
         DataError, match=r"(?s)2 files .*2008_000001.mat: not an annotation of SBD.*2007_000004.jpg"
@@ -88,7 +88,7 @@ def test_missing_files_are_all_named_and_the_next_run_goes_on(archives, tmp_path
         prepare.prepare_voc(archives, archives, tmp_path / "out")
     assert not (tmp_path / "out/lists").exists()
     lost.write_bytes(kept)
-    image.write_bytes(picture)
+    image.write_bytes(content)
     assert "5 training" in prepare.prepare_voc(archives, archives, tmp_path / "out")
 
 

@@ -33,7 +33,7 @@ def test_two_runs_write_the_same_bytes_and_another_seed_others(tmp_path):
     assert all(first[name] != other[name] for name in first if name.endswith((".jpg", ".png")))
 
 
-def test_a_picture_does_not_depend_on_how_many_there_are(tmp_path):
+def test_an_image_does_not_depend_on_how_many_there_are(tmp_path):
     small, large = content(make(tmp_path / "a", 3, 2)), content(make(tmp_path / "b", 5, 3))
     assert all(large[name] == digest for name, digest in small.items() if name.endswith((".jpg", ".png")))
 
@@ -58,7 +58,7 @@ def groups_of(classes):
     return {CLASSES.index(name) + 1: number for number, group in enumerate(classes) for name in group}
 
 
-def test_pictures_without_lookalikes_are_those_from_before_they_existed():
+def test_images_without_lookalikes_are_those_from_before_they_existed():
     """sha256 of 40 masks, made by the generator before it knew look-alikes."""
     digest = hashlib.sha256()
     for i in range(40):
@@ -66,21 +66,21 @@ def test_pictures_without_lookalikes_are_those_from_before_they_existed():
     assert digest.hexdigest() == "b03af2c8603f941c1ae204ecec6b70695d7333bad24b6531de732c55f95d0e39"
 
 
-def test_drawings_are_grey_pictures_of_the_same_scenes_with_the_same_masks(tmp_path):
+def test_drawings_are_grey_images_of_the_same_scenes_with_the_same_masks(tmp_path):
     painted, drawn = (tmp_path / name for name in ("painted", "drawn"))
     for folder in (painted, drawn):
         shapes.make_shapes(folder, params.Shapes(train_images=2, val_images=2, drawn=folder == drawn))
     before, after = content(painted), content(drawn)
     same = {name for name in before if before[name] == after[name]}
     assert same == {name for name in before if not name.endswith(".jpg")}
-    picture = cv2.imread(str(drawn / "VOC/JPEGImages/val_000001.jpg"))
-    assert np.abs(np.diff(picture.astype(int), axis=2)).max() <= 2  # JPEG rounds colours
-    assert 0.02 < (picture[..., 0] < 100).mean() < 0.6  # ink
+    drawing = cv2.imread(str(drawn / "VOC/JPEGImages/val_000001.jpg"))
+    assert np.abs(np.diff(drawing.astype(int), axis=2)).max() <= 2  # JPEG rounds colours
+    assert 0.02 < (drawing[..., 0] < 100).mean() < 0.6  # ink
 
 
 @pytest.mark.parametrize(("lookalikes", "low", "high"), [(0.0, 0.1, 0.25), (0.5, 0.4, 0.6), (1.0, 0.7, 0.9)])
-def test_lookalikes_stand_in_as_many_pictures_as_asked(lookalikes, low, high):
-    """Share of the classes of the pictures beside which another class of their group stands."""
+def test_lookalikes_stand_in_as_many_images_as_asked(lookalikes, low, high):
+    """Share of the classes of the images beside which another class of their group stands."""
     group, beside = groups_of(GROUPS), []
     for i in range(200):
         made = shapes.scene(np.random.default_rng((4, i)), lookalikes)

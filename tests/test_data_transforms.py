@@ -170,9 +170,9 @@ def test_the_evaluation_view_stands_top_left_on_black():
     image, mask = pair(96, 80)
     view, labels, place = transforms.evaluation_view(image, mask, 97)
     assert place == (96, 80, 96, 80)
-    picture = to_image(view)
-    assert (picture[:96, :80] == image).all()  # images of `shapes` are not resampled
-    assert not picture[96:].any() and not picture[:, 80:].any()
+    seen = to_image(view)
+    assert (seen[:96, :80] == image).all()  # images of `shapes` are not resampled
+    assert not seen[96:].any() and not seen[:, 80:].any()
     assert (labels[:96, :80].numpy() == mask).all()
     assert (labels[96:] == 255).all() and (labels[:, 80:] == 255).all()
     view_alone, none, _ = transforms.evaluation_view(image, None, 97)

@@ -21,10 +21,10 @@ def write(root, name, mask, mode="P", size=None):
     height, width = size or mask.shape
     image = np.full((height, width, 3), (200, 30, 10), np.uint8)
     Image.fromarray(image).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
-    picture = Image.fromarray(mask, mode="L")
+    coded = Image.fromarray(mask, mode="L")
     if mode == "P":
-        picture.putpalette([c for i in range(256) for c in (255 - i, i // 2, 7)])
-    picture.convert(mode).save(root / "SegmentationClassAug" / f"{name}.png")
+        coded.putpalette([c for i in range(256) for c in (255 - i, i // 2, 7)])
+    coded.convert(mode).save(root / "SegmentationClassAug" / f"{name}.png")
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def test_images_are_rgb_and_masks_class_ids(root):
 
 def test_the_camera_orientation_tag_turns_no_image(root):
     path = root / "JPEGImages/2007_000001.jpg"
-    with Image.open(path) as picture:
-        exif = picture.getexif()
+    with Image.open(path) as opened:
+        exif = opened.getexif()
         exif[0x0112] = 6
-        picture.save(path, exif=exif)
+        opened.save(path, exif=exif)
     assert voc.read_image(root, "2007_000001").shape == (20, 30, 3)
     assert cv2.imread(str(path)).shape == (30, 20, 3)
 

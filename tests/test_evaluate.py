@@ -333,7 +333,7 @@ def test_the_released_prior_is_measured_with_each_of_the_drawn_embeddings(inputs
 
 
 def test_supports_without_cam_plus_are_counted_on_the_grid_of_the_prototypes(inputs):
-    """Of three supports, CAM+ covers the object, covers the rest of the picture, and is empty."""
+    """Of three supports, CAM+ covers the object, covers the rest of the image, and is empty."""
     options = CamOptions(prior="pmgm", delta=0.5, delta_compare=">=", class_source="episode")
     masks = torch.zeros(1, 3, 33, 33, dtype=torch.uint8)
     masks[..., :16, :] = 1

@@ -164,10 +164,10 @@ def test_sides_of_test_time_augmentation():
     assert evaluate.tta_sides("none", 473) == []
     assert evaluate.tta_sides("scales", 473) == [(377,), (593,)]
     assert evaluate.tta_sides("released", 473) == [(377,), (377, 473)]
-    picture = (torch.rand(3, 97, 97), torch.randint(0, 3, (97, 97)).to(torch.uint8))
-    image, mask = resized_reader(lambda view: picture, 81, 97)("view")
+    pair = (torch.rand(3, 97, 97), torch.randint(0, 3, (97, 97)).to(torch.uint8))
+    image, mask = resized_reader(lambda view: pair, 81, 97)("view")
     assert image.shape == (3, 97, 97) and mask.shape == (97, 97)
-    assert torch.equal(mask, picture[1]) and not torch.allclose(image, picture[0], atol=0.01)
+    assert torch.equal(mask, pair[1]) and not torch.allclose(image, pair[0], atol=0.01)
 
 
 def test_final_logits_are_means_over_the_passes():

@@ -1,4 +1,4 @@
-"""Episodes in pairs and with pasted objects: drawn by number alone, with masks that say what the picture shows."""
+"""Episodes in pairs and with pasted objects: drawn by number alone, with masks that say what the image shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from i2r.data.episodes import Pasted, train_episode
 from i2r.data.lists import fold_lists
-from i2r.data.paste import paste, picture
+from i2r.data.paste import image_and_mask, paste
 
 TEST_CLASSES = {1, 2, 3, 4, 5}  # of fold 0
 
@@ -102,7 +102,7 @@ def test_episodes_depend_on_their_number_alone(lists):
     assert one != episodes(lists, 60, seed=1, **options)
 
 
-def test_pasted_pictures_come_again_where_views_are_fixed(lists):
+def test_pasted_images_come_again_where_views_are_fixed(lists):
     """So a cache of features holds at most `views` of each query more."""
     kept = episodes(lists, 2000, sampling="image", paste=0.5, views=2)
     shown = {}
@@ -123,7 +123,7 @@ def test_nothing_is_pasted_into_a_query_that_shows_every_class():
 
 
 def scene():
-    """A picture with an object of class 6 and unknown pixels, and one with an object of class 7."""
+    """An image with an object of class 6 and unknown pixels, and one with an object of class 7."""
     image, mask = np.full((80, 100, 3), 50, np.uint8), np.zeros((80, 100), np.uint8)
     mask[20:60, 10:50], mask[60:64, 10:50] = 6, 255
     donor, donor_mask = np.full((40, 40, 3), 250, np.uint8), np.zeros((40, 40), np.uint8)
@@ -145,7 +145,7 @@ def test_the_mask_after_pasting_says_what_is_visible():
     assert (mask == 6).sum() == 1600 and (image == 50).all()  # the inputs are not changed
 
 
-def test_a_small_object_of_the_picture_stays_visible():
+def test_a_small_object_of_the_image_stays_visible():
     image, mask, donor, donor_mask = scene()
     mask[:] = 0
     mask[40, 50] = 6
@@ -168,11 +168,11 @@ def test_a_donor_without_the_class_is_an_error():
         paste(image, mask, donor, donor_mask, 8, np.random.default_rng(0))
 
 
-def test_a_picture_is_the_same_each_time_it_is_read():
+def test_an_image_is_the_same_each_time_it_is_read():
     image, mask, donor, donor_mask = scene()
     data = {"q": (image, mask), "d": (donor, donor_mask)}
     dataset = SimpleNamespace(image=lambda name: data[name][0], mask=lambda name: data[name][1])
-    first, again, other = (picture(dataset, "q", Pasted("d", 7, seed)) for seed in (3, 3, 4))
+    first, again, other = (image_and_mask(dataset, "q", Pasted("d", 7, seed)) for seed in (3, 3, 4))
     assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
     assert not np.array_equal(first[1], other[1])
-    assert picture(dataset, "q")[1] is mask
+    assert image_and_mask(dataset, "q")[1] is mask

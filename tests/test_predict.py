@@ -73,25 +73,25 @@ def trained(tmp_path_factory):
     return make_training(tmp_path_factory.mktemp("results")), images
 
 
-def files(folder, pictures):
+def files(folder, given):
     folder.mkdir(exist_ok=True)
-    for k, (image, mask) in enumerate(pictures):
+    for k, (image, mask) in enumerate(given):
         Image.fromarray(image).save(folder / f"image{k}.png")
         Image.fromarray(mask).save(folder / f"mask{k}.png")
-    return [(folder / f"image{k}.png", folder / f"mask{k}.png") for k in range(len(pictures))]
+    return [(folder / f"image{k}.png", folder / f"mask{k}.png") for k in range(len(given))]
 
 
 def test_arrays_tensors_and_paths_give_the_same(trained, tmp_path):
-    weights, pictures = trained
+    weights, given = trained
     model = i2r.load(weights, device="cpu")
-    (query, _), *supports = pictures
+    (query, _), *supports = given
     images, masks = (list(part) for part in zip(*supports, strict=True))
     found = model.predict(query, images, masks)
     assert found.mask.shape == found.probability.shape == found.prior.shape == query.shape[:2]
     assert found.cam.shape == (2, *query.shape[:2]) and found.cam.min() >= 0 and found.cam.max() <= 1
     assert np.array_equal(found.mask, found.probability > 0.5)
     assert found.prior.min() >= 0 and found.prior.max() <= 1
-    paths = files(tmp_path, pictures)
+    paths = files(tmp_path, given)
     tensors = [torch.from_numpy(image).movedim(-1, 0) for image in images]
     for other in (
         model.predict(paths[0][0], *zip(*paths[1:], strict=True)),
@@ -103,35 +103,35 @@ def test_arrays_tensors_and_paths_give_the_same(trained, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(40, 300), (200, 33), (500, 400)])
-def test_pictures_of_any_size(trained, size):
-    weights, pictures = trained
+def test_images_of_any_size(trained, size):
+    weights, given = trained
     rng = np.random.default_rng(0)
     query = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-    found = i2r.load(weights, device="cpu").predict(query, [pictures[0][0]], [pictures[0][1]])
+    found = i2r.load(weights, device="cpu").predict(query, [given[0][0]], [given[0][1]])
     assert found.mask.shape == found.prior.shape == found.cam.shape[1:] == size
     assert all(np.isfinite(part).all() for part in found)
 
 
 def test_one_file_holds_all(trained, tmp_path):
-    weights, pictures = trained
+    weights, given = trained
     model = i2r.load(weights, device="cpu")
     model.save(tmp_path / "one.safetensors")
     alone = i2r.load(tmp_path / "one.safetensors", device="cpu")
     assert alone.size == model.size == 97 and alone.network.options == model.network.options
-    (query, _), (support, mask), _ = pictures
+    (query, _), (support, mask), _ = given
     first, second = (m.predict(query, [support], [mask]) for m in (model, alone))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_predicts_from_store_and_from_a_view_of_it(trained, tmp_path, network):
-    _, pictures = trained
+    _, given = trained
     weights = make_training(tmp_path, network)
     view = tmp_path / "shapes" / "train" / "a-readable-name"
     view.mkdir(parents=True)
     for file in weights.parent.iterdir():
         (view / file.name).hardlink_to(file)
-    (query, _), (support, mask), _ = pictures
+    (query, _), (support, mask), _ = given
     found, again = (
         i2r.load(path, device="cpu").predict(query, [support], [mask])
         for path in (weights, view / "weights.safetensors")
@@ -140,7 +140,7 @@ def test_every_network_predicts_from_store_and_from_a_view_of_it(trained, tmp_pa
     assert (found.prior is None) == (network in ("hsnet", "query-only")) and (found.cam is None) == (
         network != "i2r"
     )
-    paths = files(tmp_path / "in", pictures)
+    paths = files(tmp_path / "in", given)
     write_prediction(found, paths[0][0], [paths[1][0]], [paths[1][1]], tmp_path / "out")
     absent = {name for name, value in found._asdict().items() if value is None}
     assert set(np.load(tmp_path / "out/prediction.npz")) == set(found._fields) - absent
@@ -148,9 +148,9 @@ def test_every_network_predicts_from_store_and_from_a_view_of_it(trained, tmp_pa
 
 
 def test_it_sees_what_the_pipeline_sees(trained):
-    weights, pictures = trained
+    weights, given = trained
     model = i2r.load(weights, device="cpu")
-    (query, _), (support, mask), _ = pictures
+    (query, _), (support, mask), _ = given
     found = model.predict(query, [support], [mask])
     image, labels, _ = evaluation_view(support, mask, 97)
     with torch.no_grad():
@@ -160,10 +160,10 @@ def test_it_sees_what_the_pipeline_sees(trained):
 
 
 def test_command(trained, tmp_path, capsys):
-    weights, pictures = trained
+    weights, given = trained
     from i2r import cli
 
-    (query, _), *supports = files(tmp_path / "in", pictures)
+    (query, _), *supports = files(tmp_path / "in", given)
     arguments = ["predict", "--query", str(query), "--weights", str(weights), "--out", str(tmp_path / "out")]
     cli.main([*arguments, "--device", "cpu", "--support", *(str(path) for pair in supports for path in pair)])
     assert "% of" in capsys.readouterr().out
@@ -180,10 +180,10 @@ def test_command(trained, tmp_path, capsys):
     assert "none.png: no such file" in capsys.readouterr().err
 
 
-def test_what_is_wrong_with_pictures_is_said(trained, tmp_path):
-    weights, pictures = trained
+def test_what_is_wrong_with_images_is_said(trained, tmp_path):
+    weights, given = trained
     model = i2r.load(weights, device="cpu")
-    (query, _), (support, mask), _ = pictures
+    (query, _), (support, mask), _ = given
     broken, empty = tmp_path / "broken.png", tmp_path / "empty.png"
     broken.write_bytes(b"nothing")
     empty.touch()

@@ -254,15 +254,15 @@ def test_a_process_that_waits_for_one_that_was_killed_ends_with_a_sentence(input
 
 
 def test_the_sentence_of_another_process_is_said(inputs, tmp_path):
-    """A picture that only the second process reads is broken."""
+    """An image that only the second process reads is broken."""
     inputs = inputs | {"data": shutil.copytree(inputs["data"], tmp_path / "data")}
     job = make_job(tmp_path, "train", inputs, **SHORT, runtime=TWO)
     options = Train(**job.params["train"])
     drawn = [train.drawn_episode(job_lists(job), job.args, options, index) for index in range(4)]
     first = {name for one in drawn[:2] for name in (one.query, *one.supports)}
     broken = next(one.query for one in drawn[2:] if one.query not in first)
-    for picture in (tmp_path / "data").rglob(f"{broken}.jpg"):
-        picture.write_bytes(b"no picture")
+    for image in (tmp_path / "data").rglob(f"{broken}.jpg"):
+        image.write_bytes(b"no image")
     with pytest.raises(InputError, match=broken):
         train.run(job)
     assert not multiprocessing.active_children() and not dist.is_initialized()

@@ -120,7 +120,7 @@ def test_what_is_wrong_with_a_request_names_the_support_as_the_library_does(vers
     model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
     (episode,) = model.input_example
     (support,), (mask,) = episode["supports"], episode["masks"]
-    text = base64.b64encode(b"no picture").decode()
+    text = base64.b64encode(b"no image").decode()
     for changed, message in (
         ({"query": "no base64"}, "query: not base64 text"),
         ({"query": text}, "query: cannot be read as an image"),

@@ -89,7 +89,7 @@ def test_the_page_names_the_images_that_were_left_out(home, tmp_path):
     )  # of the data without and with it
     page = page_of(folder)
     assert "Images that are not usable Left out of the lists ( data.faulty: leave_out ):" in page
-    left_out = "photographs: JPEGImages/train_000099.jpg: damaged, part of the picture is missing"
+    left_out = "photographs: JPEGImages/train_000099.jpg: damaged, part of the image is missing"
     assert page.count(left_out) == 2  # also in the checklist
 
 

@@ -170,8 +170,8 @@ def test_kept_features_equal_an_encoded_episode(inputs, tmp_path):
     job = make_job(tmp_path, "train", inputs)
     options = network_options(job.params["network"])
     encoder, dataset = job_encoder(job, torch.device("cpu"), options), job_dataset(job)
-    picture = evaluation_reader(dataset, 97)
-    cached = CachedEncoder(encoder, options, picture, 1.0, torch.device("cpu"))
+    read = evaluation_reader(dataset, 97)
+    cached = CachedEncoder(encoder, options, read, 1.0, torch.device("cpu"))
     listed = json.loads((inputs["lists"] / "lists.json").read_text())
     cls, names = next((int(c), ids) for c, ids in listed["train_by_class"].items() if len(ids) > 3)
     draws = [
@@ -184,13 +184,13 @@ def test_kept_features_equal_an_encoded_episode(inputs, tmp_path):
         return torch.stack([part(draw) for draw in draws])
 
     def binary(view):
-        mask = picture(view)[1]
+        mask = read(view)[1]
         return torch.where(mask == 255, mask, (mask == cls).to(mask.dtype))
 
     direct = encode_episode(
         encoder,
-        stack(lambda d: picture(d.query)[0]),
-        stack(lambda d: torch.stack([picture(v)[0] for v in d.supports])),
+        stack(lambda d: read(d.query)[0]),
+        stack(lambda d: torch.stack([read(v)[0] for v in d.supports])),
         stack(lambda d: torch.stack([binary(v) for v in d.supports])),
         options,
         stack(lambda d: binary(d.query)),

@@ -37,7 +37,7 @@ class Control(NamedTuple):
     episode: Episode
 
 
-class Pictures(NamedTuple):
+class ImagesByClass(NamedTuple):
     """The images that test a fold or can be its supports.
 
     Attributes:
@@ -51,21 +51,21 @@ class Pictures(NamedTuple):
     least: int
 
 
-def pictures(pixels: Mapping[str, Mapping[str, int]], least: int) -> Pictures:
+def images_by_class(pixels: Mapping[str, Mapping[str, int]], least: int) -> ImagesByClass:
     """Images by the classes that they show, with at least `least` pixels."""
     by_class: dict[int, list[str]] = defaultdict(list)
     for name, own in pixels.items():
         for cls, number in own.items():
             if number >= least:
                 by_class[int(cls)].append(name)
-    return Pictures(pixels, dict(by_class), least)
+    return ImagesByClass(pixels, dict(by_class), least)
 
 
-def controls(episode: Episode, index: int, images: Pictures, seed: int) -> list[Control]:
+def controls(episode: Episode, index: int, images: ImagesByClass, seed: int) -> list[Control]:
     """The controls of test episode number `index`, without those that its query does not allow.
 
     Args:
-        images: from `pictures`.
+        images: from `images_by_class`.
         seed: the evaluation seed.
     """
     shots = len(episode.supports)
@@ -84,7 +84,7 @@ def controls(episode: Episode, index: int, images: Pictures, seed: int) -> list[
 
 
 def _of_another(
-    episode: Episode, classes: list[int], images: Pictures, key: tuple[int, ...]
+    episode: Episode, classes: list[int], images: ImagesByClass, key: tuple[int, ...]
 ) -> Episode | None:
     """The episode with supports of the first of these classes, in random order, that has enough images."""
     rng = np.random.default_rng((_CONTROL, *key))

@@ -24,7 +24,7 @@ class Pasted(NamedTuple):
     Attributes:
         donor: id of the image that it is cut from.
         cls: its class, a training class.
-        seed: of its size and place, and of the view of the picture.
+        seed: of its size and place, and of the view of the image.
     """
 
     donor: str
@@ -99,7 +99,7 @@ def train_episode(
         reduced: the images are seen in evaluation views, so those that `vanished` of the lists names are no supports.
         paste: probability that an object of another training class is pasted into the query, which is then asked for
             either class, and in a pair for both.
-        views: number of pictures that one query can become by pasting; 0: any number.
+        views: number of images that one query can become by pasting; 0: any number.
 
     Classes with no more than `shots` images have no episodes; an image that shows only such classes is skipped.
 
@@ -110,21 +110,21 @@ def train_episode(
     vanished = lists.get("vanished", {}) if reduced else {}
     usable = _usable(lists, fold, shots, vanished)
     rng = np.random.default_rng((_TRAIN, seed, fold, index))
-    picture, place = divmod(index, 2) if sampling in PAIRED else (index, 0)
-    query, asked = _asked(lists, usable, sampling, (seed, fold, picture), rng)
-    pasted = _pasted(lists, usable, query, (seed, fold, picture), paste, views) if paste else None
+    number, place = divmod(index, 2) if sampling in PAIRED else (index, 0)
+    query, asked = _asked(lists, usable, sampling, (seed, fold, number), rng)
+    pasted = _pasted(lists, usable, query, (seed, fold, number), paste, views) if paste else None
     if pasted:
         asked = [asked[0], pasted.cls]
         place = place if sampling in PAIRED else int(rng.integers(2))
     if place == len(asked):  # the query of the pair shows one class
         if sampling == "pairs":
-            query, classes = _in_turn(lists, usable, (_PARTNER, seed, fold), picture)
+            query, classes = _in_turn(lists, usable, (_PARTNER, seed, fold), number)
             asked = [*asked, int(rng.choice(classes))]
         else:
-            query, cls = _evenly(usable, np.random.default_rng((_PARTNER, seed, fold, picture)))
+            query, cls = _evenly(usable, np.random.default_rng((_PARTNER, seed, fold, number)))
             asked = [*asked, cls]
     cls = asked[place]
-    # the picture that the object comes from would be too easy a support for it
+    # the image that the object comes from would be too easy a support for it
     other = pasted.donor if pasted and cls == pasted.cls else query
     supports, _ = _supports(rng, usable[cls], other, shots, vanished.get(str(cls), ()))
     return Episode(query, supports, cls, pasted)
@@ -210,7 +210,7 @@ def _pasted(
 ) -> Pasted | None:
     """With this probability, an object of a usable class that the query does not show; None if it shows all.
 
-    With `views`, the object depends on the query and one of so many numbers, so that pictures come again.
+    With `views`, the object depends on the query and one of so many numbers, so that the same images come again.
     """
     rng = np.random.default_rng((_PASTE, *key))
     others = [cls for cls in usable if query not in usable[cls] and cls not in lists["train_of"][query]]

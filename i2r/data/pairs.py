@@ -26,7 +26,7 @@ from i2r.progress import Progress
 ORIENTATION = 0x0112  # EXIF tag: 1 upright
 _CHUNK = 64  # pairs that a process checks at a time
 _SHOWN = 200  # faults that a message lists
-# What libjpeg says of picture data that it had to invent; it only complains of harmless bytes between markers
+# What libjpeg says of image data that it had to invent; it only complains of harmless bytes between markers
 _INVENTED = ("premature end", "bad Huffman code", "Corrupt JPEG data: bad")
 
 
@@ -35,7 +35,7 @@ class Pair(NamedTuple):
 
     Attributes:
         size: height and width that the image must have; None: those of its mask.
-        upright: refuse an image with an EXIF orientation, because the mask may belong to the turned picture.
+        upright: refuse an image with an EXIF orientation, because the mask may belong to the turned image.
         cls: the only class of the image, whose mask is black and white; None: the mask holds class ids.
     """
 
@@ -185,19 +185,19 @@ def _stderr() -> Iterator[Callable[[], str]]:
 def _check_image(pair: Pair, data: bytes) -> tuple[int, int]:
     """Height and width of an image that was decoded whole; raises DataError if anything is wrong with it."""
     path, file = pair.image, _open(pair.image, data)
-    if file.format not in ("JPEG", "MPO"):  # MPO: a JPEG with further pictures behind it
+    if file.format not in ("JPEG", "MPO"):  # MPO: a JPEG with further images behind it
         raise DataError(f"{path}: called .jpg, but it is a {file.format}")
     turned = file.getexif().get(ORIENTATION, 1)
     if pair.upright and turned not in (0, 1):
         raise DataError(
             f"{path}: has the EXIF orientation {turned}, so it cannot be known whether the mask belongs to the stored "
-            "or the turned picture; store it upright without the tag"
+            "or the turned image; store it upright without the tag"
         )
     with _stderr() as said:
         image = decode_image(path, data)
         wrong = next((line for line in said().splitlines() if any(word in line for word in _INVENTED)), None)
     if wrong:
-        raise DataError(f"{path}: damaged, part of the picture is missing ({wrong})")
+        raise DataError(f"{path}: damaged, part of the image is missing ({wrong})")
     return image.shape[:2]
 
 

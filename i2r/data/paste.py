@@ -1,4 +1,4 @@
-"""Objects pasted into training queries, so that a picture shows two classes and only the support says which is meant.
+"""Objects pasted into training queries, so that an image shows two classes and only the support says which is meant.
 
 Only the pixels of the object's own class are taken from its image.
 """
@@ -12,12 +12,14 @@ from i2r.data.dataset import Dataset
 from i2r.data.episodes import Pasted
 from i2r.data.transforms import DRAWS, resize, unknown
 
-SIDES = (0.3, 0.7)  # longer side of the pasted object, relative to the shorter side of the picture
+SIDES = (0.3, 0.7)  # longer side of the pasted object, relative to the shorter side of the image
 LARGEST = 2.0  # scale of an object, at most; a larger one would be blurred
-KEPT = 0.5  # share of each object of the picture that stays visible, if a place is found
+KEPT = 0.5  # share of each object of the image that stays visible, if a place is found
 
 
-def picture(dataset: Dataset, name: str, pasted: Pasted | None = None) -> tuple[np.ndarray, np.ndarray]:
+def image_and_mask(
+    dataset: Dataset, name: str, pasted: Pasted | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Image (H, W, 3) and mask (H, W) of class ids, with what is pasted into them."""
     image, mask = dataset.image(name), dataset.mask(name)
     if pasted is None:
@@ -34,10 +36,10 @@ def paste(
     cls: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A copy of the picture with the donor's pixels of class `cls`, scaled, in a random place and with soft edges.
+    """A copy of the image with the donor's pixels of class `cls`, scaled, in a random place and with soft edges.
 
     What they cover is of class `cls` in the mask. Size and place are redrawn, up to 30 times, until KEPT of each class
-    of the picture is left; then those that leave most of the class with the smallest share are taken.
+    of the image is left; then those that leave most of the class with the smallest share are taken.
 
     Args:
         image: uint8 (H, W, 3). mask: (H, W), class ids and `unknown`.
@@ -73,17 +75,15 @@ def _box(own: np.ndarray) -> tuple[slice, slice]:
 
 
 def _placed(
-    shape: np.ndarray, picture: tuple[int, ...], rng: np.random.Generator
+    shape: np.ndarray, within: tuple[int, ...], rng: np.random.Generator
 ) -> tuple[np.ndarray, tuple[slice, slice]]:
-    """The opacity of the object at a random size, 1 inside and less at its edges, and its place in the picture."""
-    scale = min(rng.uniform(*SIDES) * min(picture) / max(shape.shape), LARGEST)
+    """The opacity of the object at a random size, 1 inside and less at its edges, and its place in the image."""
+    scale = min(rng.uniform(*SIDES) * min(within) / max(shape.shape), LARGEST)
     height, width = (max(1, round(scale * side)) for side in shape.shape)
     inside = resize(shape, height, width)
     blurred = cv2.GaussianBlur(inside, (5, 5), 0, borderType=cv2.BORDER_CONSTANT)
     alpha = np.where(inside >= 0.5, np.clip(2 * blurred - 1, 0.4, 1), 0).astype(np.float32)
-    top, left = (
-        int(rng.integers(whole - side + 1)) for whole, side in zip(picture, alpha.shape, strict=True)
-    )
+    top, left = (int(rng.integers(whole - side + 1)) for whole, side in zip(within, alpha.shape, strict=True))
     return alpha, (slice(top, top + height), slice(left, left + width))
 
 

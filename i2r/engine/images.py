@@ -21,7 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 from i2r.config.training import Augment
 from i2r.data.dataset import Dataset
 from i2r.data.episodes import Pasted
-from i2r.data.paste import picture
+from i2r.data.paste import image_and_mask
 from i2r.data.transforms import evaluation_view, train_view, unknown
 from i2r.engine.trainer import seed_of
 from i2r.nets.resize import bilinear, nearest
@@ -85,7 +85,7 @@ def _read_training(
     dataset: Dataset, size: int, augment: Augment, seed: int, view: View
 ) -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(seed_of("view", seed, view.id, view.number, *(view.pasted or ())))
-    return train_view(*picture(dataset, view.id, view.pasted), size, augment, rng)
+    return train_view(*image_and_mask(dataset, view.id, view.pasted), size, augment, rng)
 
 
 def _read_resized(read: ReadView, sides: Sequence[int], view: View) -> tuple[Tensor, Tensor]:

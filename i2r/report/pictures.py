@@ -189,8 +189,8 @@ def prediction_figure(
     """
     image = squared(query)
     shown = {
-        f"support {k}" if len(supports) > 1 else "support": outlined(squared(picture), squared(mask), ORANGE)
-        for k, (picture, mask) in enumerate(supports, start=1)
+        f"support {k}" if len(supports) > 1 else "support": outlined(squared(support), squared(mask), ORANGE)
+        for k, (support, mask) in enumerate(supports, start=1)
     }
     shown["query"] = fit(image)
     if "cam" in found:

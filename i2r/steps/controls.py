@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from i2r.config.networks import ATTENTION_MASKS, CamOptions, NetworkOptions
-from i2r.data.control_episodes import KINDS, Control, controls, pictures
+from i2r.data.control_episodes import KINDS, Control, controls, images_by_class
 from i2r.data.episodes import Episode, EpisodeList, load_episodes
 from i2r.data.index_table import INDEX, read_index
 from i2r.data.transforms import UNKNOWN, binary, unknown
@@ -102,7 +102,7 @@ def class_read_right(options: NetworkOptions) -> NetworkOptions:
 def planned_controls(job: Job, episodes: EpisodeList) -> list[Control]:
     """The controls of the first test episodes."""
     most, seed = job.params["evaluate"]["controls"], job.args["eval_seed"]
-    images = pictures(read_index(job.inputs["data"] / INDEX)["val"], episodes.protocol["min_area"])
+    images = images_by_class(read_index(job.inputs["data"] / INDEX)["val"], episodes.protocol["min_area"])
     first = enumerate(episodes.episodes[:most])
     return [one for index, episode in first for one in controls(episode, index, images, seed)]
 

@@ -18,7 +18,7 @@ from i2r.config.networks import NetworkOptions, network_options
 from i2r.config.schema import Train
 from i2r.data.dataset import Dataset
 from i2r.data.episodes import Episode, train_episode
-from i2r.data.paste import picture
+from i2r.data.paste import image_and_mask
 from i2r.data.transforms import binary, normalised, train_pixels
 from i2r.engine.attention_probe import AttentionProbe, support_iou
 from i2r.engine.feature_cache import CachedEncoder, Draw
@@ -322,7 +322,7 @@ def fresh_episode(
 
     def views() -> Iterator[tuple[Tensor, Tensor]]:
         shown = ((episode.query, episode.pasted), *((name, None) for name in episode.supports))
-        for image, mask in (picture(dataset, *one) for one in shown):
+        for image, mask in (image_and_mask(dataset, *one) for one in shown):
             view, labels = train_pixels(image, mask, size, train.augment, rng, episode.cls)
             yield view, binary(labels, episode.cls)
 
