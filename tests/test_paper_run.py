@@ -69,7 +69,7 @@ def test_every_table_and_figure_of_the_paper_runs(tmp_path):
     assert claims["verdict"].str.contains("no verdict|not run|not comparable").all()
     across = claims[claims["target"] == "across"]
     assert list(across["unit"]) == ["points of IoU", "points of average precision"]
-    assert across["difference"].notna().all() and across["pictures low"].notna().tolist() == [False, True]
+    assert across["difference"].notna().all() and across["images low"].notna().tolist() == [False, True]
     table = pd.read_csv(out / "metrics.csv").set_index("method")["dataset"]
     assert table["i2r-across"] == "shapes-drawn" and set(table["i2r"]) == {"shapes"}
     ratios = pd.read_csv(out / "table5.csv").set_index("method")["mean"]

@@ -65,13 +65,13 @@ def test_last_best_and_best_on_the_test_episodes_stand_side_by_side(made):
         assert row["value"] == pytest.approx(own.mean(), abs=1e-3)
         seeds = seed_interval(list(own.groupby(level=1).mean()))
         assert [row["seeds low"], row["seeds high"]] == pytest.approx(seeds, abs=1e-3)
-        assert row["pictures low"] < row["value"] < row["pictures high"]
+        assert row["images low"] < row["value"] < row["images high"]
         assert row["seeds"] == 3
     assert table.at[(checkpoints.TEST, checkpoints.LAST), "value"] > 0.5
     alone = table.loc[checkpoints.TEST].loc[""]
     paired = table.loc[(checkpoints.TEST, checkpoints.LAST)]
-    width = [row["pictures high"] - row["pictures low"] for row in (paired, alone)]
-    assert width[0] < width[1] / 2  # the pictures are the same
+    width = [row["images high"] - row["images low"] for row in (paired, alone)]
+    assert width[0] < width[1] / 2  # the images are the same
 
 
 def test_the_page_shows_the_optimism_and_says_that_it_is_no_result(made):
@@ -80,7 +80,7 @@ def test_the_page_shows_the_optimism_and_says_that_it_is_no_result(made):
         "checkpoint == @checkpoints.TEST and minus == @checkpoints.LAST",
         local_dict={"checkpoints": checkpoints},
     )
-    value, low, high = lead.iloc[0][["value", "pictures low", "pictures high"]]
+    value, low, high = lead.iloc[0][["value", "images low", "images high"]]
     shown = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
     assert f"| kept | best of all on the test episodes (optimistic) | last | {shown} |" in text
     assert "Here 3 evenly spaced ones" in text and "is a control, and no result" in text

@@ -13,11 +13,11 @@ from i2r.metrics.statistics import Comparison, miou_samples, verdicts
 
 WORLDS = {"equal classes": [45] * 5, "unequal classes": [120, 60, 30, 20, 12]}
 MEANS = [0.3, 0.45, 0.5, 0.65, 0.75]  # IoU of the classes
-NOISE = 0.08  # of an episode around its picture
+NOISE = 0.08  # of an episode around its image
 
 
 def world(sizes, seed, episodes=1000):
-    """Episodes with pictures drawn from a population with a known mIoU, each picture shown some four times."""
+    """Episodes with images drawn from a population with a known mIoU, each image shown some four times."""
     rng = np.random.default_rng(seed)
     cls = np.repeat(range(len(sizes)), sizes)
     area, iou = (
@@ -34,7 +34,7 @@ def world(sizes, seed, episodes=1000):
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_intervals_over_pictures_cover_the_truth(name):
+def test_intervals_over_images_cover_the_truth(name):
     """500 data sets: 95 % of the intervals hold the mIoU of the population, within 2 %, and those of a bootstrap of
     episodes far fewer."""
     truth, sizes, hits, naive = 100 * np.mean(MEANS), WORLDS[name], 0, 0
@@ -87,8 +87,8 @@ def test_interval_holds_the_score_and_narrows():
     assert widths[1] < widths[0] / 2
 
 
-def test_samples_equal_sums_over_drawn_pictures():
-    """Compared with scoring each row as often as its picture was drawn."""
+def test_samples_equal_sums_over_drawn_images():
+    """Compared with scoring each row as often as its image was drawn."""
     table = table_of(30, np.random.default_rng(2))
     fast = miou_samples(table, 20).values
     fast_mean = statistics.mean_samples(table.assign(ap=table["inter_fg"]), "ap", 20).values
@@ -112,8 +112,8 @@ def test_samples_are_paired():
     assert high - low < 0.2 * np.subtract(*first.interval()[::-1])
 
 
-def test_evaluation_seeds_do_not_narrow_an_interval_over_pictures():
-    """Drawing the same pictures more often says little more about other pictures."""
+def test_evaluation_seeds_do_not_narrow_an_interval_over_images():
+    """Drawing the same images more often says little more about other images."""
     sizes = WORLDS["equal classes"]
     one, same = world(sizes, 0), world(sizes, 0)
     same["inter_fg"] += np.random.default_rng(1).normal(0, 10, len(same))
@@ -122,15 +122,15 @@ def test_evaluation_seeds_do_not_narrow_an_interval_over_pictures():
     assert np.subtract(*pair.interval()[::-1]) > 0.9 * single
 
 
-def test_one_picture_has_no_interval():
+def test_one_image_has_no_interval():
     table = table_of(3, np.random.default_rng(0)).assign(query="a", **{"class": 1})
     assert np.isnan(miou_samples(table, 50).interval()).all()
     assert np.isnan(statistics.seed_interval([40.0])).all()
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_sample_without_a_picture_has_no_number():
-    """Of two pictures, each is drawn 0 times in e^-1 of the samples."""
+def test_a_sample_without_an_image_has_no_number():
+    """Of two images, each is drawn 0 times in e^-1 of the samples."""
     table = table_of(4, np.random.default_rng(0)).assign(query=["a", "a", "b", "b"], **{"class": 1})
     for samples in (
         miou_samples(table, 50),
@@ -193,7 +193,7 @@ def test_verdicts():
     )  # Holm
 
 
-def test_a_verdict_needs_pictures_and_seeds():
+def test_a_verdict_needs_images_and_seeds():
     rng = np.random.default_rng(0)
     table = world(WORLDS["equal classes"], 3)
     better = table.assign(inter_fg=table["inter_fg"] + 0.05 * table["union_fg"])

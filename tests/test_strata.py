@@ -104,10 +104,9 @@ def test_a_method_without_episodes_in_a_stratum_has_a_dash():
     """Methods can have other episodes, by evaluate.protocol or evaluate.episodes."""
     start = {"target": "t", "dataset": "d", "shot": 1, "low": np.nan, "high": np.nan, "folds": 1}
     rows = [
-        start
-        | {"id": "a", "kind": "look-alike", "stratum": "yes", "value": 30, "episodes": 4, "pictures": 3},
-        start | {"id": "a", "kind": "look-alike", "stratum": "no", "value": 40, "episodes": 6, "pictures": 5},
-        start | {"id": "b", "kind": "look-alike", "stratum": "no", "value": 50, "episodes": 2, "pictures": 2},
+        start | {"id": "a", "kind": "look-alike", "stratum": "yes", "value": 30, "episodes": 4, "images": 3},
+        start | {"id": "a", "kind": "look-alike", "stratum": "no", "value": 40, "episodes": 6, "images": 5},
+        start | {"id": "b", "kind": "look-alike", "stratum": "no", "value": 50, "episodes": 2, "images": 2},
     ]
     target = SimpleNamespace(name="t", labels={"a": "A", "b": "B"}, datasets=["d"], shots=[1])
     (grid,) = grids(pd.DataFrame(rows, columns=COLUMNS), [target])
@@ -115,7 +114,7 @@ def test_a_method_without_episodes_in_a_stratum_has_a_dash():
         ["A", "30.0", "40.0"],
         ["B", "-", "50.0"],
         ["episodes", "4", "6"],
-        ["pictures", "3", "5"],
+        ["images", "3", "5"],
     ]
 
 

@@ -15,7 +15,7 @@ from i2r.report.target import Target
 NAMES = {"table1": ["i2r", "bam"], "table3": list(paper_files()["table3"]["target"]["methods"])}
 NAMES |= {"table5": ["i2r", "i2r-cyctr"], "figure5": ["i2r-delta-70", "i2r-delta-adaptive"]}
 
-FEW_PICTURES = fake_jobs.data_set
+FEW_IMAGES = fake_jobs.data_set
 
 
 def targets_of(
@@ -36,9 +36,9 @@ def targets_of(
     return {name: Target(name, results) for name in spec.params["targets"]}
 
 
-def many_pictures() -> dict:
-    """The index of fake_jobs with 600 validation images, for verdicts need many pictures of each class."""
-    index = FEW_PICTURES()
+def many_images() -> dict:
+    """The index of fake_jobs with 600 validation images, for verdicts need many images of each class."""
+    index = FEW_IMAGES()
     for number in range(30, 600):
         same, name = f"val_{number % 30:06d}", f"val_{number:06d}"
         for part in ("val", "sizes", "files"):
@@ -49,7 +49,7 @@ def many_pictures() -> dict:
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory) -> dict[str, Target]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fake_jobs, "data_set", many_pictures)
+        patch.setattr(fake_jobs, "data_set", many_images)
         return targets_of(tmp_path_factory.mktemp("verdicts"))
 
 
@@ -134,7 +134,7 @@ def test_cells_that_cannot_be_compared_name_what_differs(targets):
     ].iloc[0]
     assert row["paper"] == 72.2 and "images have 97 pixels a side, not 473" in row["why"]
     own = targets["table1"].table("shapes", 1).loc["i2r"]
-    assert row["ours"] == pytest.approx(own["mean"]) and row["pictures low"] == pytest.approx(own["mean low"])
+    assert row["ours"] == pytest.approx(own["mean"]) and row["images low"] == pytest.approx(own["mean low"])
     assert (row["seeds low"], row["seeds high"]) == pytest.approx(
         (own["mean seeds low"], own["mean seeds high"])
     )

@@ -56,7 +56,7 @@ def test_the_main_table_has_a_second_grid_with_its_interval(made):
     row = table[table["method"] == "i2r"].iloc[0]
     value, low, high = (row[f"1-shot mean on bam{end}"] for end in ("", " low", " high"))
     assert f"| {value:.1f} [{low:.1f}, {high:.1f}] |" in text
-    assert "1-shot: Mean on the grid bam [95 %, pictures]" in text
+    assert "1-shot: Mean on the grid bam [95 %, images]" in text
     assert "Scored on the grid original (evaluate.scoring), and beside it on the grid bam" in text
 
 

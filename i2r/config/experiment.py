@@ -95,7 +95,7 @@ class Report(Section):
     """The report; no value here is part of another result's key."""
 
     pictures: Count = Field(6, description="episodes per fold to show, at most evaluate.pictures")
-    bootstrap: Positive = Field(1000, description="bootstrap samples of the query pictures for an interval")
+    bootstrap: Positive = Field(1000, description="bootstrap samples of the query images for an interval")
     equivalence: Rate = Field(
         1.0,
         description="points of mIoU up to which a difference counts as none; to be decided before the run",

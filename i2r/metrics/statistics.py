@@ -2,9 +2,9 @@
 
 Three things vary, and each has its own interval, never mixed with the others:
 
-- the pictures: a bootstrap of the query pictures, whose episodes stay together. It says how far a score would move with
-  other pictures of the same kind, for the same trained networks;
-- the evaluation seed: which episodes are drawn from the same pictures (a standard deviation);
+- the images: a bootstrap of the query images, whose episodes stay together. It says how far a score would move with
+  other images of the same kind, for the same trained networks;
+- the evaluation seed: which episodes are drawn from the same images (a standard deviation);
 - the training seed: initial weights and training episodes (a t interval).
 """
 
@@ -30,25 +30,25 @@ class Samples:
 
     Attributes:
         values: (R,), in the score's unit.
-        pictures: number of query pictures of each class that the score rests on.
+        images: number of query images of each class that the score rests on.
     """
 
     values: np.ndarray
-    pictures: tuple[int, ...]
+    images: tuple[int, ...]
 
     def __sub__(self, other: Samples) -> Samples:
-        return Samples(self.values - other.values, self.pictures + other.pictures)
+        return Samples(self.values - other.values, self.images + other.images)
 
     @property
     def _freedom(self) -> float:
-        """Pictures of a class, by the harmonic mean, less one."""
-        return len(self.pictures) / sum(1 / count for count in self.pictures) - 1
+        """Images of a class, by the harmonic mean, less one."""
+        return len(self.images) / sum(1 / count for count in self.images) - 1
 
     def interval(self) -> tuple[float, float]:
-        """The central 95 % interval by expanded percentiles (Hesterberg 2015); NaN with one picture a class, or if a
+        """The central 95 % interval by expanded percentiles (Hesterberg 2015); NaN with one image a class, or if a
         sample has no number.
 
-        Plain percentiles are too narrow for few pictures; the expansion is that of a t interval for as many.
+        Plain percentiles are too narrow for few images; the expansion is that of a t interval for as many.
         """
         if np.isnan(self.values).any() or self._freedom <= 0:
             return float("nan"), float("nan")
@@ -65,35 +65,35 @@ class Samples:
 
 
 def averaged(parts: Sequence[Samples]) -> Samples:
-    """Samples of a mean of scores; the same pictures keep their weights, whichever score they belong to."""
-    pictures = tuple(count for part in parts for count in part.pictures)
-    return Samples(np.mean([part.values for part in parts], axis=0), pictures)
+    """Samples of a mean of scores; the same images keep their weights, whichever score they belong to."""
+    images = tuple(count for part in parts for count in part.images)
+    return Samples(np.mean([part.values for part in parts], axis=0), images)
 
 
-# --- the bootstrap of pictures ---------------------------------------------------------------------------------
+# --- the bootstrap of images -----------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=100_000)
-def _times(picture: str, resamplings: int) -> np.ndarray:
-    """How often a picture counts in each sample, (R,): Poisson numbers that depend on its name alone.
+def _times(image: str, resamplings: int) -> np.ndarray:
+    """How often an image counts in each sample, (R,): Poisson numbers that depend on its name alone.
 
     So all methods, folds and evaluation seeds have the same samples, and differences between methods are paired.
     """
-    seed = int.from_bytes(hashlib.blake2b(picture.encode(), digest_size=8).digest(), "big")
+    seed = int.from_bytes(hashlib.blake2b(image.encode(), digest_size=8).digest(), "big")
     return np.random.default_rng(seed).poisson(1.0, resamplings).astype(np.uint8)
 
 
-def _drawn(pictures: Iterable[str], resamplings: int) -> np.ndarray:
+def _drawn(images: Iterable[str], resamplings: int) -> np.ndarray:
     """(R, P)"""
-    return np.stack([_times(str(picture), resamplings) for picture in pictures], 1).astype(float)
+    return np.stack([_times(str(image), resamplings) for image in images], 1).astype(float)
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below; NaN where `below` is 0, as in a sample in which no picture counts."""
+    """above / below; NaN where `below` is 0, as in a sample in which no image counts."""
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
 
 
-def _pictures(table: pd.DataFrame) -> tuple[int, ...]:
+def _images(table: pd.DataFrame) -> tuple[int, ...]:
     return tuple(int(count) for count in table.groupby("class")["query"].nunique())
 
 
@@ -101,9 +101,9 @@ def miou_samples(table: pd.DataFrame, resamplings: int) -> Samples:
     """Samples of mIoU (percent): sums over the episodes of each class, then the mean over classes.
 
     Args:
-        table: one row per episode, with columns class, query (its picture), inter_fg and union_fg (pixels).
+        table: one row per episode, with columns class, query (the id of its image), inter_fg and union_fg (pixels).
 
-    A class without a picture in a sample is left out of the sample's mean; without any episodes all samples are NaN.
+    A class without an image in a sample is left out of the sample's mean; without any episodes all samples are NaN.
     """
     if not len(table):
         return Samples(np.full(resamplings, np.nan), ())
@@ -113,7 +113,7 @@ def miou_samples(table: pd.DataFrame, resamplings: int) -> Samples:
     iou = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
     scored = (union > 0).sum(1).astype(float)  # (R,) classes
     miou = np.divide(iou.sum(1), scored, out=np.full(resamplings, np.nan), where=scored > 0)
-    return Samples(100 * miou, _pictures(table))
+    return Samples(100 * miou, _images(table))
 
 
 def fb_iou_samples(table: pd.DataFrame, resamplings: int) -> Samples:
@@ -139,7 +139,7 @@ def mean_samples(table: pd.DataFrame, column: str, resamplings: int) -> Samples:
 
 @dataclass(frozen=True)
 class Measured:
-    """A score in percent, or a difference of scores in points, and its samples over pictures."""
+    """A score in percent, or a difference of scores in points, and its samples over images."""
 
     value: float
     samples: Samples
@@ -215,7 +215,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 class Comparison:
     """Two methods compared: their difference, and p values before Holm.
 
-    Each p value is the larger of two: of the pictures and of the training seeds. So a verdict holds for other pictures
+    Each p value is the larger of two: of the images and of the training seeds. So a verdict holds for other images
     and for other trainings.
 
     Attributes:
@@ -239,7 +239,7 @@ def compare(difference: Samples | None, by_seed: Sequence[float], margin: float)
     """Compare two methods by the samples and the seeds of their difference.
 
     Args:
-        difference: samples over pictures, in points; None for what is not measured by picture.
+        difference: samples over images, in points; None for what is not measured by images.
         by_seed: the difference for each training seed.
         margin: up to which a difference counts as none.
     """
@@ -248,7 +248,7 @@ def compare(difference: Samples | None, by_seed: Sequence[float], margin: float)
         """p values of "at most the limit" and of "at least the limit"."""
         below, above = [seeds_p_below(by_seed, limit)], [seeds_p_below([-d for d in by_seed], -limit)]
         if difference is not None:
-            opposite = Samples(-difference.values, difference.pictures)
+            opposite = Samples(-difference.values, difference.images)
             below, above = [*below, difference.p_below(limit)], [*above, opposite.p_below(-limit)]
         return float(np.max(below)), float(np.max(above))
 

@@ -15,7 +15,7 @@ from i2r.paper.published import FOLDS, MEAN, printed, published
 from i2r.report.forms import ratios, table4, variants
 from i2r.report.forms.shown import departed, not_of_table
 from i2r.report.forms.table1 import paper_table
-from i2r.report.target import OVER_PICTURES, OVER_SEEDS, Target
+from i2r.report.target import OVER_IMAGES, OVER_SEEDS, Target
 from i2r.report.text import folds_said
 
 CELLS = [
@@ -27,13 +27,13 @@ CELLS = [
     "column",
     "unit",
     "ours",
-    *OVER_PICTURES,
+    *OVER_IMAGES,
     *OVER_SEEDS,
 ]
 CELLS += ["seeds", "evaluation deviation", "paper", "difference", "verdict", "why"]
 ON_GRIDS = {grid: f"ours on {grid}" for grid in GRIDS}  # columns of scores
 CELLS += ON_GRIDS.values()
-NUMBERS = ["ours", *OVER_PICTURES, *OVER_SEEDS, "evaluation deviation", "paper", "difference"]
+NUMBERS = ["ours", *OVER_IMAGES, *OVER_SEEDS, "evaluation deviation", "paper", "difference"]
 NUMBERS += ON_GRIDS.values()
 IN_POINTS = ("mIoU, %", "FB-IoU, %")  # units whose margin is in points; of the others it is a share
 
@@ -118,14 +118,14 @@ def _start(target: Target, table: str, id: str, shot: int, unit: str) -> dict[st
 
 
 def _spreads(target: Target, id: str, shot: int, place: int | str, value: str) -> dict[str, float]:
-    """The three deviations of a cell: over pictures, over training seeds, over evaluation seeds."""
+    """The three deviations of a cell: over images, over training seeds, over evaluation seeds."""
     mean = place == MEAN
     drawn = target.mean_samples(id, shot, value) if mean else target.samples(id, shot, place, value)
     ends = (np.nan, np.nan) if drawn is None else drawn.interval()
     by = {seed: _by_seed(target, id, shot, place, seed, value) for seed in ("seed", "eval_seed")}
     trained, evaluated = list(by["seed"].values()), list(by["eval_seed"].values())
     spread = float(np.std(evaluated, ddof=1)) if len(evaluated) > 1 else np.nan
-    names = (*OVER_PICTURES, *OVER_SEEDS, "seeds", "evaluation deviation")
+    names = (*OVER_IMAGES, *OVER_SEEDS, "seeds", "evaluation deviation")
     return dict(zip(names, (*ends, *seed_interval(trained), len(trained), spread), strict=True))
 
 
@@ -161,7 +161,7 @@ def _priors(target: Target) -> Iterator[dict[str, Any]]:
                     yield row
                     continue
                 ends = (np.nan, np.nan) if drawn is None else drawn.interval()
-                row |= dict(zip(OVER_PICTURES, ends, strict=True))
+                row |= dict(zip(OVER_IMAGES, ends, strict=True))
                 part = own if fold is None else own[own["fold"] == fold]
                 seeds = part.groupby("eval_seed")["bce"].mean()
                 row["evaluation deviation"] = seeds.std(ddof=1) if len(seeds) > 1 else np.nan

@@ -152,7 +152,7 @@ def _design(results: Results) -> dict[str, str]:
             "FB-IoU, cross-entropy and average precision: docs/statistics.md."
         ),
         "A description of results with central tendency (e.g. mean) & variation (e.g. error bars)": (
-            "Means over folds and seeds. 95 % intervals: over query pictures, by a bootstrap with "
+            "Means over folds and seeds. 95 % intervals: over query images, by a bootstrap with "
             f"{params['report']['bootstrap']} samples; over training seeds, by a t interval"
             f"{'' if len(seeds) > 1 else ' (not here: fewer than two seeds)'}. Deviations over evaluation seeds"
             f"{'' if len(draws) > 1 else ' (not here: fewer than two seeds)'}."

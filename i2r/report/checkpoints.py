@@ -15,15 +15,15 @@ import pandas as pd
 from i2r.metrics.statistics import Measured, averaged_scores, miou, seed_interval
 from i2r.pipeline.steps import BY_CHECKPOINT
 from i2r.report import figures
-from i2r.report.forms.shown import PICTURES, SEEDS, Figure, Shown, setting, suffix
+from i2r.report.forms.shown import IMAGES, SEEDS, Figure, Shown, setting, suffix
 from i2r.report.results import Results, Scored
-from i2r.report.target import OVER_PICTURES, OVER_SEEDS, Target
+from i2r.report.target import OVER_IMAGES, OVER_SEEDS, Target
 from i2r.report.text import Grid, bracket, folds_said, listed, points, with_interval
 
 LAST, BEST = "last", "best on held-out training classes"
 TEST = "best of all on the test episodes (optimistic)"
 COMPARED = ((BEST, LAST), (TEST, LAST), (TEST, BEST))
-COLUMNS = ["target", "dataset", "shot", "method", "checkpoint", "minus", "value", *OVER_PICTURES, *OVER_SEEDS]
+COLUMNS = ["target", "dataset", "shot", "method", "checkpoint", "minus", "value", *OVER_IMAGES, *OVER_SEEDS]
 COLUMNS += ["seeds", "folds", "share"]
 NOTE = (
     "mIoU in percent, differences in points, paired. The published codes validate on the test classes in every epoch, "
@@ -94,7 +94,7 @@ def _row(checkpoint: str | float, minus: str, measured: Measured, by_seed: pd.Se
     row = {"checkpoint": checkpoint if known else f"after {checkpoint:.3g} % of the steps", "minus": minus}
     row |= {"share": None if known else checkpoint, "value": measured.value, "seeds": len(by_seed)}
     ends = (*measured.samples.interval(), *seed_interval(list(by_seed)))
-    return row | dict(zip((*OVER_PICTURES, *OVER_SEEDS), ends, strict=True))
+    return row | dict(zip((*OVER_IMAGES, *OVER_SEEDS), ends, strict=True))
 
 
 def add(made: Shown, compared: pd.DataFrame, target: Target) -> None:
@@ -107,7 +107,7 @@ def add(made: Shown, compared: pd.DataFrame, target: Target) -> None:
             lead = found[(found["checkpoint"] == TEST) & (found["minus"] == LAST)].iloc[0]
             made.sentences.append(
                 f"**{target.labels[id]}**: of {tried(found)} checkpoints, the best on the test episodes leads the "
-                f"last by {points(*lead[['value', *OVER_PICTURES]])} points, by the choice alone."
+                f"last by {points(*lead[['value', *OVER_IMAGES]])} points, by the choice alone."
             )
             name = f"{target.name}-checkpoints-{id}{suffix(target, dataset, shot)}"
             caption = f"{target.labels[id]}: mIoU on the test episodes by checkpoint. The best of them is no result."
@@ -121,13 +121,13 @@ def tried(rows: pd.DataFrame) -> int:
 
 def _grid(target: Target, dataset: str, shot: int, rows: pd.DataFrame) -> Grid:
     title = ", ".join(filter(None, ("Checkpoints of a training", setting(target, dataset, shot))))
-    header = ["Method", "Checkpoint", "minus", f"mIoU {PICTURES}", SEEDS]
+    header = ["Method", "Checkpoint", "minus", f"mIoU {IMAGES}", SEEDS]
     counts = sorted({tried(own) for _, own in rows.groupby("method")})
     folds = folds_said([int(fold) for fold in rows["folds"].iloc[0].split()])
     note = f"{NOTE.format(count=listed(counts))} Each number: {folds}."
     grid = Grid([("", name) for name in header], [], words=3, title=title, note=note)
     for row in rows[rows["share"].isna()].to_dict("records"):
-        ends = [row[name] for name in OVER_PICTURES]
+        ends = [row[name] for name in OVER_IMAGES]
         number = points(row["value"], *ends) if row["minus"] else with_interval(row["value"], *ends)
         seeds = bracket(*(row[name] for name in OVER_SEEDS))
         grid.rows.append([target.labels[row["method"]], row["checkpoint"], row["minus"], number, seeds])
@@ -137,7 +137,7 @@ def _grid(target: Target, dataset: str, shot: int, rows: pd.DataFrame) -> Grid:
 def _curve(rows: pd.DataFrame, path: Path) -> Path:
     """mIoU by percent of the steps, with lines at BEST and TEST."""
     own = rows[(rows["minus"] == "") & (rows["checkpoint"] != LAST)]
-    low, high = OVER_PICTURES
+    low, high = OVER_IMAGES
     drawn = own.rename(columns={"value": "mean", low: "low", high: "high"})
     drawn = drawn.assign(x=drawn["share"].astype(object).where(drawn["share"].notna(), drawn["checkpoint"]))
     return figures.line(drawn, "training steps, %", "mIoU on the test episodes, %", path)

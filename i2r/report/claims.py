@@ -16,7 +16,7 @@ from i2r.paper.audit import value
 from i2r.paper.published import BY_FOLD
 from i2r.report.forms import ratios, table4
 from i2r.report.forms.shown import not_of_table, source_of
-from i2r.report.target import OVER_PICTURES, OVER_SEEDS, Target
+from i2r.report.target import OVER_IMAGES, OVER_SEEDS, Target
 from i2r.report.text import folds_said
 
 CLAIMS = [
@@ -28,7 +28,7 @@ CLAIMS = [
     "than",
     "unit",
     "difference",
-    *OVER_PICTURES,
+    *OVER_IMAGES,
     *OVER_SEEDS,
 ]
 CLAIMS += ["seeds", "paper", "verdict", "verdict of the claim", "why"]
@@ -48,7 +48,7 @@ class Pair:
     """Two things that a claim compares.
 
     Attributes:
-        difference: samples over pictures; None for what is not measured by picture.
+        difference: samples over images; None for what is not measured by images.
         by_seed: the difference for each training seed (of priors: evaluation seed); positive if the claim is right.
         margin: up to which a difference counts as none.
         paper: the paper's difference; None if it prints none.
@@ -88,7 +88,7 @@ def table(targets: Sequence[Target]) -> pd.DataFrame:
             drawn = (np.nan, np.nan) if pair.difference is None else pair.difference.interval()
             ends = (*drawn, *seed_interval(list(pair.by_seed)))
             row = start | {"ours": pair.ours, "than": pair.than, "difference": pair.comparison.difference}
-            row |= dict(zip((*OVER_PICTURES, *OVER_SEEDS), ends, strict=True))
+            row |= dict(zip((*OVER_IMAGES, *OVER_SEEDS), ends, strict=True))
             row |= {"seeds": len(pair.by_seed), "paper": pair.paper}
             rows.append(row | {"verdict": verdict, "verdict of the claim": overall(mine), "why": pair.why})
     return pd.DataFrame(rows, columns=CLAIMS)
@@ -200,7 +200,7 @@ def _printed(target: Target, given: Mapping[str, Any], shot: int) -> list[Pair]:
     if differs:
         pair.why = f"not comparable: {'; '.join(differs)}"
         return [pair]
-    pair.difference = Samples(drawn.values - number, drawn.pictures)
+    pair.difference = Samples(drawn.values - number, drawn.images)
     pair.by_seed = [score - number for score in target.by_seed(ours, shot).values()]
     return [pair]
 
@@ -236,7 +236,7 @@ def _frozen(measure: str) -> Callable[[Target, Mapping[str, Any], int], list[Pai
         pair.by_seed = [first[seed] - second[seed] for seed in first if seed in second]
         if pair.by_seed and measure == "ap":  # of CAM+, episodes.csv has no measure
             drawn = target.mean_samples(ids[0], shot, measure) - target.mean_samples(ids[1], shot, measure)
-            pair.difference = Samples(100 * drawn.values, drawn.pictures)
+            pair.difference = Samples(100 * drawn.values, drawn.images)
         return [pair]
 
     return pairs

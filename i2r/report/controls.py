@@ -9,7 +9,7 @@ import pandas as pd
 
 from i2r.data.control_episodes import KINDS
 from i2r.metrics.statistics import Measured, Samples, averaged, averaged_scores, mean_samples, miou, ratio
-from i2r.report.forms.shown import PICTURES
+from i2r.report.forms.shown import IMAGES
 from i2r.report.results import Results, dataset_of
 from i2r.report.text import Grid, counted, number, with_interval
 
@@ -33,7 +33,7 @@ MASKED = {
     "wrong_mass": "wrong",
     "wrong_mass_unmasked": "wrong, before the mask",
 }
-GROUPS = {"present": "another class of the picture", "absent": "class not in it"}
+GROUPS = {"present": "another class of the query image", "absent": "class not in it"}
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def measured(frames: list[pd.DataFrame], kind: str, measure: str, count: int) ->
             for frame, part in zip(frames, own, strict=True)
         ]
         before, after = _miou(right, count), _miou(own, count)
-        share = Samples(1 - ratio(after.samples.values, before.samples.values), before.samples.pictures)
+        share = Samples(1 - ratio(after.samples.values, before.samples.values), before.samples.images)
         return Measured(100 * (1 - after.value / before.value), _scaled(share)) if before.value else None
     if measure == "shown":
         columns = {"class": "own", "shown": "class", "inter_fg": "asked_inter", "union_fg": "asked_union"}
@@ -110,7 +110,7 @@ def _miou(frames: list[pd.DataFrame], count: int) -> Measured:
 
 
 def _scaled(samples: Samples) -> Samples:
-    return Samples(100 * samples.values, samples.pictures)
+    return Samples(100 * samples.values, samples.images)
 
 
 def grids(controls: pd.DataFrame, labels: Mapping[str, str]) -> list[Grid]:
@@ -132,9 +132,9 @@ def grids(controls: pd.DataFrame, labels: Mapping[str, str]) -> list[Grid]:
         folds = counted(int(own["folds"].max()), "fold")
         said = "; ".join(f"{counted(int(n), 'episode')} {kind}" for kind, n in _episodes(own).items())
         grid.note = (
-            f"mIoU in percent, mean over {folds}, {PICTURES}. Controls repeat test episodes with other supports "
+            f"mIoU in percent, mean over {folds}, {IMAGES}. Controls repeat test episodes with other supports "
             f"({said}, over all folds and seeds). Lost: share of the mIoU with the own supports that is lost on the "
-            "same episodes when the supports show another class of the picture; a network that ignores the support "
+            "same episodes when the supports show another class of the query image; a network that ignores the support "
             "loses nothing. Oracles mark true objects, without a network."
         )
         found.append(grid)
@@ -179,7 +179,7 @@ def _cell(cells: pd.DataFrame, id: str, kind: str, measure: str) -> str:
 
 
 def sentences(controls: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    """What each method loses with supports of another class of the picture."""
+    """What each method loses with supports of another class of the query image."""
     found = []
     several = controls["dataset"].nunique() > 1 or controls["shot"].nunique() > 1
     for row in controls[controls["measure"] == "lost"].itertuples():
@@ -187,6 +187,6 @@ def sentences(controls: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
         lost = with_interval(row.value, row.low, row.high, 0)
         found.append(
             f"**{labels[row.id]}**{where} loses **{lost} %** of its mIoU when the supports show another class that is "
-            "in the picture."
+            "in the query image."
         )
     return found

@@ -109,7 +109,7 @@ def score_bars(
             if at == len(panels) - 1 and at:
                 axis.set_facecolor("#F6F6F6")
         figure.tight_layout(w_pad=0.6)
-        foot(figure, "mIoU in percent; black line: 95 %, pictures")
+        foot(figure, "mIoU in percent; black line: 95 %, images")
         return save(figure, path)
 
 

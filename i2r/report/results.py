@@ -118,7 +118,7 @@ class Results:
                     yield Scored(f"{name}@{row['method']}", name, row, job, scores)
 
     def samples(self, item: Scored, measure: str = "miou") -> Samples | None:
-        """Bootstrap samples over query pictures of mIoU or FB-IoU (percent), also on a yardstick (BY_YARDSTICK), or of
+        """Bootstrap samples over query images of mIoU or FB-IoU (percent), also on a yardstick (BY_YARDSTICK), or of
         the mean of another column of episodes.csv; None if nothing was scored. They are cached by job."""
         score, yardstick = BY_YARDSTICK.get(measure, (measure, ""))
         if item.scores.get(measure if yardstick else "miou") is None:
@@ -156,7 +156,7 @@ class Results:
     @cached_property
     def evaluations(self) -> pd.DataFrame:
         """One row for each of `scored`, columns id and METRICS; mIoU and FB-IoU in percent, with 95 % intervals over
-        query pictures.
+        query images.
 
         `on`: for a baseline, the method whose frozen networks it uses. `why`: the reason if a row has no scores.
         `vanished_queries`, `miou_without_vanished`: see engine.episode_loop.summary. `scoring`: the grid of mIoU and

@@ -15,7 +15,7 @@ from i2r.data.shapes.generate import OBJECTS
 from i2r.data.sources import open_source
 from i2r.metrics.statistics import Measured, averaged_scores, miou
 from i2r.report.finished import Finished
-from i2r.report.forms.shown import PICTURES, setting
+from i2r.report.forms.shown import IMAGES, setting
 from i2r.report.results import Results
 from i2r.report.target import Target
 from i2r.report.text import DASH, Grid, counted, points, with_interval
@@ -29,12 +29,12 @@ KINDS = {
 COVERED = 0.05  # share of its pixels below other shapes from which an object counts as covered
 CHANGE = "change"  # a difference between two methods in the first stratum, less that in the second
 COLUMNS = ["target", "dataset", "shot", "id", "minus", "kind", "stratum", "value", "low", "high"]
-COLUMNS += ["folds", "episodes", "pictures"]
+COLUMNS += ["folds", "episodes", "images"]
 
 ABOUT = (
     "Look-alike: another class of the same group, which has similar outlines (generated images) or is of the same "
-    "kind (photographs). Small: a smaller share of the picture than in the median episode of the fold. Covered: other "
-    f"shapes hide more than {100 * COVERED:g} % of the class's pixels. mIoU is the mean over the folds with such "
+    "kind (photographs). Small: a smaller share of the query image than in the median episode of the fold. Covered: "
+    f"other shapes hide more than {100 * COVERED:g} % of the class's pixels. mIoU is the mean over the folds with such "
     "episodes, and in each over the classes that have some: scores of different episodes differ in their classes too; "
     "differences between methods are on the same episodes."
 )
@@ -157,9 +157,9 @@ def _numbers(score: Measured) -> dict[str, float]:
 
 
 def _counts(parts: Frames) -> dict[str, int]:
-    """Folds, and episodes and query pictures of all folds and seeds."""
+    """Folds, and episodes and query images of all folds and seeds."""
     episodes = pd.concat([part for runs in parts for part in runs])
-    return {"folds": len(parts), "episodes": len(episodes), "pictures": episodes["query"].nunique()}
+    return {"folds": len(parts), "episodes": len(episodes), "images": episodes["query"].nunique()}
 
 
 # --- on the page -----------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def grids(found: pd.DataFrame, targets: Sequence[Target]) -> list[Grid]:
 
 
 def _scores(own: pd.DataFrame, target: Target, title: str) -> Grid:
-    """Methods by strata, then how many episodes and pictures there are."""
+    """Methods by strata, then how many episodes and images there are."""
     present = set(zip(own["kind"], own["stratum"], strict=True))
     places = [place for place in _places(KINDS) if place in present]
     grid = Grid([("", "Method"), *((KINDS[kind][0], name) for kind, name in places)], [], title=title)
@@ -190,11 +190,11 @@ def _scores(own: pd.DataFrame, target: Target, title: str) -> Grid:
         rows = [cells.loc[(id, *place)] if (id, *place) in cells.index else None for place in places]
         texts = [DASH if row is None else with_interval(*row[["value", "low", "high"]]) for row in rows]
         grid.rows.append([target.labels[id], *texts])
-    most = own.groupby(["kind", "stratum"])[["episodes", "pictures"]].max()
+    most = own.groupby(["kind", "stratum"])[["episodes", "images"]].max()
     for column in most:
         grid.quiet.add(len(grid.rows))
         grid.rows.append([column, *(str(int(most.at[place, column])) for place in places)])
-    grid.note = f"mIoU in percent, {PICTURES}, over {counted(int(own['folds'].max()), 'fold')}. "
+    grid.note = f"mIoU in percent, {IMAGES}, over {counted(int(own['folds'].max()), 'fold')}. "
     grid.note += "Episodes of all folds and seeds are counted."
     return grid
 
@@ -215,7 +215,7 @@ def _differences(own: pd.DataFrame, target: Target, title: str) -> Grid:
         what = f"{target.labels[ours]} − {target.labels[theirs]}"
         grid.rows.append([what, f"{title}: {names[0]} / {names[1]}", *texts])
     grid.note = (
-        f"Points of mIoU, paired, {PICTURES}. The last column says how much larger the difference is in the first "
+        f"Points of mIoU, paired, {IMAGES}. The last column says how much larger the difference is in the first "
         "episodes than in the second."
     )
     return grid

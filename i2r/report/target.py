@@ -22,9 +22,9 @@ BASELINES = {
     "prototype": "prototype matching",
 }
 
-# Ends of the intervals of a number: over pictures, and over training seeds.
-OVER_PICTURES, OVER_SEEDS = ("pictures low", "pictures high"), ("seeds low", "seeds high")
-# Columns of Target.table: the ends of the 95 % intervals of the mean over query pictures and over training seeds, and
+# Ends of the intervals of a number: over images, and over training seeds.
+OVER_IMAGES, OVER_SEEDS = ("images low", "images high"), ("seeds low", "seeds high")
+# Columns of Target.table: the ends of the 95 % intervals of the mean over query images and over training seeds, and
 # its standard deviation over evaluation seeds.
 SPREADS = ("mean low", "mean high", "mean seeds low", "mean seeds high", "mean evaluation deviation")
 
@@ -166,7 +166,7 @@ class Target:
         return found
 
     def interval(self, id: str, shot: int, measure: str = "miou") -> tuple[float, float]:
-        """The 95 % interval over pictures of a measure's mean over folds; NaN if a run has none."""
+        """The 95 % interval over images of a measure's mean over folds; NaN if a run has none."""
         drawn = self.mean_samples(id, shot, measure)
         return (np.nan, np.nan) if drawn is None else drawn.interval()
 
@@ -205,7 +205,7 @@ class Target:
     def difference(
         self, ours: str, theirs: str, shot: int, value: str = "miou"
     ) -> tuple[float, float, float]:
-        """Difference of two means over folds (points of mIoU or FB-IoU), paired, with its 95 % interval over pictures.
+        """Difference of two means over folds (points of mIoU or FB-IoU), paired, with its 95 % interval over images.
 
         NaN for different data sets; the interval is NaN unless both were scored on the same episodes.
         """

@@ -10,7 +10,7 @@ import pandas as pd
 from i2r.config.paper_targets import paper_files
 from i2r.paper.audit import audit
 from i2r.report import cells, claims
-from i2r.report.forms.shown import PICTURES, SEEDS
+from i2r.report.forms.shown import IMAGES, SEEDS
 from i2r.report.target import Target
 from i2r.report.text import DASH, Grid, bracket, counted, number, points
 
@@ -30,13 +30,13 @@ def write(out: Path, targets: Sequence[Target]) -> list[Grid]:
 
 def claims_grid(said: pd.DataFrame, params: Mapping) -> Grid:
     """One row a claim; of several comparisons the smallest difference and how many are supported."""
-    header = ["Claim", "Verdict", "In the paper", "Target", "Paper", f"Here {PICTURES}", SEEDS]
+    header = ["Claim", "Verdict", "In the paper", "Target", "Paper", f"Here {IMAGES}", SEEDS]
     grid = Grid([("", name) for name in header], [], words=4)
     for (target, claim), own in said.groupby(["target", "claim"], sort=False):
         row = own.loc[own["difference"].idxmin()] if own["difference"].notna().any() else own.iloc[0]
         digits = DIGITS.get(row["unit"], 1)
         several = f"smallest of {len(own)}: " if len(own) > 1 and pd.notna(row["difference"]) else ""
-        here = points(*(row[name] for name in ("difference", "pictures low", "pictures high")), digits=digits)
+        here = points(*(row[name] for name in ("difference", "images low", "images high")), digits=digits)
         line = [
             claim,
             row["verdict of the claim"],
@@ -51,7 +51,7 @@ def claims_grid(said: pd.DataFrame, params: Mapping) -> Grid:
         grid.note = (
             "Differences are positive where the claim holds, in points of mIoU unless it speaks of something else. A "
             "verdict needs three training seeds (of priors, which are not trained: evaluation seeds), and holds over "
-            "pictures and over seeds; p values are adjusted for all comparisons of the page (Holm). The seeds that an "
+            "images and over seeds; p values are adjusted for all comparisons of the page (Holm). The seeds that an "
             "undecided difference would need are those of a single comparison, before the adjustment. Differences of "
             f"up to {_margin(params, 'equivalence')} count as none. A claim with several comparisons is supported if "
             "all of them are; claims.csv has each."
@@ -90,7 +90,7 @@ def cells_grid(compared: pd.DataFrame) -> Grid:
         "Method",
         "Shots",
         "Column",
-        f"Ours {PICTURES}",
+        f"Ours {IMAGES}",
         SEEDS,
     ]
     header += ["sd over evaluation seeds", "Paper", "Difference", "Unit"]
@@ -98,7 +98,7 @@ def cells_grid(compared: pd.DataFrame) -> Grid:
     own = compared[compared["verdict"].isin(("reproduced", "higher", "lower"))]
     for row in own[own["column"].str.endswith("mean")].to_dict("records"):
         digits = DIGITS.get(row["unit"], 1)
-        ends = bracket(row["pictures low"], row["pictures high"], digits)
+        ends = bracket(row["images low"], row["images high"], digits)
         line = [
             *(str(row[name]) for name in ("target", "verdict", "method", "shot", "column")),
             number(row["ours"], digits) + ("" if ends == DASH else f" {ends}"),

@@ -77,9 +77,9 @@ def prefixed(target: Target, dataset: str, shot: int, sentence: str) -> str:
 
 # --- what brackets mean ---------------------------------------------------------------------------------------
 
-PICTURES, SEEDS = "[95 %, pictures]", "[95 %, training seeds]"  # in headers
+IMAGES, SEEDS = "[95 %, images]", "[95 %, training seeds]"  # in headers
 BRACKETS = (
-    "Brackets: 95 % intervals; over pictures, by a bootstrap of the query pictures with all their episodes (the "
+    "Brackets: 95 % intervals; over images, by a bootstrap of the query images with all their episodes (the "
     "networks are the same), or over training seeds, by a t interval."
 )
 
@@ -126,7 +126,7 @@ def compared_grid(
     """
     several = len(target.folds) > 1
     names = [*words, *(f"Fold {fold}" for fold in target.folds if several)]
-    names += [f"{'Mean' if several else f'Fold {target.folds[0]}'} {PICTURES}", f"Difference {PICTURES}"]
+    names += [f"{'Mean' if several else f'Fold {target.folds[0]}'} {IMAGES}", f"Difference {IMAGES}"]
     grid = Grid([("", name) for name in names], [], len(words), title=setting(target, dataset, shot))
     for row in table.to_dict("records"):
         texts = [text(row) for text in words.values()]
@@ -244,7 +244,7 @@ def rests_on(target: Target, ids: list[str], shot: int) -> str:
 
 
 def gain(target: Target, ours: str, theirs: str, shot: int) -> str:
-    """`+3.2 [+1.0, +5.4]`: the difference of two methods in points of mIoU, over pictures; a dash if it is unknown."""
+    """`+3.2 [+1.0, +5.4]`: the difference of two methods in points of mIoU, over images; a dash if it is unknown."""
     return points(*target.difference(ours, theirs, shot))
 
 

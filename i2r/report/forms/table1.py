@@ -14,7 +14,7 @@ from i2r.paper.published import BACKBONES, BY_FOLD, by_fold, main_backbone, main
 from i2r.report import figures
 from i2r.report.forms.shown import (
     BRACKETS,
-    PICTURES,
+    IMAGES,
     Figure,
     Shown,
     add_spreads,
@@ -105,7 +105,7 @@ def main_frame(target: Target, dataset: str, notes: dict[str, list[str]]) -> pd.
 
 
 def beside(target: Target, id: str, shot: int) -> dict[str, float]:
-    """The mean on the other yardstick with its interval over pictures, as columns of `main_frame`."""
+    """The mean on the other yardstick with its interval over images, as columns of `main_frame`."""
     name, measure = f"{shot}-shot mean on {target.yardstick}", f"miou_{target.yardstick}"
     mean = target.means(id, shot, measure)["mean"]
     ends = (np.nan, np.nan) if np.isnan(mean) else target.interval(id, shot, measure)
@@ -158,12 +158,12 @@ def main_grid(target: Target, dataset: str, table: pd.DataFrame, notes: dict[str
         group, over = f"{shot}-shot", target.over(dataset, shot)
         columns = [(f"Fold {fold}", f"{group} fold-{fold}") for fold in target.folds]
         if len(target.folds) == 1:  # with the interval, which otherwise only the mean has
-            columns = [(f"Fold {target.folds[0]} {PICTURES}", f"{group} mean")]
+            columns = [(f"Fold {target.folds[0]} {IMAGES}", f"{group} mean")]
         else:
             which = "" if over == target.folds else f" of {listed(over) if over else 'none'}"
-            columns.append((f"Mean{which} {PICTURES}", f"{group} mean"))
+            columns.append((f"Mean{which} {IMAGES}", f"{group} mean"))
         over_all = "Mean" if len(target.folds) > 1 else f"Fold {target.folds[0]}"
-        title = f"{over_all} on the grid {target.yardstick} {PICTURES}"
+        title = f"{over_all} on the grid {target.yardstick} {IMAGES}"
         columns.append((title, f"{group} mean on {target.yardstick}"))
         for title, name in columns:
             grid.header.append((group, title))
@@ -242,7 +242,7 @@ def verdicts(target: Target, dataset: str, shot: int) -> list[str]:
 
 
 def bar(lead: Comparison, margin: float) -> str:
-    """Whether a lead reaches the margin, over pictures and over training seeds."""
+    """Whether a lead reaches the margin, over images and over training seeds."""
     if lead.seeds < FEWEST:
         return no_verdict(lead.seeds)
     if lead.above < 1 - LEVEL:

@@ -14,7 +14,7 @@ from i2r.paper.published import claimed, components, table3, table3_row
 from i2r.report import figures
 from i2r.report.forms import ratios
 from i2r.report.forms.shown import (
-    PICTURES,
+    IMAGES,
     SEEDS,
     Figure,
     Shown,
@@ -118,7 +118,7 @@ def component_words(target: Target) -> dict[str, Callable[[dict], str]]:
 
 def gains_grid(target: Target, table: pd.DataFrame) -> Grid:
     """The paper's gains from each component, and ours between methods of the same rows; with several, every pair."""
-    header = ["Adding", "Compared", "paper", f"here {PICTURES}", SEEDS]
+    header = ["Adding", "Compared", "paper", f"here {IMAGES}", SEEDS]
     shot = int(table["shot"].iloc[0])
     over = target.over(table["dataset"].iloc[0], shot)
     where = folds_said(over) if over else "no fold"

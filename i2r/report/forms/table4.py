@@ -15,7 +15,7 @@ from i2r.report.classes import class_names
 from i2r.report.finished import Finished
 from i2r.report.forms.shown import (
     BRACKETS,
-    PICTURES,
+    IMAGES,
     Figure,
     Shown,
     not_of_table,
@@ -83,7 +83,7 @@ def prior_frame(target: Target, shot: int, comparable: bool) -> pd.DataFrame:
     """Columns: shot, measure, prior, then those of `numbers_of`.
 
     deviation: of a fold or of the mean, over evaluation seeds; difference: from BAM's prior; low and high: 95 % over
-    pictures; paper: its mean, if comparable.
+    images; paper: its mean, if comparable.
     """
     all_ = target.results.priors
     own = all_[(all_["on"] == target.host) & (all_["shot"] == shot) & all_["fold"].isin(target.folds)]
@@ -149,7 +149,7 @@ def prior_grids(target: Target, shot: int, table: pd.DataFrame, notes: dict[str,
         papers = own["paper"].notna().any()
         drawn = own["low"].notna().any()
         names = ["Prior", *(f"Fold {fold}" for fold in target.folds), *(["Mean"] if several else [])]
-        more = [PICTURES, f"vs. BAM's {PICTURES}"] if drawn else []
+        more = [IMAGES, f"vs. BAM's {IMAGES}"] if drawn else []
         grid = Grid([("", name) for name in names + more + (["paper, mean"] if papers else [])], [])
         grid.title = f"{title}{f', {where}' if where else ''}"
         for row in own.to_dict("records"):

@@ -118,7 +118,7 @@ def figure_of(target: Target, dataset: str, shot: int, table: pd.DataFrame) -> l
         line = table.assign(x=table["method"].map(places)).rename(
             columns={"mean low": "low", "mean high": "high"}
         )
-        caption = f"mIoU by {axis}{f', {where}' if where else ''}; bars: 95 % over pictures."
+        caption = f"mIoU by {axis}{f', {where}' if where else ''}; bars: 95 % over images."
         return [Figure(name, caption, partial(figures.line, line, axis, "mIoU, %"))]
     if target.form == "table-s2":
         return []
