@@ -133,11 +133,11 @@ def test_claims_in_the_docs_are_those_of_three_seeds():
     for _, row in told.iterrows():
         claim = row["claim"].replace("I²R", "I2R").removesuffix(" (ResNet-50, 1-shot)")
         ends = f"[{row['seeds low']:.1f}, {row['seeds high']:.1f}]"
-        pictures = f"{row['difference']:+.1f} [{row['pictures low']:+.1f}, {row['pictures high']:+.1f}]"
-        line = f"| {claim} | {row['paper']:+.2f} | {pictures} | {ends} | {row['verdict']} |"
+        images = f"{row['difference']:+.1f} [{row['images low']:+.1f}, {row['images high']:+.1f}]"
+        line = f"| {claim} | {row['paper']:+.2f} | {images} | {ends} | {row['verdict']} |"
         assert line in page("docs/results.md")
         if row["ours"] == "i2r" and "CyCTR" not in claim:
-            assert re.search(f"{re.escape(pictures)}( over pictures)?, {re.escape(ends)}", page("README.md"))
+            assert re.search(f"{re.escape(images)}( over images)?, {re.escape(ends)}", page("README.md"))
     assert "PMGM's prior and BAM's do not differ by more than a tenth" in page("docs/results.md")
     bce = claims[claims["claim"].str.contains("lower cross-entropy than BAM's")]
     assert bce["verdict"].str.startswith("no difference").all()
@@ -145,14 +145,14 @@ def test_claims_in_the_docs_are_those_of_three_seeds():
 
 def test_what_every_table_found_in_the_docs_is_recorded():
     text, folder = page("docs/results.md"), RECORDED / "shapes-paper/paper"
-    claims = pd.read_csv(folder / "claims.csv").dropna(subset=["pictures low"])
+    claims = pd.read_csv(folder / "claims.csv").dropna(subset=["images low"])
     claims = claims[
         ~claims["target"].isin(["table1", "table3", "table4"]) & ~claims["claim"].duplicated(keep=False)
     ]
     assert len(claims) == 9 and (claims["verdict"] == "supported").sum() == 1
     for _, row in claims.iterrows():
         paper = "-" if pd.isna(row["paper"]) else f"{row['paper']:+.2f}"
-        ours = f"{row['difference']:+.1f} [{row['pictures low']:+.1f}, {row['pictures high']:+.1f}]"
+        ours = f"{row['difference']:+.1f} [{row['images low']:+.1f}, {row['images high']:+.1f}]"
         seeds = "-" if pd.isna(row["seeds low"]) else f"[{row['seeds low']:.1f}, {row['seeds high']:.1f}]"
         claim = row["claim"].replace("I²R", "I2R")
         assert f"| {claim} | {paper} | {ours} | {seeds} | {row['verdict']} |" in text
@@ -189,11 +189,11 @@ def test_optimism_in_the_docs_is_recorded():
     last, (chosen, lead) = rows.loc["last"], (row for _, row in rows.loc[best].iterrows())
 
     def told(row, sign=""):
-        return f"{row['value']:{sign}.1f} [{row['pictures low']:{sign}.1f}, {row['pictures high']:{sign}.1f}]"
+        return f"{row['value']:{sign}.1f} [{row['images low']:{sign}.1f}, {row['images high']:{sign}.1f}]"
 
     seeds = f"[{lead['seeds low']:.1f}, {lead['seeds high']:.1f}]"
     ours = f"would be {told(chosen)} instead of {told(last)}: {told(lead, '+')}"
-    assert f"{ours} over pictures, {seeds} over training" in page("docs/results.md")
+    assert f"{ours} over images, {seeds} over training" in page("docs/results.md")
     assert f"would be worth {told(lead, '+')} points for I2R" in page("README.md")
     table = pd.read_csv(RECORDED / "shapes-paper/table.csv").set_index("id")
     assert last["value"] == table.at["i2r", "1-shot mean"]
@@ -308,8 +308,8 @@ def test_learning_rates_in_the_docs_are_recorded():
     assert len(deep[~fast]) == 13 and deep[~fast]["miou"].min() > 30
     before = pd.read_csv(folder / "claims_rate_006.csv")
     for words, (_, row) in zip(("I2R - BAM", "PMGM", "DICM"), before.iterrows(), strict=True):
-        pictures = ", ".join(f"{row[f'pictures {end}']:+.1f}" for end in ("low", "high"))
-        assert f"{words} {row['difference']:+.1f} [{pictures}]" in text
+        images = ", ".join(f"{row[f'images {end}']:+.1f}" for end in ("low", "high"))
+        assert f"{words} {row['difference']:+.1f} [{images}]" in text
 
 
 def test_photographs_in_the_docs_are_recorded():

@@ -154,7 +154,7 @@ STEPS = {
                 *("table.tex", "ablation.tex", "priors.tex", "claims.tex", "numbers.tex"),
                 "figures",
             ),
-            13, folders=("figures",), memory=1500,
+            14, folders=("figures",), memory=1500,
         ),
         Step("track", "report", "i2r.steps.track:run", ("tracked.json",), local=True, memory=800),  # needs MLflow
     )
