@@ -221,7 +221,7 @@ def options() -> argparse.Namespace:
     asked.add_argument("--preset", default="tiny", help="another one needs --every, and no faults are tried")
     asked.add_argument("--every", type=float, help="kill once in so many seconds, until the run ends")
     asked.add_argument("--faults", default="", metavar="WORDS", help="only faults that match; '^$' for none")
-    asked.add_argument("--undisturbed", type=Path, metavar="FOLDER", help="an undisturbed run of before")
+    asked.add_argument("--undisturbed", type=Path, metavar="FOLDER", help="a clone with an undisturbed run")
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--out", type=Path, default=Path("results/chaos.md"))
     args = asked.parse_args()
@@ -238,6 +238,8 @@ def main() -> None:
     started, home = time.monotonic(), Path(tempfile.mkdtemp(prefix="chaos-"))
     quiet = Toy(args.undisturbed) if args.undisturbed else undisturbed(home / "undisturbed", args.preset)
     expected = products(quiet.folder)
+    if not expected:
+        sys.exit(f"{quiet.folder}: no results of a finished run; name the clone that has them")
     print(f"an undisturbed run: {time.monotonic() - started:.0f} s, {len(expected)} products", flush=True)
     parts = []
     if args.every:
