@@ -38,8 +38,7 @@ def plan(args: argparse.Namespace) -> None:
     if args.write:
         _write(made, args.configfile or [PARAMS])
         return
-    requests = args.targets or ["all"]
-    located, jobs = Located(made), _jobs(made, requests)
+    located, jobs = Located(made), _jobs(made, args.targets)
     changed = {spec.key for spec in stages.by_other_code(made, jobs)}
     states = {spec.key: located.state(spec) for spec in jobs}
     count = _gpus(args.gpus, made)
@@ -63,9 +62,7 @@ def plan(args: argparse.Namespace) -> None:
     todo = [spec for spec in jobs if spec.key in expected]
     cores = args.cores or os.cpu_count() or 1
     print(*totals(jobs, todo, expected, cores, count, args.card), sep="\n")
-    for text in seeds_said(
-        made, RESULTS, dict.fromkeys(t for each in requests for t in _targets(made, each))
-    ):
+    for text in seeds_said(made, RESULTS, _targets(made, args.targets)):
         print(text)
     if changed:
         print(
@@ -84,10 +81,11 @@ def _jobs(made: Plan, requests: Sequence[str]) -> list[Spec]:
     return [spec for key, spec in made.jobs.items() if key in keys]
 
 
-def _targets(made: Plan, request: str) -> list[str]:
-    """The targets of a request; none of a stage."""
+def _targets(made: Plan, requests: Sequence[str]) -> list[str]:
+    """The targets among these targets and stages, each once."""
     several = {"all": made.params.made, PAPER: made.params.paper}
-    return several.get(request, [request] if request in made.params.values.targets else [])
+    found = [name for request in requests for name in several.get(request, [request])]
+    return [name for name in dict.fromkeys(found) if name in made.params.values.targets]
 
 
 def _write(made: Plan, configfiles: Sequence[Path]) -> None:
@@ -186,6 +184,7 @@ def add(verbs: argparse._SubParsersAction, values: argparse.ArgumentParser) -> N
     verb.add_argument(
         "targets",
         nargs="*",
+        default=["all"],
         metavar="TARGET",
         help="targets, stages, `paper` or `all` (default: all)",
     )
